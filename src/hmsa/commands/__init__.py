@@ -1,0 +1,1 @@
+"""One file per verb. Each has one function that does the work; `cli` parses and calls it."""

@@ -1,0 +1,314 @@
+"""`hmsa train`: joint training at two scales, then the attention head on a whole chain."""
+
+from __future__ import annotations
+
+import csv
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.tensorboard import SummaryWriter
+
+from ..checkpoint import Card, save
+from ..config import Attention, Joint, Recipe, Stage
+from ..data.datasets import Dataset, open_dataset
+from ..data.sampling import TrainingStream, batches
+from ..data.transforms import training_transform
+from ..errors import InputError
+from ..files import replace
+from ..losses import objective
+from ..model import HMSA
+from ..optim import Schedule, class_weights, make_optimizer, moving_average
+from ..predictor import Predictor
+from ..runtime import Meter, launch, loader_processes, say
+from .evaluate import score
+
+STAGES = ("joint", "attention")
+LOG_EVERY = 10  # steps
+
+
+class Interrupted(Exception):
+    """Ctrl-C (or SIGTERM) came; everything is saved."""
+
+
+@dataclass
+class State:
+    """Where a run stands: what `resume.pt` holds beside the tensors."""
+
+    recipe: dict[str, Any]
+    stage: str = STAGES[0]
+    step: int = 0  # of this stage, done
+    best: float = -1.0  # mean IoU of this stage on the val split
+    tensors: dict[str, Any] = field(default_factory=dict)  # model, averaged, optimizer
+
+
+def train(recipe: Recipe, folder: Path, data: Path, *, pictures: Path | None, resume: bool) -> Path:
+    """Run the recipe; returns the best checkpoint. data: the dataset's YAML file.
+
+    folder receives best.safetensors, last.safetensors, resume.pt, metrics.csv and TensorBoard
+    events. Raises Interrupted after saving when the user stops it.
+    """
+    state = _start_or_resume(recipe, folder, resume)
+    fabric = launch(recipe.accelerator, recipe.devices, recipe.precision)
+    fabric.seed_everything(recipe.seed, verbose=False)
+    learn = open_dataset(data, recipe.data.train, pictures)
+    judge = open_dataset(data, recipe.data.val, pictures)
+    judge.frequencies()  # a label outside the table shows now rather than at the first validation
+    run = _Run(fabric, recipe, folder, learn, judge, state)
+    for name in STAGES[STAGES.index(state.stage) :]:
+        run.stage(name)
+    return folder / "best.safetensors"
+
+
+def _start_or_resume(recipe: Recipe, folder: Path, resume: bool) -> State:
+    now = recipe.model_dump(mode="json")
+    file = folder / "resume.pt"
+    if not file.exists():
+        return State(now)
+    if not resume:
+        raise InputError(
+            f"{folder} holds a run already; add --resume to go on with it, or give another --out"
+        )
+    state = State(**torch.load(file, map_location="cpu", weights_only=True))
+    changed = [f"{k} ({v} -> {now.get(k)})" for k, v in state.recipe.items() if now.get(k) != v]
+    if changed:
+        raise InputError(
+            f"{folder} was begun with another recipe: {', '.join(changed)}; "
+            "go on with the same one, or give another --out"
+        )
+    return state
+
+
+class _Run:
+    """The parts that both stages share."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        recipe: Recipe,
+        folder: Path,
+        learn: Dataset,
+        judge: Dataset,
+        state: State,
+    ) -> None:
+        self.fabric, self.recipe, self.folder = fabric, recipe, folder
+        self.learn, self.judge, self.state = learn, judge, state
+        table = learn.labels
+        self.network: dict[str, Any] = {"classes": len(table.names)} | recipe.model.model_dump()
+        with fabric.init_module():
+            self.model = HMSA(**self.network)
+        if fabric.world_size > 1 and fabric.device.type == "cuda":
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        self.model = self.model.to(memory_format=torch.channels_last)
+        if "model" in state.tensors:
+            self.model.load_state_dict(state.tensors["model"])
+        self.weight = class_weights(learn.frequencies(), recipe.class_balance).to(fabric.device)
+        self.log = MetricLog(folder, state) if fabric.is_global_zero else None
+
+    def stage(self, name: str) -> None:
+        stage: Joint | Attention = getattr(self.recipe, name)
+        state, fabric = self.state, self.fabric
+        if state.stage != name:
+            state.stage, state.step, state.best, state.tensors = name, 0, -1.0, {}
+        if state.step >= stage.steps:
+            return
+        module, optimizer = fabric.setup(self.model, make_optimizer(self._learning(name), stage))
+        averaged = None
+        if stage.ema:
+            averaged = AveragedModel(
+                self.model, multi_avg_fn=moving_average(stage.ema), use_buffers=True
+            )
+        if "optimizer" in state.tensors:
+            optimizer.load_state_dict(state.tensors["optimizer"])
+            if averaged is not None:
+                averaged.load_state_dict(state.tensors["averaged"])
+        schedule = Schedule(stage)
+        self._smooth: float | None = None  # running mean of the loss, to be shown
+        loader = batches(
+            self._stream(name, stage),
+            range(state.step, stage.steps),
+            stage.batch,
+            self._workers(),
+            fabric.global_rank,
+            fabric.world_size,
+        )
+        with Meter(name, stage.steps, state.step) as meter, interruptible() as interrupted:
+            for image, label in loader:
+                self._set_modes(name)
+                lr = schedule(optimizer, state.step)
+                image, label = fabric.to_device((image, label))
+                output = module(image, stage.scales)
+                terms = objective(output, label, self.weight, stage.supervision)
+                optimizer.zero_grad()
+                fabric.backward(terms["loss"])
+                optimizer.step()
+                if averaged is not None:
+                    averaged.update_parameters(self.model)
+                state.step += 1
+                row = {"lr": lr, "rate": meter.rate()} | self._means(terms)
+                if state.step % stage.validate_every == 0 or state.step == stage.steps:
+                    judged = self._judged(averaged)
+                    row["val_miou"] = self._validate(judged, stage)
+                    self._save(judged, averaged, optimizer, row["val_miou"])
+                if self.log and ("val_miou" in row or state.step % LOG_EVERY == 0):
+                    self.log.write(name, state.step, row)
+                best = f"  val mIoU {state.best:.3f}" if state.best >= 0 else ""
+                meter.advance(f"loss {self._smooth:.3f}{best}")
+                if interrupted():
+                    judged = self._judged(averaged)
+                    self._save(judged, averaged, optimizer, None)
+                    raise Interrupted(f"stopped in stage {name} at step {state.step}, saved")
+        if averaged is not None:  # the next stage builds on the averaged weights
+            self.model.load_state_dict(averaged.module.state_dict())
+
+    def _judged(self, averaged: AveragedModel | None) -> HMSA:
+        """The weights that are validated and saved."""
+        return self.model if averaged is None else cast(HMSA, averaged.module)
+
+    def _learning(self, name: str) -> nn.Module:
+        """Freeze what the stage does not train; what it does."""
+        trained = self.model.head.attention if name == "attention" else self.model
+        self.model.requires_grad_(False)
+        return trained.requires_grad_(True)
+
+    def _set_modes(self, name: str) -> None:
+        """In the attention stage the network's batch statistics stay as they are, too."""
+        self.model.train(name == "joint")
+        self.model.head.attention.train()
+
+    def _stream(self, name: str, stage: Stage) -> TrainingStream:
+        augment = self.recipe.augment
+        transform = training_transform(
+            stage.crop, augment.scale, augment.flip, augment.color, augment.blur
+        )
+        # Each stage walks its own stream, so that changing the length of one leaves the other be.
+        return TrainingStream(self.learn, transform, self.recipe.seed * 2 + STAGES.index(name))
+
+    def _workers(self) -> int:
+        given = self.recipe.data.workers
+        return loader_processes(self.fabric.device) if given is None else given
+
+    def _means(self, terms: dict[str, Tensor]) -> dict[str, float]:
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        if not math.isfinite(values["loss"]):
+            raise RuntimeError(f"the loss is {values['loss']} at step {self.state.step}; lower lr")
+        before = values["loss"] if self._smooth is None else self._smooth
+        self._smooth = 0.95 * before + 0.05 * values["loss"]
+        return values
+
+    def _validate(self, model: HMSA, stage: Stage) -> float:
+        fabric = self.fabric
+        predictor = Predictor(model, stage.scales, self.recipe.precision, fabric.device)
+        confusion = score(predictor, self.judge, fabric.global_rank, fabric.world_size)
+        matrix = fabric.all_reduce(confusion.matrix.to(fabric.device), reduce_op="sum")
+        confusion.matrix = matrix.cpu()  # type: ignore[union-attr]
+        return confusion.miou()
+
+    def _save(
+        self, judged: HMSA, averaged: AveragedModel | None, optimizer: Any, miou: float | None
+    ) -> None:
+        state, fabric = self.state, self.fabric
+        better = miou is not None and miou > state.best
+        if better and miou is not None:
+            state.best = miou
+        if not fabric.is_global_zero:
+            return
+        stage: Stage = getattr(self.recipe, state.stage)
+        table = self.learn.labels
+        card = Card(
+            network=self.network | {"pretrained": False},
+            names=list(table.names),
+            palette=list(table.palette),
+            scales=list(stage.scales),
+            trained_on={
+                "dataset": self.learn.source.name,
+                "split": self.learn.split,
+                "pictures": len(self.learn),
+            },
+            recipe=state.recipe,
+            metrics={"step": state.step} | ({} if miou is None else {"val_miou": miou}),
+        )
+        for name in ("last", *(["best"] if better else [])):
+            save(self.folder / f"{name}.safetensors", judged, card)
+        tensors = {"model": self.model.state_dict(), "optimizer": optimizer.state_dict()}
+        if averaged is not None:
+            tensors["averaged"] = averaged.state_dict()
+        content = vars(state) | {"tensors": tensors}
+        replace(self.folder / "resume.pt", lambda temporary: torch.save(content, temporary))
+
+
+class MetricLog:
+    """metrics.csv and TensorBoard events in the run folder, cut back to where a resume starts."""
+
+    FIELDS = ("stage", "step", "loss", "fused", "scales", "lr", "rate", "val_miou", "seconds")
+
+    def __init__(self, folder: Path, state: State) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "metrics.csv"
+        self._offset = {name: _steps_before(state.recipe, name) for name in STAGES}
+        kept = self._rows_before(state)
+        self._before = float(kept[-1]["seconds"]) if kept else 0.0
+        self._started = time.monotonic()
+
+        def rewrite(temporary: Path) -> None:
+            with temporary.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, self.FIELDS)
+                writer.writeheader()
+                writer.writerows(kept)
+
+        replace(self.path, rewrite)
+        at = self._offset[state.stage] + state.step
+        self.events = SummaryWriter(str(folder), purge_step=at + 1 if at else None)
+
+    def _rows_before(self, state: State) -> list[dict[str, str]]:
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            return [
+                row
+                for row in csv.DictReader(file)
+                if int(row["step"]) <= self._offset[state.stage] + state.step
+            ]
+
+    def write(self, stage: str, step: int, values: dict[str, float]) -> None:
+        seconds = self._before + time.monotonic() - self._started
+        step += self._offset[stage]  # counted over the whole run
+        numbers = {name: f"{value:.6g}" for name, value in values.items()}
+        row = {"stage": stage, "step": step, **numbers, "seconds": f"{seconds:.1f}"}
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self.FIELDS).writerow(row)
+        for name, value in values.items():
+            self.events.add_scalar(f"{stage}/{name}", value, step)
+        self.events.flush()
+
+
+def _steps_before(recipe: dict[str, Any], stage: str) -> int:
+    return sum(recipe[name]["steps"] for name in STAGES[: STAGES.index(stage)])
+
+
+@contextmanager
+def interruptible() -> Iterator[Any]:
+    """Ctrl-C and SIGTERM are noted, to be obeyed between two steps; a second one acts at once."""
+    noted: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        noted.append(number)
+        if len(noted) > 1:
+            raise KeyboardInterrupt
+        say("stopping after this step; once more stops without saving")
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(noted)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,193 @@
+"""Every knob once: typed, with unit, range and source. A recipe is a YAML file of differences.
+
+Unknown keys are refused with the nearest name; `--set section.key=value` changes one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from .errors import InputError
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Scales = Annotated[tuple[Positive, ...], Field(min_length=1)]
+
+
+class Strict(BaseModel):
+    """A section of a configuration file: no unknown keys, no silent conversion between types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Strict):
+    """Which labelled pictures."""
+
+    dataset: str = Field(description="YAML file of the dataset; relative to the recipe")
+    train: str = Field("train", description="split to learn from")
+    val: str = Field("val", description="split that decides which checkpoint is best")
+    workers: int | None = Field(None, ge=0, description="loader processes; null: by cores")
+
+
+class Model(Strict):
+    """Which network; see `HMSA` and `Trunk`."""
+
+    trunk: str = Field("hrnet_w18_small_v2", description="any timm name with features_only")
+    pretrained: bool | str = Field(False, description="true: timm's weights; a path: a local file")
+    stride: Literal[4, 8] = Field(4, description="grid of the head; 8 dilates the trunk")
+    width: int = Field(128, ge=1, description="channels in the head; the paper has 256")
+
+
+class Augment(Strict):
+    """What happens to a picture before it is learnt; official.md section 6 has the paper's list."""
+
+    scale: tuple[Positive, Positive] = Field((0.5, 2.0), description="random size factor, from..to")
+    flip: Share = Field(0.5, description="probability of a left-right flip")
+    color: Share = Field(
+        0.25, description="range of brightness, contrast, saturation; hue: a fifth"
+    )
+    blur: Share = Field(0.0, description="probability of a Gaussian blur of sigma 0.15..1.3 pixels")
+
+
+class Stage(Strict):
+    """One stage of training: an optimizer with a polynomial schedule over a number of steps."""
+
+    steps: int = Field(ge=0, description="optimizer steps; 0 skips the stage")
+    batch: int = Field(8, ge=1, description="pictures a step, per process")
+    crop: tuple[int, int] = Field((288, 288), description="pixels, height and width")
+    scales: Scales = Field(description="chain whose fused output the loss sees")
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: Positive = 1e-3
+    momentum: Share = Field(0.9, description="of sgd")
+    weight_decay: float = Field(1e-2, ge=0, description="not on norms and biases")
+    power: float = Field(1.0, ge=0, description="lr falls as (1 - done) ** power")
+    warmup: int = Field(0, ge=0, description="steps of linear rise before the fall")
+    supervision: float = Field(0.0, ge=0, description="weight of the loss of each scale by itself")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: none")
+    validate_every: int = Field(500, ge=1, description="steps")
+
+
+class Joint(Stage):
+    """The paper's training: everything learns, at two adjacent scales."""
+
+    steps: int = Field(3000, ge=0, description="optimizer steps; 0 skips the stage")
+    scales: Scales = (0.5, 1.0)
+    supervision: float = Field(0.1, ge=0, description="weight of the loss of each scale by itself")
+    warmup: int = Field(100, ge=0, description="steps of linear rise before the fall")
+    ema: float = Field(0.998, ge=0, lt=1, description="decay of the averaged weights; 0: none")
+
+
+class Attention(Stage):
+    """Then the attention head alone, on the fused output of a whole chain of scales."""
+
+    steps: int = Field(200, ge=0, description="optimizer steps; 0 skips the stage")
+    batch: int = Field(4, ge=1, description="pictures a step, per process")
+    scales: Scales = (0.5, 1.0, 2.0)
+    weight_decay: float = Field(1e-4, ge=0, description="not on norms and biases")
+    validate_every: int = Field(100, ge=1, description="steps")
+
+
+class Recipe(Strict):
+    """All that `hmsa train` needs; the sections are above."""
+
+    data: Data
+    model: Model = Model()
+    augment: Augment = Augment()
+    joint: Joint = Joint()
+    attention: Attention = Attention()
+    class_balance: Share = Field(
+        0.0, description="loss weight of a class = (median frequency / its frequency) ** this"
+    )
+    seed: int = Field(0, ge=0)
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int | Literal["auto"] = Field(1, description="processes on this machine")
+    precision: Literal["auto", "32", "bf16"] = Field("auto", description="auto: bf16 where fast")
+
+
+Section = TypeVar("Section", bound=Strict)
+
+
+def read(kind: type[Section], path: Path, changes: list[str] | None = None) -> Section:
+    """A YAML file as `kind`, with `changes` such as `joint.steps=100` laid over it."""
+    content = read_yaml(path)
+    for change in changes or []:
+        key, equals, value = change.partition("=")
+        if not equals or not key:
+            raise InputError(
+                f"--set {change}: write it as section.key=value, such as joint.lr=1e-3"
+            )
+        *sections, last = key.split(".")
+        place = content
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise InputError(f"--set {change}: {section!r} is a value, not a section")
+        place[last] = _number(yaml.safe_load(value))
+    return validate(kind, content, path)
+
+
+def validate(kind: type[Section], content: dict[str, Any], source: object) -> Section:
+    """`content` as `kind`; the first thing wrong with it becomes one line that names `source`."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{source}: {_explain(kind, error.errors()[0])}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in _siblings(path)], n=1)
+        hint = f"; did you mean {path.with_name(near[0])}?" if near else ""
+        raise InputError(f"no file {path}{hint}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds {type(content).__name__}, not keys and values")
+    return _numbers(content)
+
+
+def _siblings(path: Path) -> list[Path]:
+    return list(path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+
+
+def _number(value: Any) -> Any:
+    """YAML reads 1e-3 (no dot) as text; everybody means the number."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
+    return value
+
+
+def _numbers(content: dict[str, Any]) -> dict[str, Any]:
+    return {k: _numbers(v) if isinstance(v, dict) else _number(v) for k, v in content.items()}
+
+
+def _explain(kind: type[BaseModel], detail: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        known = _keys_beside(kind, detail["loc"])
+        near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        return f"unknown key {where!r}; {hint}"
+    if detail["type"] == "missing":
+        return f"key {where!r} is missing"
+    return f"{where}: {detail['msg']}, but {detail['input']!r} came"
+
+
+def _keys_beside(kind: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """The keys that the section which holds `place` knows."""
+    for part in place[:-1]:
+        field = kind.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        kind = inner
+    return list(kind.model_fields)

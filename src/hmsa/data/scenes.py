@@ -1,0 +1,162 @@
+"""Generated street scenes: the embedded data, in which the paper's conflict is real.
+
+Wall, pavement, road and divider share one texture, so only a wide view (where do the edges run,
+which side of them is this?) tells them apart. Posts and far figures are one to four pixels wide,
+so they all but vanish when the picture shrinks. No single scale is right for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+
+NAMES = ("sky", "wall", "pavement", "road", "divider", "post", "figure")
+SKY, WALL, PAVEMENT, ROAD, DIVIDER, POST, FIGURE = range(len(NAMES))
+PALETTE = (
+    (70, 130, 180),
+    (102, 102, 156),
+    (244, 35, 232),
+    (128, 64, 128),
+    (107, 142, 35),
+    (250, 170, 30),
+    (220, 20, 60),
+)
+SURFACES = (WALL, PAVEMENT, ROAD, DIVIDER)  # wide, and alike in texture
+SMALL = (POST, FIGURE)
+
+
+def scene(
+    seed: int | tuple[int, ...], size: tuple[int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Image `[H,W,3]` and label `[H,W]` of one street, a pure function of `seed` and `size`."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    horizon, vanishing = height * rng.uniform(0.3, 0.45), width * rng.uniform(0.3, 0.7)
+    label, edges = _surfaces(rng, size, horizon, vanishing)
+    image = _texture(rng, size)
+    image[edges] -= 45
+    sky = label == SKY
+    image[sky] = (image * 0.25 + (165, 185, 205))[sky]
+    for kind, count in ((POST, rng.integers(7, 13)), (FIGURE, rng.integers(6, 12))):
+        for _ in range(count):
+            _stand(rng, image, label, horizon, kind)
+    return np.clip(image, 0, 255).astype(np.uint8), label
+
+
+def write_scenes(
+    folder: Path, counts: Mapping[str, int], size: tuple[int, int], seed: int = 0
+) -> Path:
+    """`counts` scenes per split as PNG files under `folder`; returns its dataset.yaml."""
+    for split_index, (split, count) in enumerate(counts.items()):
+        for kind in ("images", "labels"):
+            (folder / split / kind).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            image, label = scene((seed, split_index, i), size)
+            Image.fromarray(image).save(folder / split / "images" / f"{i:05d}.png")
+            Image.fromarray(label).save(folder / split / "labels" / f"{i:05d}.png")
+    description = folder / "dataset.yaml"
+    content = {
+        "path": ".",
+        "splits": {split: split for split in counts},
+        "names": list(NAMES),
+        "palette": [list(color) for color in PALETTE],
+        "encoding": "index",
+        "ignore": [255],
+    }
+    description.write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
+    return description
+
+
+def _surfaces(
+    rng: np.random.Generator, size: tuple[int, int], horizon: float, vanishing: float
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """The wide classes, and the thin dark edges between them, in one-point perspective."""
+    height, width = size
+    y, x = np.mgrid[:height, :width] + 0.5
+    depth = np.maximum(y - horizon, 1e-6)
+    across = (x - vanishing) / depth * (height - horizon) / width  # position across the street
+    # Borders of the strips, left to right, as multiples of the picture's width at its lower edge.
+    middle = rng.uniform(-0.15, 0.15)
+    half_divider = rng.uniform(0.03, 0.12)
+    lanes = rng.uniform(0.2, 0.4, 2)
+    paths = rng.uniform(0.15, 0.35, 2)
+    borders = middle + np.cumsum([-half_divider - lanes[0] - paths[0], paths[0], lanes[0],
+                                  2 * half_divider, lanes[1], paths[1]])  # fmt: skip
+    strips = np.array([WALL, PAVEMENT, ROAD, DIVIDER, ROAD, PAVEMENT, WALL], np.uint8)
+    ground = np.digitize(across, borders)
+    # A wall rises over the line where it meets the ground; its top also runs to the vanishing
+    # point. Left and right walls are of different heights, and their tops lie above the horizon.
+    side = (x > vanishing).astype(int)
+    foot = np.array([borders[0], borders[-1]])[side] * width / (height - horizon)
+    at = (x - vanishing) / np.where(np.abs(foot) < 1e-6, 1e-6, foot)  # depth row of the wall here
+    rise = rng.uniform(0.35, 0.9, 2)[side] * at
+    is_ground = (y > horizon) & (ground > 0) & (ground < len(borders))
+    is_wall = ~is_ground & (y > horizon - rise)
+    region = np.where(is_wall, np.where(side == 0, 0, len(borders)), np.where(is_ground, ground, 9))
+    label = np.where(region == 9, SKY, strips[np.minimum(region, len(borders))]).astype(np.uint8)
+    edges = np.zeros(size, bool)
+    edges[:, 1:] |= region[:, 1:] != region[:, :-1]
+    edges[1:] |= region[1:] != region[:-1]
+    return label, edges
+
+
+def _texture(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float64]:
+    """One grey for every surface: slow light, and grain whose spots are two to three pixels wide.
+
+    Grain of that width does not average out at half size, so what is thin drowns in it there.
+    """
+    height, width = size
+    light = _smooth(rng, size, max(height, width) // 3) * 16
+    grain = _smooth(rng, size, 3) * 17
+    tint = rng.uniform(-8, 8, 3)
+    return np.repeat((120 + light + grain)[..., None], 3, axis=2) + tint
+
+
+def _smooth(rng: np.random.Generator, size: tuple[int, int], period: int) -> NDArray[np.float64]:
+    """Unit-variance noise that changes over `period` pixels."""
+    height, width = size
+    small = rng.standard_normal((height // period + 3, width // period + 3)).astype(np.float32)
+    large = Image.fromarray(small).resize(
+        (small.shape[1] * period, small.shape[0] * period), Image.Resampling.BICUBIC
+    )
+    field = np.asarray(large, np.float64)[period : period + height, period : period + width]
+    unit: NDArray[np.float64] = (field - field.mean()) / (field.std() + 1e-9)
+    return unit
+
+
+def _stand(
+    rng: np.random.Generator,
+    image: NDArray[np.float64],
+    label: NDArray[np.uint8],
+    horizon: float,
+    kind: int,
+) -> None:
+    """Something that stands on the ground: near ones large and few, far ones small and many."""
+    height = len(label)
+    depth = rng.uniform(0.03, 1) ** 1.7 if kind == POST else rng.uniform(0.03, 0.3)
+    foot = min(height - 1, int(horizon + depth * (height - horizon)))
+    grounds = (PAVEMENT, DIVIDER) if kind == POST else (PAVEMENT, ROAD)
+    places = np.flatnonzero(np.isin(label[foot], grounds))
+    if not len(places):
+        return
+    column = int(rng.choice(places))
+    unit = height / 256  # sizes are those of a 256 pixel high picture
+    if kind == POST:
+        wide, tall = max(1, round(3.2 * depth * unit)), max(6, round(150 * depth * unit))
+    else:
+        wide, tall = max(2, round(18 * depth * unit)), max(5, round(52 * depth * unit))
+    rows = slice(max(0, foot - tall), foot + 1)
+    columns = slice(column, column + wide)
+    light = rng.choice((-1, 1)) * rng.uniform(45, 75)
+    if kind == POST:
+        image[rows, columns] = 120 + light + rng.normal(0, 4, image[rows, columns].shape)
+    else:  # clothes of any colour, a lighter head
+        image[rows, columns] = 120 + light * rng.uniform(-1, 1, 3) * 1.5
+        head = slice(rows.start, rows.start + max(1, (rows.stop - rows.start) // 5))
+        image[head, columns] = (205, 165, 140)
+    label[rows, columns] = kind

@@ -1,0 +1,42 @@
+"""What training minimises. Plain tensors in, scalars out; the model does not know its loss."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .data.labels import IGNORE
+from .model import Output
+from .model.heads import resize
+
+
+def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean over labelled pixels (weighted by class); 0, with a gradient of 0, where there is none.
+
+    logits `[B,K,H,W]`, label `[B,H,W]` int64 with 255 = ignore, weight `[K]`.
+    """
+    total = F.cross_entropy(logits, label, weight, ignore_index=IGNORE, reduction="sum")
+    labelled = label[label != IGNORE]
+    count = weight[labelled].sum() if weight is not None else labelled.numel()
+    return total / torch.as_tensor(count, device=total.device).clamp(min=1e-6)
+
+
+def objective(
+    output: Output, label: Tensor, weight: Tensor | None = None, supervision: float = 0.0
+) -> dict[str, Tensor]:
+    """`fused`: loss of the fused logits; `scales`: sum over scales, each by itself; `loss`: total.
+
+    supervision: weight of `scales` (the official recipes call it supervised_mscale_loss_wt, 0.05).
+    """
+    terms = {"fused": cross_entropy(output.logits, label, weight)}
+    terms["loss"] = terms["fused"]
+    if supervision:
+        terms["scales"] = torch.stack(
+            [
+                cross_entropy(resize(maps.logits, label.shape[-2:]), label, weight)
+                for maps in output.maps.values()
+            ]
+        ).sum()
+        terms["loss"] = terms["fused"] + supervision * terms["scales"]
+    return terms

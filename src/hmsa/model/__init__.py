@@ -1,0 +1,9 @@
+"""The network: trunk -> head -> logits and attention per scale, folded by `fuse`.
+
+Knows no config, data or loss, so that it can be lifted out.
+"""
+
+from .heads import Maps
+from .hmsa import HMSA, Output, average, chain, effective_weights, fuse
+
+__all__ = ["HMSA", "Maps", "Output", "average", "chain", "effective_weights", "fuse"]

@@ -1,0 +1,145 @@
+"""Hierarchical multi-scale attention: the idea of the paper on one screen.
+
+Source: Tao, Sapra, Catanzaro, "Hierarchical Multi-Scale Attention for Semantic Segmentation",
+arXiv 2005.10821, equation 1 and figure 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .heads import Maps, PlainHead, resize
+from .trunk import Trunk
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def fuse(lo: Tensor, attention: Tensor, hi: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """R(attention * lo) + (1 - R(attention)) * R(hi), with R = bilinear resize to `size`.
+
+    lo `[B,K,h,w]`, attention `[B,1,h,w]` in (0,1), hi `[B,K,H,W]` -> `[B,K,*size]`.
+    """
+    return resize(attention * lo, size) + (1 - resize(attention, size)) * resize(hi, size)
+
+
+def chain(maps: Mapping[float, Maps], size: tuple[int, int] | torch.Size) -> Tensor:
+    """Fold any number of scales into one map `[B,K,*size]`, the image's size.
+
+    Each fusion happens on the grid of the scale nearest to the image's own: a scale of 1 or more
+    brings the finer result down to its grid, a smaller one is brought up to the finer result.
+    """
+    finest, *coarser = sorted(maps, reverse=True)
+    fused = maps[finest].logits
+    for scale in coarser:
+        lo, attention = maps[scale]
+        assert attention is not None, f"scale {scale} was computed without attention"
+        fused = fuse(lo, attention, fused, lo.shape[-2:] if scale >= 1 else fused.shape[-2:])
+    return resize(fused, size)
+
+
+def average(maps: Mapping[float, Maps], size: tuple[int, int] | torch.Size) -> Tensor:
+    """The rival: the mean over scales of logits brought to `size`, `[B,K,*size]`."""
+    return torch.stack([resize(m.logits, size) for m in maps.values()]).mean(0)
+
+
+def effective_weights(
+    maps: Mapping[float, Maps], size: tuple[int, int] | torch.Size
+) -> dict[float, Tensor]:
+    """What share of the fused result each scale holds, `[B,1,*size]` each; they sum to 1.
+
+    The chain is linear in its logits, so its weights are what it makes of indicator maps:
+    channel i is 1 at scale i and 0 at every other scale.
+    """
+    indicators = {}
+    for index, (scale, (logits, attention)) in enumerate(maps.items()):
+        b, _, h, w = logits.shape
+        indicator = logits.new_zeros(b, len(maps), h, w)
+        indicator[:, index] = 1
+        indicators[scale] = Maps(indicator, attention)
+    return dict(zip(maps, chain(indicators, size).split(1, dim=1), strict=True))
+
+
+class Output(NamedTuple):
+    """What `HMSA.forward` returns."""
+
+    logits: Tensor  # [B,K,H,W] on the image's grid
+    maps: dict[float, Maps]  # per scale, ascending, on the grid of the image at that scale
+
+
+class HMSA(nn.Module):
+    """One network for every scale; `forward` folds any list of them.
+
+    classes: K. trunk, pretrained, stride: see `Trunk`. width: channels inside the head.
+    mean, std: per channel of an RGB image in 0..1; buffers, so that they travel with the weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        classes: int,
+        trunk: str = "hrnet_w18_small_v2",
+        pretrained: bool | str = False,
+        stride: int = 4,
+        width: int = 128,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        self.trunk = Trunk(trunk, pretrained, stride)
+        self.head = PlainHead(self.trunk.channels, classes, width)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+    def forward(self, image: Tensor, scales: Sequence[float] = (1.0,)) -> Output:
+        """image `[B,3,H,W]`, uint8 or float in 0..1, any size; scales in any order, any number.
+
+        The paper trains with (0.5, 1.0); inference chains any list. Raises InputError for a scale
+        that is not a positive number.
+        """
+        image = self.normalise(image)
+        size = image.shape[-2:]
+        scales = ordered(scales)
+        # Coarse before fine: the coarse pass knows what the finer ones will weigh. The attention
+        # of the finest scale has nothing finer to compare with and is not computed.
+        maps = {s: self.at_scale(image, s, attend=s != scales[-1]) for s in scales}
+        return Output(chain(maps, size), maps)
+
+    def normalise(self, image: Tensor) -> Tensor:
+        if image.dtype == torch.uint8:
+            image = image.to(self.mean.dtype) / 255
+        return (image.to(self.mean.dtype) - self.mean) / self.std
+
+    def at_scale(self, image: Tensor, scale: float, attend: bool = True) -> Maps:
+        """Normalised image `[B,3,H,W]` -> its maps on the grid of the image resized by `scale`."""
+        h, w = (max(1, math.floor(n * scale)) for n in image.shape[-2:])
+        image = resize(image, (h, w))
+        down, right = -h % self.trunk.multiple, -w % self.trunk.multiple
+        padded = F.pad(image, (0, right, 0, down), mode="replicate")
+        logits, attention = self.head(self.trunk(padded), attend)
+
+        def to_scale(maps: Tensor) -> Tensor:
+            # Fusion is arithmetic on logits: never in the 8 bits of mantissa that autocast leaves.
+            maps = maps if maps.dtype == torch.float64 else maps.float()
+            return resize(maps, padded.shape[-2:])[..., :h, :w]
+
+        return Maps(to_scale(logits), None if attention is None else to_scale(attention))
+
+
+def ordered(scales: Sequence[float]) -> list[float]:
+    """Ascending, each once. Raises InputError for none, or for one that is no positive number."""
+    if not scales:
+        raise InputError("scales: none given; give one or more positive numbers, such as 0.5,1,2")
+    for scale in scales:
+        if not (isinstance(scale, int | float) and math.isfinite(scale) and scale > 0):
+            raise InputError(f"scales: {scale!r} is not a positive number; try 0.5,1,2")
+    return sorted({float(s) for s in scales})

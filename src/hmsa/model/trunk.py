@@ -1,0 +1,80 @@
+"""Trunk: any timm feature extractor, as a list of feature levels.
+
+Contract: `forward(image [B,3,H,W])` with H and W multiples of `multiple` returns one map per level,
+`[B, channels[i], H / strides[i], W / strides[i]]`, finest first. For example, with 64x128 pixels:
+
+    trunk               channels               strides       levels
+    hrnet_w18_small     16, 32, 64, 128        4 8 16 32     16x32, 8x16, 4x8, 2x4
+    resnet50            256, 512, 1024, 2048   4 8 16 32     16x32, 8x16, 4x8, 2x4
+    resnet50, stride 8  512, 1024, 2048        8 8 8         8x16, 8x16, 8x16   (dilated)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+from ..errors import InputError
+
+# Arguments that some families need before they take any image size. Tried in turn: timm refuses an
+# argument that a family does not know.
+_ANY_SIZE: tuple[dict[str, Any], ...] = (
+    {"dynamic_img_size": True},  # plain ViT
+    {"strict_img_size": False},  # Swin
+    {},
+)
+
+
+class Trunk(nn.Module):
+    """timm network `name`, its levels of stride 4 and coarser (stride 8: dilated, 8 only).
+
+    pretrained: False, True (timm's weights for this name), or the path of a local weight file.
+    """
+
+    def __init__(self, name: str, pretrained: bool | str = False, stride: int = 4) -> None:
+        super().__init__()
+        probe = _create(name, stride)
+        wanted = [i for i, s in enumerate(probe.feature_info.reduction()) if s >= stride]
+        self.extractor = _create(name, stride, pretrained, out_indices=tuple(wanted))
+        self.channels: list[int] = self.extractor.feature_info.channels()
+        self.strides: list[int] = self.extractor.feature_info.reduction()
+        self.multiple = max(self.strides)
+        self._channels_last_output = str(getattr(self.extractor, "output_fmt", "")).endswith("NHWC")
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        levels: list[Tensor] = self.extractor(image)
+        if self._channels_last_output:  # Swin and its relatives give [B,h,w,C]
+            levels = [level.permute(0, 3, 1, 2) for level in levels]
+        return levels
+
+
+def _create(name: str, stride: int, pretrained: bool | str = False, **arguments: Any) -> Any:
+    arguments["features_only"] = True
+    if stride == 8:
+        arguments["output_stride"] = 8
+    if isinstance(pretrained, str):
+        if not Path(pretrained).is_file():
+            raise InputError(
+                f"pretrained: no file {pretrained!r}; give the path of a weight file, "
+                "true for timm's own weights, or false"
+            )
+        arguments["pretrained_cfg_overlay"] = {"file": pretrained}
+    if not timm.is_model(name.split("/")[-1]):
+        near = timm.list_models(f"*{name.split('_')[0]}*")[:4]
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise InputError(f"trunk {name!r} is not a timm model{hint}")
+    if name.startswith("hrnet"):  # the four branches rather than the classifier's features
+        arguments["feature_location"] = ""
+    refusal: Exception | None = None
+    for any_size in _ANY_SIZE:
+        try:
+            return timm.create_model(name, pretrained=bool(pretrained), **arguments, **any_size)
+        except (TypeError, AssertionError, NotImplementedError) as error:
+            refusal = error
+    reason = f": {refusal}" if str(refusal) else ""
+    raise InputError(
+        f"trunk {name!r} cannot be built with stride {stride}{reason}; try the other (4 or 8)"
+    )

@@ -1,0 +1,292 @@
+"""Numbers and labels in, one offline HTML page out.
+
+Knows nothing about models: whatever it shows was computed before. Everything the page needs is
+inside it, and its own content policy forbids the browser to fetch anything else.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image
+
+from . import pictures
+from .files import replace
+
+SIDE = 640  # longest side of an embedded picture, in pixels: ten of them stay near half a megabyte
+POINTS = 400  # most points of a curve: more than one per pixel only hides the line in its own noise
+# Coarse is blue and fine orange, so that the order of the scales can be seen.
+SCALE_ANCHORS = [(58, 96, 158), (66, 152, 168), (134, 186, 120), (228, 186, 80), (222, 120, 64)]
+
+View = dict[str, Any]
+
+
+@dataclass
+class Example:
+    """One image [H,W,3] with its labels [H,W] and the effective weight [H,W] of every scale."""
+
+    name: str
+    image: NDArray[np.uint8]
+    label: NDArray[np.uint8] | None
+    single: dict[float, NDArray[np.uint8]]
+    fused: NDArray[np.uint8]
+    weights: dict[float, NDArray[np.float32]]
+    miou: float | None  # of `fused` on this image, 0..1
+
+
+@dataclass
+class Repair:
+    """A window where fusion mended what one scale alone got wrong; `gained` is a share, net."""
+
+    name: str
+    scale: float
+    example: Example
+    gained: float
+
+
+@dataclass
+class Report:
+    """All that one page shows; an empty list, dict or None leaves its section out."""
+
+    title: str
+    facts: list[tuple[str, str]]
+    names: list[str]
+    palette: NDArray[np.uint8]  # [K,3]
+    matrices: dict[str, NDArray[np.int64]]  # "0.5", .., "hierarchical" -> [K,K], rows = truth
+    weights: NDArray[np.floating] | None  # [K,S], mean over the pixels of each true class
+    scales: list[float]
+    curves: Sequence[Mapping[str, float | str]]  # rows of metrics.csv; val_miou in 0..1
+    examples: list[Example]
+    repairs: list[Repair]
+
+
+def iou(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Confusion [K,K] -> IoU [K] in 0..1; nan for a class neither in the truth nor predicted."""
+    hit = np.diag(matrix).astype(np.float64)
+    union = matrix.sum(0) + matrix.sum(1) - hit
+    return np.where(union > 0, hit / np.maximum(union, 1), np.nan)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Mean of what is known; nan, without numpy's warning, when nothing is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else math.nan
+
+
+def _title(key: str) -> str:
+    return f"{float(key):g}×" if key[0].isdigit() else key.capitalize()
+
+
+def verdict(matrices: Mapping[str, NDArray[np.int64]]) -> str:
+    """One sentence: how far the hierarchical fusion is above or below what it has to beat."""
+    exact = {key: _mean(iou(matrix)) for key, matrix in matrices.items()}
+    # Rounded before they are compared: a reader who subtracts must find what the sentence says.
+    scores = {key: round(100 * score, 1) for key, score in exact.items() if not math.isnan(score)}
+    if not scores:
+        return "No score: none of the pixels seen had a label."
+    if "hierarchical" not in scores:
+        best = max(scores, key=scores.__getitem__)
+        return f"{_title(best)} is best: {scores[best]} mIoU; no hierarchical attention was run."
+    rivals = []
+    if singles := [key for key in scores if key[0].isdigit()]:
+        best = max(singles, key=scores.__getitem__)
+        rivals.append((f"the best single scale ({_title(best)}, {scores[best]})", scores[best]))
+    if "average" in scores:
+        rivals.append((f"average pooling ({scores['average']})", scores["average"]))
+    parts = [] if rivals else ["with nothing to compare it with"]
+    for rival, score in rivals:
+        gap = round(scores["hierarchical"] - score, 1)
+        size = f"{abs(gap)} {'above' if gap > 0 else 'below'}" if gap else "level with"
+        parts.append(f"{size} {rival}")
+    return f"Hierarchical attention: {scores['hierarchical']} mIoU, {' and '.join(parts)}."
+
+
+def _css(colour: Sequence[float] | NDArray[Any]) -> str:
+    return "#" + "".join(f"{round(float(part)):02x}" for part in colour)
+
+
+def _class_table(report: Report, scores: dict[str, NDArray[np.float64]]) -> View:
+    """Rows of class x fusion in percent, and the means below them."""
+    truth = next(iter(report.matrices.values())).sum(1)
+    heads, gain = list(scores), {"hierarchical", "average"} <= scores.keys()
+    rows: list[View] = []
+    for k, name in enumerate([*report.names, "mean"]):
+        last = k == len(report.names)
+        exact = [_mean(score) if last else float(score[k]) for score in scores.values()]
+        cells = [None if math.isnan(value) else round(100 * value, 1) for value in exact]
+        row: View = {"name": name, "cells": cells, "gain": None}
+        row["best"] = max((value for value in cells if value is not None), default=None)
+        row["colour"] = None if last else _css(report.palette[k])
+        row["share"] = 100 if last else 100 * truth[k] / max(1, truth.sum())
+        if gain:
+            ours, other = cells[heads.index("hierarchical")], cells[heads.index("average")]
+            row["gain"] = None if ours is None or other is None else round(ours - other, 1)
+        rows.append(row)
+    return {"heads": [_title(head) for head in heads], "rows": rows, "gain": gain}
+
+
+def _trust(report: Report) -> View | None:
+    """Stacked bars of weight per class; the classes that lean on the finest scale come first."""
+    if report.weights is None or not np.isfinite(report.weights).any():
+        return None
+    order = np.argsort(report.scales)  # drawn coarse to fine, in whatever order they were run
+    weights = report.weights[:, order]
+    known = [k for k in range(len(report.names)) if np.isfinite(weights[k]).all()]
+    colours = [_css(colour) for colour in pictures.ramp(SCALE_ANCHORS, len(order))]
+    return {
+        "key": [(f"{report.scales[s]:g}×", c) for s, c in zip(order, colours, strict=True)],
+        "rows": [
+            (
+                report.names[k],
+                _css(report.palette[k]),
+                list(zip(100 * weights[k], colours, strict=True)),
+            )
+            for k in sorted(known, key=lambda k: -weights[k, -1])
+        ],
+        "absent": [report.names[k] for k in range(len(report.names)) if k not in known],
+    }
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round values (1, 2 or 5 times a power of ten), about four, from below low to above high."""
+    span = (high - low) or abs(high) or 1.0
+    rough = span / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [index * step for index in range(first, max(last, first + 1) + 1)]
+
+
+def _chart(report: Report, key: str, title: str, factor: float, peak: bool) -> View | None:
+    """One metric against the step, as SVG coordinates in a 480 x 250 box."""
+
+    def number(row: Mapping[str, float | str], name: str) -> float:
+        value = row.get(name)
+        return float(value) if isinstance(value, int | float) else math.nan
+
+    data = np.array([(number(row, "step"), factor * number(row, key)) for row in report.curves])
+    data = data[np.isfinite(data).all(axis=1)] if len(data) else data
+    if len(data) < 2:
+        return None
+    top = data[data[:, 1].argmax()]
+    summary = f"best {top[1]:.1f} at step {top[0]:.0f}" if peak else f"last {data[-1, 1]:.3g}"
+    bucket = math.ceil(len(data) / POINTS)
+    if bucket > 1:
+        cuts = range(0, len(data), bucket)
+        data = np.array([data[cut : cut + bucket].mean(axis=0) for cut in cuts])
+        summary += f"; each point is the mean of {bucket} rows"
+    y_ticks = _ticks(data[:, 1].min(), data[:, 1].max())
+    # Both charts share the whole run's axis, so that they can be read one above the other.
+    steps = [step for row in report.curves if math.isfinite(step := number(row, "step"))]
+    start, end = min(steps), max(max(steps), min(steps) + 1)
+
+    def x(step: float) -> float:
+        return 46 + 420 * (step - start) / (end - start)
+
+    def y(value: float) -> float:
+        return 214 - 190 * (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
+
+    stages: list[tuple[float, str]] = []
+    for row in report.curves:
+        stage, step = str(row.get("stage") or ""), number(row, "step")
+        if stage and math.isfinite(step) and (not stages or stages[-1][1] != stage):
+            stages.append((x(step), stage))
+    return {
+        "title": title,
+        "summary": summary,
+        "line": " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in data),
+        "dots": [(x(step), y(value)) for step, value in data] if len(data) <= 40 else [],
+        "y": [(y(tick), f"{tick:.6g}") for tick in y_ticks],
+        "x": [(x(t), f"{t:.6g}") for t in _ticks(start, end) if start <= t <= end],
+        "stages": stages,
+    }
+
+
+def _uri(picture: NDArray[np.uint8], photo: bool) -> str:
+    """Picture [H,W,3] -> data URI. What is not a photo has few colours and keeps each exactly."""
+    shrink = min(1.0, SIDE / max(picture.shape[:2]))
+    size = (round(picture.shape[1] * shrink) or 1, round(picture.shape[0] * shrink) or 1)
+    stream = io.BytesIO()
+    if photo:
+        small = Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS)
+        small.save(stream, "JPEG", quality=85)
+    else:
+        flat = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.NEAREST))
+        codes, index = np.unique(flat @ np.array([1 << 16, 1 << 8, 1]), return_inverse=True)
+        colours = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1).astype(np.uint8)
+        small = Image.fromarray(index.reshape(flat.shape[:2]).astype(np.uint8))
+        small.putpalette(colours.tobytes())
+        small.save(stream, "PNG", optimize=True)
+    kind = "jpeg" if photo else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+
+
+def _example(example: Example, report: Report, wrong: float | None = None) -> View:
+    """Pictures of one example: [input, truth, fused, error] and per scale [label], [weight]."""
+
+    def shot(caption: str, picture: NDArray[np.uint8], kind: str = "label") -> View:
+        uri = _uri(picture, kind == "photo")
+        return {"caption": caption, "uri": uri, "kind": kind, "wrong": False}
+
+    def drawn(label: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return pictures.colorize(label, report.palette)
+
+    main = [shot("input", example.image, "photo")]
+    if example.label is not None:
+        main.append(shot("truth", drawn(example.label)))
+    main.append(shot("fused", drawn(example.fused)))
+    if example.label is not None:
+        main.append(shot("error of fused", pictures.error(example.fused, example.label), "error"))
+    single = []
+    for scale, label in sorted(example.single.items()):
+        single.append(shot(f"{scale:g}× alone", drawn(label)) | {"wrong": scale == wrong})
+    weights = [
+        shot(f"weight of {scale:g}×", pictures.heat(weight), "weight")
+        for scale, weight in sorted(example.weights.items())
+    ]
+    name, miou = example.name, example.miou
+    return {"name": name, "miou": miou, "main": main, "single": single, "weights": weights}
+
+
+def _page(report: Report) -> str:
+    scores = {key: iou(matrix) for key, matrix in report.matrices.items()}
+    matrix = report.matrices.get("hierarchical")
+    charts = [
+        _chart(report, "loss", "Training loss", 1.0, peak=False),
+        _chart(report, "val_miou", "Validation mIoU", 100.0, peak=True),
+    ]
+    house = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    house.filters["css"] = _css
+    return house.get_template("report.html.j2").render(
+        report=report,
+        verdict=verdict(report.matrices) if scores else None,
+        bars=[(key, _title(key), 100 * _mean(score)) for key, score in scores.items()],
+        classes=_class_table(report, scores) if scores else None,
+        trust=_trust(report),
+        charts=[chart for chart in charts if chart],
+        confusion=None if matrix is None else 100 * matrix / np.maximum(matrix.sum(1), 1)[:, None],
+        repairs=[(r, _example(r.example, report, wrong=r.scale)) for r in report.repairs],
+        examples=[_example(example, report) for example in report.examples],
+        legend=[(n, _css(c)) for n, c in zip(report.names, report.palette, strict=True)],
+        error_key={"right": pictures.RIGHT, "wrong": pictures.WRONG, "no label": pictures.UNKNOWN},
+        heat_key=pictures.heat(np.linspace(0, 1, 8)[None])[0],
+    )
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Writes the page as one file; an existing page is replaced whole or left as it was."""
+    page = _page(report)
+    replace(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))

@@ -1,0 +1,153 @@
+"""The machine: device, precision, processes, memory, progress."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Precision = Literal["auto", "32", "bf16"]
+_LINE_EVERY = 15.0  # seconds between progress lines where there is no terminal
+
+
+def best_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 arithmetic is in the hardware rather than emulated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def use_bf16(device: torch.device, precision: Precision) -> bool:
+    return precision == "bf16" or (precision == "auto" and fast_bf16(device))
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    if use_bf16(device, precision):
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def launch(accelerator: str, devices: int | str, precision: Precision) -> Fabric:
+    """Lightning Fabric, started: one process per device."""
+    device = best_device() if accelerator == "auto" else torch.device(accelerator)
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=devices,
+        precision="bf16-mixed" if use_bf16(device, precision) else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+def keep_memory() -> None:
+    """Have glibc keep freed memory rather than hand it back and fault it in anew at every step.
+
+    A training step on the CPU frees and asks for the same large tensors over and over; without
+    this a sixth of its time goes into page faults. Elsewhere than on glibc nothing happens.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(top_pad, 64 << 20)
+
+
+def loader_processes(device: torch.device) -> int:
+    """Two cores that compute have none to spare for loading; a GPU leaves them free."""
+    cores = os.cpu_count() or 1
+    return min(8, cores - 1) if device.type != "cpu" else max(0, min(4, cores // 4))
+
+
+def describe_machine(device: torch.device) -> str:
+    """Hardware and versions, to stand beside a measured number."""
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{os.cpu_count()} cores, {_processor()}"
+    )
+    python = platform.python_version()
+    return f"{name}; torch {torch.__version__}, Python {python}, {platform.system()}"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if "model name" in line]
+        return names[0]
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()
+
+
+class Meter:
+    """Progress of one long task, on stderr: a bar on a terminal, now and then a line elsewhere."""
+
+    def __init__(self, what: str, total: int, done: int = 0) -> None:
+        self.what, self.total, self.done = what, total, done
+        self._started, self._spoken, self._from = time.monotonic(), time.monotonic(), done
+        self._bar: Progress | None = None
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(what, total=total, completed=done, note="")
+
+    def __enter__(self) -> Meter:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def rate(self) -> float:
+        """Things a second since the start."""
+        return (self.done - self._from) / max(1e-9, time.monotonic() - self._started)
+
+    def advance(self, note: str = "") -> None:
+        self.done += 1
+        note = f"{note}  {self.rate():.2f}/s".strip()
+        if self._bar:
+            self._bar.update(self._task, completed=self.done, note=note)
+        elif time.monotonic() - self._spoken > _LINE_EVERY or self.done == self.total:
+            self._spoken = time.monotonic()
+            left = (self.total - self.done) / max(1e-9, self.rate())
+            say(f"{self.what} {self.done}/{self.total}  {note}  {_clock(left)} left")
+
+
+def say(line: str) -> None:
+    """For people, on stderr: stdout is for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,119 @@
+"""Shared pieces: tiny pictures, tiny networks, a command line in this process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from hmsa import cli
+from hmsa.data.scenes import write_scenes
+from hmsa.model import HMSA
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def hmsa(capsys):
+    """`hmsa("evaluate", path)` -> exit code, stdout, stderr."""
+
+    def run(*arguments: object) -> Ran:
+        try:
+            code = cli.run([str(a) for a in arguments])
+        except SystemExit as stop:  # argparse's own way out
+            code = int(stop.code or 0)
+        return Ran(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def camvid() -> Path:
+    folder = SHARED / "camvid"
+    if not folder.is_dir():
+        pytest.skip(f"CamVid is not at {folder}; it may not be committed")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory) -> Path:
+    """dataset.yaml of a few small generated scenes."""
+    folder = tmp_path_factory.mktemp("scenes")
+    return write_scenes(folder, {"train": 6, "val": 3}, (64, 96))
+
+
+@pytest.fixture
+def folder_dataset(tmp_path):
+    """Make a dataset on disk from arrays: `(labels, **changes to its YAML) -> dataset.yaml`."""
+
+    def make(labels: dict[str, Image.Image | np.ndarray], **changes: object) -> Path:
+        root = tmp_path / "pictures"
+        for kind in ("images", "labels"):
+            (root / "train" / kind).mkdir(parents=True, exist_ok=True)
+        for name, label in labels.items():
+            picture = Image.fromarray(label) if isinstance(label, np.ndarray) else label
+            picture.save(root / "train" / "labels" / f"{name}.png")
+            Image.new("RGB", picture.size, (90, 120, 150)).save(
+                root / "train" / "images" / f"{name}.jpg"
+            )
+        content = {
+            "path": "pictures",
+            "splits": {"train": "train"},
+            "names": ["land", "water", "road"],
+            "palette": [[10, 20, 30], [0, 0, 200], [99, 99, 99]],
+        } | changes
+        file = tmp_path / "dataset.yaml"
+        file.write_text(yaml.safe_dump(content))
+        return file
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny() -> HMSA:
+    """An untrained network whose batch norms have seen something."""
+    torch.manual_seed(0)
+    model = HMSA(4, "hrnet_w18_small", width=8)
+    model.train()
+    with torch.no_grad():
+        model(torch.rand(2, 3, 64, 64), (0.5, 1.0))
+    return model.eval()
+
+
+TINY_RECIPE = {
+    "model": {"trunk": "hrnet_w18_small", "width": 8},
+    "joint": {"steps": 4, "batch": 2, "crop": [64, 64], "validate_every": 2, "warmup": 1},
+    "attention": {"steps": 2, "batch": 2, "crop": [64, 64], "validate_every": 2},
+    "precision": "32",
+}
+
+
+@pytest.fixture
+def recipe(tmp_path, scenes) -> Path:
+    """A recipe that trains a tiny network on tiny scenes in seconds."""
+    file = tmp_path / "recipe.yaml"
+    content = TINY_RECIPE | {"data": {"dataset": os.fspath(scenes)}}
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, scenes) -> Path:
+    """A run folder that `hmsa train` made."""
+    folder = tmp_path_factory.mktemp("trained")
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump(TINY_RECIPE | {"data": {"dataset": os.fspath(scenes)}}))
+    assert cli.run(["train", str(file), "--out", str(folder / "run")]) == 0
+    return folder / "run"

@@ -1,0 +1,179 @@
+"""A YAML file and a folder are enough; what is wrong with them is said in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hmsa.data.datasets import open_dataset
+from hmsa.errors import InputError
+
+LABEL = np.array([[0, 1, 2, 255], [2, 2, 1, 0]], np.uint8)
+COLORS = np.array([[10, 20, 30], [0, 0, 200], [99, 99, 99]], np.uint8)
+
+
+def palette_picture(label, colors):
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(colors)] = colors
+    picture = Image.frombytes("P", label.shape[::-1], label.tobytes())
+    picture.putpalette(table.ravel().tolist())
+    return picture
+
+
+def read_only(path, split="train"):
+    dataset = open_dataset(path, split)
+    assert len(dataset) == 1
+    return dataset.read(0)[1]
+
+
+class TestEncodings:
+    def test_index(self, folder_dataset):
+        assert (read_only(folder_dataset({"a": LABEL})) == LABEL).all()
+
+    def test_index_in_a_palette_picture_is_its_index(self, folder_dataset):
+        path = folder_dataset({"a": palette_picture(LABEL, COLORS[::-1])})
+        assert (read_only(path) == LABEL).all()
+
+    def test_index_in_grey_rgb(self, folder_dataset):
+        assert (read_only(folder_dataset({"a": np.stack([LABEL] * 3, -1)})) == LABEL).all()
+
+    def test_index_by_value(self, folder_dataset):
+        raw = np.array([[7, 11, 26, 3]], np.uint8)
+        path = folder_dataset({"a": raw}, names={7: "a", 11: "b", 26: "c"}, ignore=3)
+        assert read_only(path).tolist() == [[0, 1, 2, 255]]
+
+    def test_index_of_16_bits(self, folder_dataset):
+        raw = np.array([[1000, 2000, 3000]], np.uint16)
+        path = folder_dataset({"a": raw}, names={1000: "a", 2000: "b", 3000: "c"})
+        assert read_only(path).tolist() == [[0, 1, 2]]
+
+    def test_rgb(self, folder_dataset):
+        colors = np.vstack([COLORS, np.zeros((253, 3), np.uint8)])[LABEL]
+        path = folder_dataset({"a": colors}, encoding="rgb", ignore=[[0, 0, 0]])
+        assert (read_only(path) == LABEL).all()
+
+    def test_palette_goes_by_colour_not_by_index(self, folder_dataset):
+        label = np.array([[0, 1, 2]], np.uint8)
+        path = folder_dataset(
+            {"a": palette_picture(label, COLORS[::-1])}, encoding="palette", ignore=[]
+        )
+        assert read_only(path).tolist() == [[2, 1, 0]]
+
+
+class TestSplits:
+    def test_include_and_exclude(self, folder_dataset):
+        split = {"images": "train/images", "labels": "train/labels"}
+        path = folder_dataset(
+            dict.fromkeys(("day_1", "day_2", "night_1"), LABEL),
+            splits={
+                "day": split | {"include": ["day_*"]},
+                "rest": split | {"exclude": ["day_*"]},
+            },
+        )
+        assert [p.name for p in open_dataset(path, "day").pairs] == ["day_1", "day_2"]
+        assert [p.name for p in open_dataset(path, "rest").pairs] == ["night_1"]
+
+    def test_folder_means_its_dataset_yaml(self, folder_dataset):
+        assert len(open_dataset(folder_dataset({"a": LABEL}).parent, "train")) == 1
+
+    def test_data_overrides_the_path(self, folder_dataset, tmp_path):
+        path = folder_dataset({"a": LABEL}, path="elsewhere")
+        assert len(open_dataset(path, "train", tmp_path / "pictures")) == 1
+
+    def test_frequencies(self, folder_dataset):
+        dataset = open_dataset(folder_dataset({"a": LABEL, "b": LABEL}), "train")
+        assert dataset.frequencies().tolist() == [4, 4, 6]
+
+
+def spoil(path, how):
+    root = path.parent / "pictures" / "train"
+    if how == "no label":
+        (root / "labels" / "a.png").unlink()
+    elif how == "no image":
+        (root / "images" / "a.jpg").unlink()
+        Image.new("RGB", (4, 2)).save(root / "images" / "b.jpg")
+        Image.new("L", (4, 2)).save(root / "labels" / "b.png")
+    elif how == "size":
+        Image.new("RGB", (5, 2)).save(root / "images" / "a.jpg")
+    elif how == "empty":
+        (root / "images" / "a.jpg").unlink()
+        (root / "labels" / "a.png").unlink()
+    elif how == "twice":
+        Image.new("RGB", (4, 2)).save(root / "images" / "a.png")
+    elif how == "broken":
+        (root / "images" / "a.jpg").write_bytes(b"\xff\xd8\xff")
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("no label", r"1 file\(s\) without label, such as .*a.jpg"),
+        ("no image", r"1 file\(s\) without image, such as .*a.png"),
+        ("size", r"a.jpg is 5x2 but .*a.png is 4x2"),
+        ("empty", "the split is empty"),
+        ("twice", "share one name"),
+        ("broken", "a.jpg"),
+    ],
+)
+def test_broken_pairs(folder_dataset, how, says):
+    path = folder_dataset({"a": LABEL})
+    spoil(path, how)
+    with pytest.raises(InputError, match=says):
+        open_dataset(path, "train")
+
+
+@pytest.mark.parametrize(
+    ("label", "changes", "says"),
+    [
+        ([[0, 255]], {"ignore": []}, "0/255 mask"),
+        ([[0, 3, 3]], {}, r"3 \(2 pixels\).*numbered from 1"),
+        ([[0, 9, 77]], {}, r"a.png: 2 value\(s\) outside the table of 3 classes.*names"),
+        ([[7, 26, 33]], {"names": [str(i) for i in range(19)], "palette": None}, "Cityscapes raw"),
+    ],
+)
+def test_values_outside_the_table(folder_dataset, label, changes, says):
+    path = folder_dataset({"a": np.array(label, np.uint8)}, **changes)
+    with pytest.raises(InputError, match=says):
+        open_dataset(path, "train").frequencies()
+
+
+def test_colours_where_indices_were_promised(folder_dataset):
+    path = folder_dataset({"a": COLORS[None]})
+    with pytest.raises(InputError, match="holds colours.*encoding: rgb"):
+        open_dataset(path, "train").read(0)
+
+
+def test_colour_outside_the_palette(folder_dataset):
+    path = folder_dataset({"a": np.array([[[1, 2, 3]]], np.uint8)}, encoding="rgb", ignore=[])
+    with pytest.raises(InputError, match=r"1,2,3 \(1 pixels\)"):
+        open_dataset(path, "train").read(0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "split", "says"),
+    [
+        ({"path": "nowhere"}, "train", "no folder .*nowhere"),
+        ({"splits": {"train": "missing"}}, "train", "no folder .*missing.images"),
+        ({}, "trian", "did you mean train"),
+        ({"palette": [[0, 0, 0]]}, "train", "1 colours for 3 names"),
+        ({"encoding": "rgb", "palette": None}, "train", "needs a palette"),
+        ({"encoding": "rgb", "ignore": [7]}, "train", "needs colours"),
+        ({"encodng": "rgb"}, "train", "unknown key 'encodng'; did you mean 'encoding'"),
+        ({"names": []}, "train", "0 classes"),
+    ],
+)
+def test_bad_descriptions(folder_dataset, changes, split, says):
+    with pytest.raises(InputError, match=says):
+        open_dataset(folder_dataset({"a": LABEL}, **changes), split)
+
+
+def test_camvid(camvid):
+    path = Path(__file__).parents[2] / "datasets" / "camvid.yaml"
+    sizes = {s: len(open_dataset(path, s, camvid)) for s in ("train", "val", "fit", "heldout")}
+    assert sizes == {"train": 367, "val": 101, "fit": 266, "heldout": 101}
+    image, label = open_dataset(path, "val", camvid).read(0)
+    assert image.shape == (360, 480, 3)
+    assert set(np.unique(label)) <= {*range(11), 255}

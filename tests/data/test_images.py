@@ -1,0 +1,99 @@
+"""Every kind of picture file means what a viewer shows; every broken one is one clear line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hmsa.data.images import pictures_below, read_image, read_size
+from hmsa.errors import InputError
+
+RED = (200, 30, 40)
+
+
+def saved(tmp_path, picture, name="picture.png", **options):
+    picture.save(tmp_path / name, **options)
+    return tmp_path / name
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "expected"),
+    [
+        ("RGB", RED, RED),
+        ("RGBA", (*RED, 10), RED),
+        ("L", 77, (77, 77, 77)),
+        ("LA", (77, 3), (77, 77, 77)),
+        ("1", 1, (255, 255, 255)),
+        ("I;16", 65535, (255, 255, 255)),
+        ("I;16", 257 * 40, (40, 40, 40)),
+        ("I;16", 200, (200, 200, 200)),
+    ],
+)
+def test_modes(tmp_path, mode, color, expected):
+    image = read_image(saved(tmp_path, Image.new(mode, (5, 3), color)))
+    assert image.shape == (3, 5, 3)
+    assert image.dtype == np.uint8
+    assert image[1, 2].tolist() == list(expected)
+
+
+def test_palette(tmp_path):
+    picture = Image.new("P", (5, 3), 2)
+    picture.putpalette([0, 0, 0, 9, 9, 9, *RED])
+    assert read_image(saved(tmp_path, picture))[0, 0].tolist() == list(RED)
+
+
+def test_cmyk_jpeg(tmp_path):
+    picture = Image.new("RGB", (16, 16), RED).convert("CMYK")
+    image = read_image(saved(tmp_path, picture, "a.jpg", quality=95))
+    assert np.abs(image[8, 8].astype(int) - RED).max() < 6
+
+
+def test_float_tiff(tmp_path):
+    picture = Image.fromarray(np.full((4, 4), 0.5, np.float32))
+    assert read_image(saved(tmp_path, picture, "a.tif"))[0, 0].tolist() == [128, 128, 128]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation(tmp_path, orientation):
+    """The bright corner of the upright picture is found by any viewer; we must agree."""
+    pixels = np.zeros((24, 40), np.uint8)
+    pixels[:8, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path, Image.fromarray(pixels), "a.jpg", exif=exif, quality=95)
+    image = read_image(path)
+    assert image.shape[:2] == read_size(path) == ((24, 40) if orientation < 5 else (40, 24))
+    corners = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0),
+               5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}  # fmt: skip
+    assert image[corners[orientation]].min() > 200
+
+
+def test_one_pixel_wide(tmp_path):
+    assert read_image(saved(tmp_path, Image.new("RGB", (1, 7)))).shape == (7, 1, 3)
+
+
+def test_truncated(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    path = saved(tmp_path, Image.fromarray(noise), "cut.jpg")
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(InputError, match="cut.jpg cannot be decoded"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture"])
+def test_no_picture(tmp_path, content):
+    path = tmp_path / "text.png"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="text.png is not a picture"):
+        read_image(path)
+
+
+def test_below(tmp_path):
+    for name in ("b/z.JPG", "a.png", "b/notes.txt", ".hidden.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [p.relative_to(tmp_path).as_posix() for p in pictures_below(tmp_path)] == [
+        "a.png",
+        "b/z.JPG",
+    ]

@@ -1,0 +1,72 @@
+"""The Trunk contract, for every family: name it and it is tested."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+
+from hmsa.errors import InputError
+from hmsa.model import HMSA
+from hmsa.model.trunk import Trunk
+
+TRUNKS = [
+    ("hrnet_w18_small", 4),
+    ("hrnet_w18_small_v2", 4),
+    ("resnet18", 4),
+    ("resnet18", 8),
+    ("mobilenetv3_small_050", 4),
+    ("convnext_atto", 4),
+    ("swin_tiny_patch4_window7_224", 4),
+    ("vit_tiny_patch16_224", 4),
+]
+
+
+@pytest.mark.parametrize(("name", "stride"), TRUNKS)
+def test_contract(name, stride):
+    trunk = Trunk(name, stride=stride).eval()
+    h, w = trunk.multiple * 2, trunk.multiple * 3
+    with torch.no_grad():
+        levels = trunk(torch.rand(1, 3, h, w))
+    assert len(levels) == len(trunk.channels) == len(trunk.strides)
+    assert trunk.strides == sorted(trunk.strides), "finest first"
+    assert min(trunk.strides) >= stride
+    for level, channels, s in zip(levels, trunk.channels, trunk.strides, strict=True):
+        assert level.shape == (1, channels, h // s, w // s)
+
+
+def test_stride_8_is_dilated():
+    assert Trunk("resnet18", stride=8).strides == [8, 8, 8]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224"])
+def test_network_takes_odd_sizes_and_learns(name):
+    model = HMSA(3, name, width=8)
+    logits = model(torch.rand(2, 3, 37, 61), (0.5, 1.0)).logits
+    assert logits.shape == (2, 3, 37, 61)
+    logits.square().mean().backward()
+    assert all(p.grad is not None for p in model.head.parameters())
+
+
+def test_local_weight_file(tmp_path):
+    """timm's own loading, on a file: what it holds is what the trunk starts from."""
+    donor = timm.create_model("resnet18", num_classes=7)
+    with torch.no_grad():
+        donor.conv1.weight.fill_(0.125)
+    torch.save(donor.state_dict(), tmp_path / "weights.pth")
+    trunk = Trunk("resnet18", pretrained=str(tmp_path / "weights.pth"))
+    assert trunk.extractor.conv1.weight.unique().tolist() == [0.125]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"name": "hrnet_w19"}, "hrnet_w18"),
+        ({"name": "no_such_net"}, "not a timm model"),
+        ({"name": "resnet18", "pretrained": "nowhere.pth"}, "nowhere.pth"),
+        ({"name": "hrnet_w18_small", "stride": 8}, "stride 8"),
+    ],
+)
+def test_refusals_name_the_way_out(arguments, says):
+    with pytest.raises(InputError, match=says):
+        Trunk(**arguments)

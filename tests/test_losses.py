@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hmsa.losses import cross_entropy, objective
+from hmsa.model import Maps, Output
+
+
+@given(st.integers(0, 1000), st.booleans())
+def test_equals_torch_where_there_are_labels(seed, weighted):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 4, 5, 6, generator=generator)
+    label = torch.randint(0, 4, (2, 5, 6), generator=generator)
+    label[0, 0] = 255
+    weight = torch.rand(4, generator=generator) + 0.1 if weighted else None
+    expected = F.cross_entropy(logits, label, weight, ignore_index=255)
+    torch.testing.assert_close(cross_entropy(logits, label, weight), expected)
+
+
+@pytest.mark.parametrize("weight", [None, torch.rand(3)])
+def test_nothing_labelled_is_zero_not_nan(weight):
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    loss = cross_entropy(logits, torch.full((1, 4, 4), 255), weight)
+    loss.backward()
+    assert loss == 0
+    assert logits.grad.abs().sum() == 0
+
+
+def test_objective_adds_each_scale_at_full_size():
+    torch.manual_seed(0)
+    lo, hi = torch.randn(1, 3, 4, 4), torch.randn(1, 3, 8, 8)
+    label = torch.randint(0, 3, (1, 8, 8))
+    output = Output(hi + 1, {0.5: Maps(lo, None), 1.0: Maps(hi, None)})
+    terms = objective(output, label, supervision=0.5)
+    up = F.interpolate(lo, size=(8, 8), mode="bilinear", align_corners=False)
+    scales = F.cross_entropy(up, label) + F.cross_entropy(hi, label)
+    torch.testing.assert_close(terms["scales"], scales)
+    torch.testing.assert_close(terms["loss"], F.cross_entropy(hi + 1, label) + 0.5 * scales)
+    assert "scales" not in objective(output, label)
