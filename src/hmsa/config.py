@@ -48,7 +48,6 @@ class Model(Strict):
 class Augment(Strict):
     """What happens to a picture before it is learnt; official.md section 6 has the paper's list."""
 
-    scale: tuple[Positive, Positive] = Field((0.5, 2.0), description="random size factor, from..to")
     flip: Share = Field(0.5, description="probability of a left-right flip")
     color: Share = Field(
         0.25, description="range of brightness, contrast, saturation; hue: a fifth"
@@ -62,6 +61,9 @@ class Stage(Strict):
     steps: int = Field(ge=0, description="optimizer steps; 0 skips the stage")
     batch: int = Field(8, ge=1, description="pictures a step, per process")
     crop: tuple[int, int] = Field((288, 288), description="pixels, height and width")
+    resize: tuple[Positive, Positive] = Field(
+        (0.5, 2.0), description="random size factor before the crop, from..to"
+    )
     scales: Scales = Field(description="chain whose fused output the loss sees")
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: Positive = 1e-3
@@ -85,10 +87,19 @@ class Joint(Stage):
 
 
 class Attention(Stage):
-    """Then the attention head alone, on the fused output of a whole chain of scales."""
+    """Then the attention head alone, on the fused output of a whole chain of scales.
 
-    steps: int = Field(200, ge=0, description="optimizer steps; 0 skips the stage")
-    batch: int = Field(4, ge=1, description="pictures a step, per process")
+    The network is frozen, so it sees each picture once and what it says is kept in memory. Which
+    scale to trust depends on the size of things and on how much can be seen around them, so these
+    are pictures as they are, not resized, and whole where memory allows.
+    """
+
+    steps: int = Field(150, ge=0, description="optimizer steps; 0 skips the stage")
+    batch: int = Field(2, ge=1, description="pictures a step, per process")
+    pictures: int = Field(160, ge=1, description="pictures kept in memory, per process")
+    crop: tuple[int, int] = Field((512, 512), description="pixels; better the whole picture")
+    resize: tuple[Positive, Positive] = (1.0, 1.0)
+    lr: Positive = 3e-3
     scales: Scales = (0.5, 1.0, 2.0)
     weight_decay: float = Field(1e-4, ge=0, description="not on norms and biases")
     validate_every: int = Field(100, ge=1, description="steps")

@@ -30,7 +30,8 @@ def fast_bf16(device: torch.device) -> bool:
     """Whether bf16 arithmetic is in the hardware rather than emulated."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+    avx512: bool = torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cpu" and avx512
 
 
 def use_bf16(device: torch.device, precision: Precision) -> bool:

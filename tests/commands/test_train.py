@@ -135,8 +135,8 @@ def test_loss_falls(scenes, hmsa, tmp_path, optimizer):
     content = {
         "data": {"dataset": str(scenes)},
         "model": {"trunk": "hrnet_w18_small", "width": 16},
-        "augment": {"scale": [1, 1], "color": 0},
-        "joint": {"steps": 40, "batch": 4, "crop": [64, 96], "lr": lr, "optimizer": optimizer,
+        "augment": {"color": 0},
+        "joint": {"steps": 40, "batch": 4, "crop": [64, 96], "resize": [1, 1], "lr": lr, "optimizer": optimizer,
                   "warmup": 3, "ema": 0, "validate_every": 40},
         "attention": {"steps": 0},
         "precision": "32",

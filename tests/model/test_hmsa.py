@@ -116,7 +116,7 @@ class TestNetwork:
     def test_one_scale_is_the_plain_network(self, tiny):
         image = torch.rand(1, 3, 64, 96)
         with torch.no_grad():
-            plain = tiny.head(tiny.trunk(tiny.normalise(image)), attend=False).logits
+            plain = tiny.head(tiny.trunk(tiny.normalise(image))).logits
             chained = tiny(image, (1.0,)).logits
         torch.testing.assert_close(chained, resize(plain, (64, 96)), atol=0, rtol=0)
 

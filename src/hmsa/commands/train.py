@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from ..data.transforms import training_transform
 from ..errors import InputError
 from ..files import replace
 from ..losses import objective
-from ..model import HMSA
+from ..model import HMSA, Encoded, Output
 from ..optim import Schedule, class_weights, make_optimizer, moving_average
 from ..predictor import Predictor
 from ..runtime import Meter, launch, loader_processes, say
@@ -133,20 +134,14 @@ class _Run:
                 averaged.load_state_dict(state.tensors["averaged"])
         schedule = Schedule(stage)
         self._smooth: float | None = None  # running mean of the loss, to be shown
-        loader = batches(
-            self._stream(name, stage),
-            range(state.step, stage.steps),
-            stage.batch,
-            self._workers(),
-            fabric.global_rank,
-            fabric.world_size,
+        outputs = (
+            self._cached(module, stage)
+            if isinstance(stage, Attention)
+            else self._live(module, stage)
         )
         with Meter(name, stage.steps, state.step) as meter, interruptible() as interrupted:
-            for image, label in loader:
-                self._set_modes(name)
+            for output, label in outputs:
                 lr = schedule(optimizer, state.step)
-                image, label = fabric.to_device((image, label))
-                output = module(image, stage.scales)
                 terms = objective(output, label, self.weight, stage.supervision)
                 optimizer.zero_grad()
                 fabric.backward(terms["loss"])
@@ -180,18 +175,44 @@ class _Run:
         self.model.requires_grad_(False)
         return trained.requires_grad_(True)
 
-    def _set_modes(self, name: str) -> None:
-        """In the attention stage the network's batch statistics stay as they are, too."""
-        self.model.train(name == "joint")
-        self.model.head.attention.train()
+    def _live(self, module: Any, stage: Stage) -> Iterator[tuple[Output, Tensor]]:
+        """The joint stage: the whole network, on fresh crops at every step."""
+        for image, label in self._batches(stage, range(self.state.step, stage.steps), stage.batch):
+            self.model.train()  # a validation may have come between
+            yield module(image, stage.scales), label
 
-    def _stream(self, name: str, stage: Stage) -> TrainingStream:
-        augment = self.recipe.augment
+    def _cached(self, module: Any, stage: Attention) -> Iterator[tuple[Output, Tensor]]:
+        """The attention stage: the frozen network sees each picture once, the head many times."""
+        fabric = self.fabric
+        module.mark_forward_method("attend")
+        seen: list[tuple[dict[float, Encoded], Tensor]] = []
+        count = min(stage.pictures, max(1, len(self.learn) // fabric.world_size))
+        self.model.eval()
+        with Meter("look once", count) as meter:
+            for image, label in self._batches(stage, range(count), 1):
+                with torch.no_grad(), fabric.autocast():
+                    seen.append((self.model.encode(image, stage.scales), label))
+                meter.advance()
+        for step in range(self.state.step, stage.steps):
+            self.model.eval()  # frozen statistics, too, but for the head's own
+            self.model.head.attention.train()
+            draw = np.random.default_rng((self.recipe.seed, fabric.global_rank, step))
+            chosen = [seen[i] for i in draw.choice(count, min(stage.batch, count), replace=False)]
+            label = torch.cat([label for _, label in chosen])
+            encoded = {s: stack([one[s] for one, _ in chosen]) for s in chosen[0][0]}
+            yield module.attend(encoded, tuple(label.shape[-2:])), label
+
+    def _batches(self, stage: Stage, steps: range, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        augment, fabric = self.recipe.augment, self.fabric
         transform = training_transform(
-            stage.crop, augment.scale, augment.flip, augment.color, augment.blur
+            stage.crop, stage.resize, augment.flip, augment.color, augment.blur
         )
         # Each stage walks its own stream, so that changing the length of one leaves the other be.
-        return TrainingStream(self.learn, transform, self.recipe.seed * 2 + STAGES.index(name))
+        seed = self.recipe.seed * 2 + STAGES.index(self.state.stage)
+        stream = TrainingStream(self.learn, transform, seed)
+        rank, processes = fabric.global_rank, fabric.world_size
+        for pair in batches(stream, steps, batch, self._workers(), rank, processes):
+            yield fabric.to_device(pair)
 
     def _workers(self) -> int:
         given = self.recipe.data.workers
@@ -244,6 +265,13 @@ class _Run:
             tensors["averaged"] = averaged.state_dict()
         content = vars(state) | {"tensors": tensors}
         replace(self.folder / "resume.pt", lambda temporary: torch.save(content, temporary))
+
+
+def stack(parts: list[Encoded]) -> Encoded:
+    """The same scale of several pictures as one batch."""
+    features = torch.cat([part.features for part in parts])
+    logits = torch.cat([part.logits for part in parts])
+    return Encoded(features, logits, parts[0].padded, parts[0].size)
 
 
 class MetricLog:

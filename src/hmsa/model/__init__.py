@@ -3,7 +3,6 @@
 Knows no config, data or loss, so that it can be lifted out.
 """
 
-from .heads import Maps
-from .hmsa import HMSA, Output, average, chain, effective_weights, fuse
+from .hmsa import HMSA, Encoded, Maps, Output, average, chain, effective_weights, fuse
 
-__all__ = ["HMSA", "Maps", "Output", "average", "chain", "effective_weights", "fuse"]
+__all__ = ["HMSA", "Encoded", "Maps", "Output", "average", "chain", "effective_weights", "fuse"]

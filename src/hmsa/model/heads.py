@@ -1,24 +1,24 @@
-"""Heads: feature levels in, logits and attention at one scale out.
+"""Heads: feature levels of one scale in, logits out, and an attention head beside them.
 
-Contract: `head(levels, attend)` takes the levels of a `Trunk` and returns `Maps` on the grid of the
-finest level; with `attend` False the attention head does not run at all (the finest scale of a
-chain never needs it).
+Contract: `head(levels)` takes the levels of a `Trunk` and returns a `Reading` on the grid of the
+finest level; `head.attention(features)` gives the map `[B,1,h,w]` before its sigmoid. It is a step
+of its own because the finest scale of a chain never needs it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Maps(NamedTuple):
+class Reading(NamedTuple):
     """What a head says of one scale."""
 
+    features: Tensor  # [B,C,h,w], what the attention head looks at
     logits: Tensor  # [B,K,h,w]
-    attention: Tensor | None  # [B,1,h,w] in (0,1): trust in this scale against the next finer one
 
 
 class ConvBNReLU(nn.Sequential):
@@ -51,17 +51,14 @@ class PlainHead(nn.Module):
         self.semantic = predictor(width, width, classes)
         self.attention = predictor(width, width, 1)
 
-    def forward(self, levels: list[Tensor], attend: bool = True) -> Maps:
+    def forward(self, levels: list[Tensor]) -> Reading:
         grid = levels[0].shape[-2:]
         reduced = [reduce(level) for reduce, level in zip(self.reduce, levels, strict=True)]
         features = self.norm(sum(resize(level, grid) for level in reduced))
-        return Maps(
-            logits=self.semantic(features),
-            attention=torch.sigmoid(self.attention(features)) if attend else None,
-        )
+        return Reading(features, self.semantic(features))
 
 
-def resize(maps: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
     """R: bilinear, corners not aligned; `[B,C,h,w]` -> `[B,C,*size]`, itself if it fits already."""
     if maps.shape[-2:] == tuple(size):
         return maps

@@ -15,14 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .heads import Maps, PlainHead, resize
+from .heads import PlainHead, resize
 from .trunk import Trunk
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def fuse(lo: Tensor, attention: Tensor, hi: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+class Maps(NamedTuple):
+    """One scale's say in the fusion, on the grid of the image at that scale."""
+
+    logits: Tensor  # [B,K,h,w]
+    attention: Tensor | None  # [B,1,h,w] in (0,1): trust in this scale against the next finer one
+
+
+def fuse(lo: Tensor, attention: Tensor, hi: Tensor, size: Sequence[int]) -> Tensor:
     """R(attention * lo) + (1 - R(attention)) * R(hi), with R = bilinear resize to `size`.
 
     lo `[B,K,h,w]`, attention `[B,1,h,w]` in (0,1), hi `[B,K,H,W]` -> `[B,K,*size]`.
@@ -30,7 +37,7 @@ def fuse(lo: Tensor, attention: Tensor, hi: Tensor, size: tuple[int, int] | torc
     return resize(attention * lo, size) + (1 - resize(attention, size)) * resize(hi, size)
 
 
-def chain(maps: Mapping[float, Maps], size: tuple[int, int] | torch.Size) -> Tensor:
+def chain(maps: Mapping[float, Maps], size: Sequence[int]) -> Tensor:
     """Fold any number of scales into one map `[B,K,*size]`, the image's size.
 
     Each fusion happens on the grid of the scale nearest to the image's own: a scale of 1 or more
@@ -45,14 +52,12 @@ def chain(maps: Mapping[float, Maps], size: tuple[int, int] | torch.Size) -> Ten
     return resize(fused, size)
 
 
-def average(maps: Mapping[float, Maps], size: tuple[int, int] | torch.Size) -> Tensor:
+def average(maps: Mapping[float, Maps], size: Sequence[int]) -> Tensor:
     """The rival: the mean over scales of logits brought to `size`, `[B,K,*size]`."""
     return torch.stack([resize(m.logits, size) for m in maps.values()]).mean(0)
 
 
-def effective_weights(
-    maps: Mapping[float, Maps], size: tuple[int, int] | torch.Size
-) -> dict[float, Tensor]:
+def effective_weights(maps: Mapping[float, Maps], size: Sequence[int]) -> dict[float, Tensor]:
     """What share of the fused result each scale holds, `[B,1,*size]` each; they sum to 1.
 
     The chain is linear in its logits, so its weights are what it makes of indicator maps:
@@ -65,6 +70,15 @@ def effective_weights(
         indicator[:, index] = 1
         indicators[scale] = Maps(indicator, attention)
     return dict(zip(maps, chain(indicators, size).split(1, dim=1), strict=True))
+
+
+class Encoded(NamedTuple):
+    """One scale before attention, on the trunk's grid: all that the network has to compute."""
+
+    features: Tensor  # [B,C,h,w], what the attention head looks at
+    logits: Tensor  # [B,K,h,w]
+    padded: tuple[int, int]  # pixels that the grid stands for
+    size: tuple[int, int]  # of the image at this scale, without the padding
 
 
 class Output(NamedTuple):
@@ -106,12 +120,23 @@ class HMSA(nn.Module):
         The paper trains with (0.5, 1.0); inference chains any list. Raises InputError for a scale
         that is not a positive number.
         """
+        return self.attend(self.encode(image, scales), image.shape[-2:])
+
+    def encode(self, image: Tensor, scales: Sequence[float]) -> dict[float, Encoded]:
+        """The expensive half of `forward`: trunk and semantic head at each scale."""
         image = self.normalise(image)
-        size = image.shape[-2:]
-        scales = ordered(scales)
-        # Coarse before fine: the coarse pass knows what the finer ones will weigh. The attention
-        # of the finest scale has nothing finer to compare with and is not computed.
-        maps = {s: self.at_scale(image, s, attend=s != scales[-1]) for s in scales}
+        # Coarse before fine: the coarse pass knows what the finer ones will weigh.
+        return {scale: self._at_scale(image, scale) for scale in ordered(scales)}
+
+    def attend(self, encoded: Mapping[float, Encoded], size: Sequence[int]) -> Output:
+        """The cheap half: the attention head on what `encode` saw, then the chain to `size`."""
+        finest = max(encoded)
+        maps = {}
+        for scale, seen in encoded.items():
+            attention = None
+            if scale != finest:  # the finest has nothing finer to be compared with
+                attention = _to_pixels(torch.sigmoid(self.head.attention(seen.features)), seen)
+            maps[scale] = Maps(_to_pixels(seen.logits, seen), attention)
         return Output(chain(maps, size), maps)
 
     def normalise(self, image: Tensor) -> Tensor:
@@ -119,20 +144,20 @@ class HMSA(nn.Module):
             image = image.to(self.mean.dtype) / 255
         return (image.to(self.mean.dtype) - self.mean) / self.std
 
-    def at_scale(self, image: Tensor, scale: float, attend: bool = True) -> Maps:
-        """Normalised image `[B,3,H,W]` -> its maps on the grid of the image resized by `scale`."""
+    def _at_scale(self, image: Tensor, scale: float) -> Encoded:
         h, w = (max(1, math.floor(n * scale)) for n in image.shape[-2:])
         image = resize(image, (h, w))
         down, right = -h % self.trunk.multiple, -w % self.trunk.multiple
-        padded = F.pad(image, (0, right, 0, down), mode="replicate")
-        logits, attention = self.head(self.trunk(padded), attend)
+        features, logits = self.head(self.trunk(F.pad(image, (0, right, 0, down), "replicate")))
+        return Encoded(features, logits, (h + down, w + right), (h, w))
 
-        def to_scale(maps: Tensor) -> Tensor:
-            # Fusion is arithmetic on logits: never in the 8 bits of mantissa that autocast leaves.
-            maps = maps if maps.dtype == torch.float64 else maps.float()
-            return resize(maps, padded.shape[-2:])[..., :h, :w]
 
-        return Maps(to_scale(logits), None if attention is None else to_scale(attention))
+def _to_pixels(maps: Tensor, seen: Encoded) -> Tensor:
+    """From the trunk's grid to the pixels of the image at this scale, padding cut off."""
+    # Fusion is arithmetic on logits: never in the 8 bits of mantissa that autocast leaves.
+    maps = maps if maps.dtype == torch.float64 else maps.float()
+    h, w = seen.size
+    return resize(maps, seen.padded)[..., :h, :w]
 
 
 def ordered(scales: Sequence[float]) -> list[float]:
