@@ -96,7 +96,7 @@ TINY_RECIPE = {
     "model": {"trunk": "hrnet_w18_small", "width": 8},
     "joint": {"steps": 4, "batch": 2, "crop": [64, 64], "validate_every": 2, "warmup": 1},
     "attention": {"steps": 2, "batch": 2, "crop": [64, 64], "validate_every": 2},
-    "precision": "32",
+    "precision": "fp32",
 }
 
 

@@ -68,6 +68,25 @@ def test_labels_outside_the_table_stop_training_before_it_starts(hmsa, folder_da
     assert not (tmp_path / "run" / "resume.pt").exists()
 
 
+@pytest.mark.parametrize("verb", ["train", "evaluate"])
+def test_a_truncated_picture_is_named(hmsa, trained, tmp_path, verb):
+    from hmsa.data.scenes import write_scenes
+
+    path = write_scenes(tmp_path / "s", {"train": 1, "val": 1}, (64, 96))
+    for split in ("train", "val"):
+        file = tmp_path / "s" / split / "images" / "00000.png"
+        file.write_bytes(file.read_bytes()[:3000])
+    if verb == "train":
+        recipe = tmp_path / "r.yaml"
+        recipe.write_text(f"data: {{dataset: {path}}}")
+        ran = hmsa("train", recipe, "--out", tmp_path / "run")
+    else:
+        ran = hmsa("evaluate", trained, path)
+    assert ran.code == 2
+    assert "00000.png cannot be decoded" in ran.err
+    assert "Traceback" not in ran.err
+
+
 def test_failures_are_one_line_and_exit_1(hmsa, recipe, tmp_path, monkeypatch):
     from hmsa.commands import train as module
 

@@ -15,7 +15,7 @@ def image():
 
 
 def test_equals_the_plain_formula(tiny, image):
-    seen = Predictor(tiny, (0.5, 1, 2), precision="32", device="cpu")(image)
+    seen = Predictor(tiny, (0.5, 1, 2), precision="fp32", device="cpu")(image)
     with torch.no_grad():
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
         probability = tiny(pixels, (0.5, 1, 2)).logits.softmax(1)[0]
@@ -27,13 +27,13 @@ def test_equals_the_plain_formula(tiny, image):
 
 
 def test_detail(tiny, image):
-    predictor = Predictor(tiny, (2, 0.5), precision="32", device="cpu")
+    predictor = Predictor(tiny, (2, 0.5), precision="fp32", device="cpu")
     seen, plain = predictor(image, detail=True), predictor(image)
     assert (seen.label == plain.label).all()
     assert list(seen.single) == list(seen.weights) == [0.5, 2.0]
     assert seen.average.shape == (41, 67)
     np.testing.assert_allclose(sum(seen.weights.values()), 1, atol=1e-5)
-    alone = Predictor(tiny, (0.5,), precision="32", device="cpu")(image)
+    alone = Predictor(tiny, (0.5,), precision="fp32", device="cpu")(image)
     assert (alone.label == seen.single[0.5]).all()
 
 
@@ -42,12 +42,12 @@ def test_confidence_never_claims_more_than_the_model_did():
     model = HMSA(2, "hrnet_w18_small", width=8)
     torch.nn.init.zeros_(model.head.semantic[-1].weight)
     torch.nn.init.zeros_(model.head.semantic[-1].bias)
-    seen = Predictor(model, (1,), precision="32", device="cpu")(np.zeros((8, 8, 3), np.uint8))
+    seen = Predictor(model, (1,), precision="fp32", device="cpu")(np.zeros((8, 8, 3), np.uint8))
     assert set(seen.confidence.ravel()) == {127}
 
 
 def test_bf16_agrees(tiny, image):
-    full = Predictor(tiny, (0.5, 1), precision="32", device="cpu")(image)
+    full = Predictor(tiny, (0.5, 1), precision="fp32", device="cpu")(image)
     half = Predictor(tiny, (0.5, 1), precision="bf16", device="cpu")(image)
     assert (full.label == half.label).mean() > 0.9
 
@@ -67,6 +67,6 @@ def test_refuses_bad_scales(tiny):
 def test_cuda_agrees_with_cpu(tiny, image):
     import copy
 
-    cpu = Predictor(copy.deepcopy(tiny), (0.5, 1), precision="32", device="cpu")(image)
-    gpu = Predictor(copy.deepcopy(tiny), (0.5, 1), precision="32", device="cuda")(image)
+    cpu = Predictor(copy.deepcopy(tiny), (0.5, 1), precision="fp32", device="cpu")(image)
+    gpu = Predictor(copy.deepcopy(tiny), (0.5, 1), precision="fp32", device="cuda")(image)
     assert (cpu.label == gpu.label).mean() > 0.99

@@ -37,8 +37,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         say(f"hmsa: {error}")
         return 2
     except Interrupted as stop:
-        again = [*(arguments or sys.argv[1:])]
-        say(f"{stop}; go on with: hmsa {shlex.join(dict.fromkeys([*again, '--resume']))}")
+        say(f"{stop}{_how_to_go_on(options, arguments)}")
         return 130
     except KeyboardInterrupt:
         say("hmsa: stopped")
@@ -51,6 +50,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         say(f"hmsa: failed: {type(error).__name__}: {error} (--debug shows where)")
         return 1
+
+
+def _how_to_go_on(options: argparse.Namespace, arguments: Sequence[str] | None) -> str:
+    if options.verb is not _train:
+        return ""
+    typed = [a for a in (arguments or sys.argv[1:]) if a != "--resume"]
+    return f"; go on with: hmsa {shlex.join([*typed, '--resume'])}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,7 +134,7 @@ def _verb(group: Any, name: str, work: Any, what: str, example: str) -> argparse
 def _inference(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scales", type=_scales, metavar="S,S,...",
                         help="any positive numbers (those it was trained for)")  # fmt: skip
-    parser.add_argument("--precision", choices=("auto", "32", "bf16"), default="auto",
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
                         help="auto: bf16 where the machine is fast at it")  # fmt: skip
 
 

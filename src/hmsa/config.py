@@ -119,7 +119,7 @@ class Recipe(Strict):
     seed: int = Field(0, ge=0)
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int | Literal["auto"] = Field(1, description="processes on this machine")
-    precision: Literal["auto", "32", "bf16"] = Field("auto", description="auto: bf16 where fast")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where fast")
 
 
 Section = TypeVar("Section", bound=Strict)

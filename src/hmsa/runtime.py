@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-Precision = Literal["auto", "32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16"]
 _LINE_EVERY = 15.0  # seconds between progress lines where there is no terminal
 
 
@@ -29,9 +29,8 @@ def best_device() -> torch.device:
 def fast_bf16(device: torch.device) -> bool:
     """Whether bf16 arithmetic is in the hardware rather than emulated."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    avx512: bool = torch.cpu._is_avx512_bf16_supported()
-    return device.type == "cpu" and avx512
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
 
 
 def use_bf16(device: torch.device, precision: Precision) -> bool:

@@ -44,7 +44,7 @@ def test_json_alone(hmsa, trained, scenes):
 def test_numbers_equal_a_naive_count(trained, scenes):
     model, _ = checkpoint.load(trained)
     dataset = open_dataset(scenes, "val")
-    found = measure(Predictor(model, (0.5, 1), "32", "cpu"), dataset)
+    found = measure(Predictor(model, (0.5, 1), "fp32", "cpu"), dataset)
     naive = {name: Confusion(7) for name in ("0.5", "1", "average", "hierarchical")}
     for i in range(3):
         image, label = dataset.read(i)
@@ -65,7 +65,7 @@ def test_numbers_equal_a_naive_count(trained, scenes):
     assert [w.index for w in best(found.windows)] == [
         w.index for s in (0.5, 1.0)
         for w in sorted((w for w in found.windows if w.scale == s and w.gained > 0),
-                        key=lambda w: -w.gained)[:3]
+                        key=lambda w: -w.gained)[:2]
     ]  # fmt: skip
 
 

@@ -55,8 +55,10 @@ def test_attention_stage_trains_the_attention_head_alone(recipe, hmsa, tmp_path)
     assert all(name.startswith("head.attention.") for name in moved)
 
 
-def test_resume_equals_never_stopping(recipe, hmsa, tmp_path, monkeypatch):
-    """Stopped after step 3 and gone on with: the very weights of an uninterrupted run."""
+@pytest.mark.parametrize("stop", [1, 3, 4, 5])
+def test_resume_equals_never_stopping(recipe, hmsa, tmp_path, monkeypatch, stop):
+    """Stopped anywhere (4 is the last joint step, 5 the attention stage's first) and gone on with:
+    the very weights of an uninterrupted run."""
     from hmsa.commands import train as module
 
     assert hmsa("train", recipe, "--out", tmp_path / "whole").code == 0
@@ -65,7 +67,7 @@ def test_resume_equals_never_stopping(recipe, hmsa, tmp_path, monkeypatch):
     class Impatient(module.Schedule):
         def __call__(self, optimizer, step):
             steps.append(step)
-            if len(steps) == 3:
+            if len(steps) == stop:
                 os.kill(os.getpid(), signal.SIGINT)
             return super().__call__(optimizer, step)
 
@@ -74,9 +76,9 @@ def test_resume_equals_never_stopping(recipe, hmsa, tmp_path, monkeypatch):
     assert stopped.code == 130
     assert "go on with: hmsa train" in stopped.err
     assert "--resume" in stopped.err
-    assert steps == [0, 1, 2]
+    assert steps == [0, 1, 2, 3, 0, 1][:stop]
     assert hmsa("train", recipe, "--out", tmp_path / "parts", "--resume").code == 0
-    assert steps[3] == 3
+    assert steps == [0, 1, 2, 3, 0, 1]
     first, second = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(first[name], second[name]) for name in first)
     strip = [{k: v for k, v in r.items() if k not in ("rate", "seconds")}
@@ -136,10 +138,10 @@ def test_loss_falls(scenes, hmsa, tmp_path, optimizer):
         "data": {"dataset": str(scenes)},
         "model": {"trunk": "hrnet_w18_small", "width": 16},
         "augment": {"color": 0},
-        "joint": {"steps": 40, "batch": 4, "crop": [64, 96], "resize": [1, 1], "lr": lr, "optimizer": optimizer,
-                  "warmup": 3, "ema": 0, "validate_every": 40},
+        "joint": {"steps": 40, "batch": 4, "crop": [64, 96], "resize": [1, 1], "lr": lr,
+                  "optimizer": optimizer, "warmup": 3, "ema": 0, "validate_every": 40},
         "attention": {"steps": 0},
-        "precision": "32",
+        "precision": "fp32",
     }  # fmt: skip
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(content))
     assert hmsa("train", tmp_path / "r.yaml", "--out", tmp_path / "run").code == 0

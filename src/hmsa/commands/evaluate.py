@@ -26,7 +26,7 @@ from ..report import Example, Repair, Report, write_report
 from ..runtime import Meter, Precision, describe_machine, say, use_bf16
 
 EXAMPLES = 8  # shown in the report: half of them the worst
-REPAIRS_PER_SCALE = 3
+REPAIRS_PER_SCALE = 2
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def evaluate(
     }
     if report:
         page = Report(
-            title=f"{Path(data).stem} {split}",
+            title=f"{data.parent.name if data.stem == 'dataset' else data.stem}, {split}",
             facts=[
                 ("Checkpoint", f"{source}, {_parameters(predictor)}"),
                 ("Trained on", ", ".join(f"{k} {v}" for k, v in card.trained_on.items())),

@@ -116,58 +116,69 @@ class _Run:
         self.log = MetricLog(folder, state) if fabric.is_global_zero else None
 
     def stage(self, name: str) -> None:
+        """Run what is left of a stage; the model ends with the weights that it arrived at."""
         stage: Joint | Attention = getattr(self.recipe, name)
-        state, fabric = self.state, self.fabric
+        state = self.state
         if state.stage != name:
             state.stage, state.step, state.best, state.tensors = name, 0, -1.0, {}
-        if state.step >= stage.steps:
-            return
-        module, optimizer = fabric.setup(self.model, make_optimizer(self._learning(name), stage))
-        averaged = None
+        optimizer = make_optimizer(self._learning(name), stage)
+        module, self.optimizer = self.fabric.setup(self.model, optimizer)
+        self.averaged: AveragedModel | None = None
         if stage.ema:
-            averaged = AveragedModel(
+            self.averaged = AveragedModel(
                 self.model, multi_avg_fn=moving_average(stage.ema), use_buffers=True
             )
-        if "optimizer" in state.tensors:
-            optimizer.load_state_dict(state.tensors["optimizer"])
-            if averaged is not None:
-                averaged.load_state_dict(state.tensors["averaged"])
-        schedule = Schedule(stage)
-        self._smooth: float | None = None  # running mean of the loss, to be shown
-        outputs = (
-            self._cached(module, stage)
-            if isinstance(stage, Attention)
-            else self._live(module, stage)
-        )
-        with Meter(name, stage.steps, state.step) as meter, interruptible() as interrupted:
-            for output, label in outputs:
-                lr = schedule(optimizer, state.step)
-                terms = objective(output, label, self.weight, stage.supervision)
-                optimizer.zero_grad()
-                fabric.backward(terms["loss"])
-                optimizer.step()
-                if averaged is not None:
-                    averaged.update_parameters(self.model)
-                state.step += 1
-                row = {"lr": lr, "rate": meter.rate()} | self._means(terms)
-                if state.step % stage.validate_every == 0 or state.step == stage.steps:
-                    judged = self._judged(averaged)
-                    row["val_miou"] = self._validate(judged, stage)
-                    self._save(judged, averaged, optimizer, row["val_miou"])
-                if self.log and ("val_miou" in row or state.step % LOG_EVERY == 0):
-                    self.log.write(name, state.step, row)
-                best = f"  val mIoU {state.best:.3f}" if state.best >= 0 else ""
-                meter.advance(f"loss {self._smooth:.3f}{best}")
-                if interrupted():
-                    judged = self._judged(averaged)
-                    self._save(judged, averaged, optimizer, None)
-                    raise Interrupted(f"stopped in stage {name} at step {state.step}, saved")
-        if averaged is not None:  # the next stage builds on the averaged weights
-            self.model.load_state_dict(averaged.module.state_dict())
+        if state.tensors:
+            self.optimizer.load_state_dict(state.tensors["optimizer"])
+            if self.averaged is not None:
+                self.averaged.load_state_dict(state.tensors["averaged"])
+        if state.step < stage.steps:
+            if isinstance(stage, Attention):
+                self._steps(stage, self._cached(module, stage))
+            else:
+                self._steps(stage, self._live(module, stage))
+        self.model.load_state_dict(self._judged().state_dict())
 
-    def _judged(self, averaged: AveragedModel | None) -> HMSA:
+    def _steps(self, stage: Stage, outputs: Iterator[tuple[Output, Tensor]]) -> None:
+        state, schedule = self.state, Schedule(stage)
+        smooth: float | None = None  # running mean of the loss, to be shown
+        with Meter(state.stage, stage.steps, state.step) as meter, interruptible() as interrupted:
+            for output, label in outputs:
+                lr = schedule(self.optimizer, state.step)
+                terms = objective(output, label, self.weight, stage.supervision)
+                self.optimizer.zero_grad()
+                self.fabric.backward(terms["loss"])
+                self.optimizer.step()
+                if self.averaged is not None:
+                    self.averaged.update_parameters(self.model)
+                state.step += 1
+                row = {name: float(term.detach()) for name, term in terms.items()}
+                loss = row["loss"]
+                if not math.isfinite(loss):
+                    raise RuntimeError(f"the loss is {loss} at step {state.step}; lower lr")
+                smooth = loss if smooth is None else 0.95 * smooth + 0.05 * loss
+                row |= {"lr": lr, "rate": meter.rate()}
+                if state.step % stage.validate_every == 0 or state.step == stage.steps:
+                    row["val_miou"] = self._validate(stage)
+                    self._save(stage, row["val_miou"])
+                if self.log and ("val_miou" in row or state.step % LOG_EVERY == 0):
+                    self.log.write(state.stage, state.step, row)
+                best = f"  val mIoU {state.best:.3f}" if state.best >= 0 else ""
+                meter.advance(f"loss {smooth:.3f}{best}")
+                if self._agree(interrupted()):
+                    self._save(stage, None)
+                    raise Interrupted(f"stopped in stage {state.stage} at step {state.step}, saved")
+
+    def _agree(self, stop: bool) -> bool:
+        """Processes stop together, or the others would wait for ever for the one that did."""
+        if self.fabric.world_size == 1:
+            return stop
+        votes = self.fabric.all_reduce(torch.tensor(float(stop), device=self.fabric.device))
+        return bool(cast(Tensor, votes) > 0)
+
+    def _judged(self) -> HMSA:
         """The weights that are validated and saved."""
-        return self.model if averaged is None else cast(HMSA, averaged.module)
+        return self.model if self.averaged is None else cast(HMSA, self.averaged.module)
 
     def _learning(self, name: str) -> nn.Module:
         """Freeze what the stage does not train; what it does."""
@@ -200,7 +211,9 @@ class _Run:
             chosen = [seen[i] for i in draw.choice(count, min(stage.batch, count), replace=False)]
             label = torch.cat([label for _, label in chosen])
             encoded = {s: stack([one[s] for one, _ in chosen]) for s in chosen[0][0]}
-            yield module.attend(encoded, tuple(label.shape[-2:])), label
+            with fabric.autocast():
+                output = module.attend(encoded, label.shape[-2:])
+            yield output, label
 
     def _batches(self, stage: Stage, steps: range, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         augment, fabric = self.recipe.augment, self.fabric
@@ -218,32 +231,22 @@ class _Run:
         given = self.recipe.data.workers
         return loader_processes(self.fabric.device) if given is None else given
 
-    def _means(self, terms: dict[str, Tensor]) -> dict[str, float]:
-        values = {name: float(term.detach()) for name, term in terms.items()}
-        if not math.isfinite(values["loss"]):
-            raise RuntimeError(f"the loss is {values['loss']} at step {self.state.step}; lower lr")
-        before = values["loss"] if self._smooth is None else self._smooth
-        self._smooth = 0.95 * before + 0.05 * values["loss"]
-        return values
-
-    def _validate(self, model: HMSA, stage: Stage) -> float:
+    def _validate(self, stage: Stage) -> float:
         fabric = self.fabric
-        predictor = Predictor(model, stage.scales, self.recipe.precision, fabric.device)
+        predictor = Predictor(self._judged(), stage.scales, self.recipe.precision, fabric.device)
         confusion = score(predictor, self.judge, fabric.global_rank, fabric.world_size)
         matrix = fabric.all_reduce(confusion.matrix.to(fabric.device), reduce_op="sum")
-        confusion.matrix = matrix.cpu()  # type: ignore[union-attr]
+        confusion.matrix = cast(Tensor, matrix).cpu()
         return confusion.miou()
 
-    def _save(
-        self, judged: HMSA, averaged: AveragedModel | None, optimizer: Any, miou: float | None
-    ) -> None:
-        state, fabric = self.state, self.fabric
+    def _save(self, stage: Stage, miou: float | None) -> None:
+        """last, resume.pt and, where `miou` is the stage's highest so far, best."""
+        state = self.state
         better = miou is not None and miou > state.best
         if better and miou is not None:
             state.best = miou
-        if not fabric.is_global_zero:
+        if not self.fabric.is_global_zero:
             return
-        stage: Stage = getattr(self.recipe, state.stage)
         table = self.learn.labels
         card = Card(
             network=self.network | {"pretrained": False},
@@ -259,10 +262,10 @@ class _Run:
             metrics={"step": state.step} | ({} if miou is None else {"val_miou": miou}),
         )
         for name in ("last", *(["best"] if better else [])):
-            save(self.folder / f"{name}.safetensors", judged, card)
-        tensors = {"model": self.model.state_dict(), "optimizer": optimizer.state_dict()}
-        if averaged is not None:
-            tensors["averaged"] = averaged.state_dict()
+            save(self.folder / f"{name}.safetensors", self._judged(), card)
+        tensors = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if self.averaged is not None:
+            tensors["averaged"] = self.averaged.state_dict()
         content = vars(state) | {"tensors": tensors}
         replace(self.folder / "resume.pt", lambda temporary: torch.save(content, temporary))
 
