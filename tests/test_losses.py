@@ -41,3 +41,18 @@ def test_objective_adds_each_scale_at_full_size():
     torch.testing.assert_close(terms["scales"], scales)
     torch.testing.assert_close(terms["loss"], F.cross_entropy(hi + 1, label) + 0.5 * scales)
     assert "scales" not in objective(output, label)
+
+
+def test_penalty_is_the_expected_share_of_fine_pixels():
+    """Attention 1/4 at 0.5 leaves 3/4 to 1.0: 1/4 * (0.5/1)^2 + 3/4 * 1."""
+    attention = torch.full((1, 1, 4, 4), 0.25, requires_grad=True)
+    maps = {
+        0.5: Maps(torch.zeros(1, 2, 4, 4), attention),
+        1.0: Maps(torch.zeros(1, 2, 8, 8), None),
+    }
+    output = Output(torch.zeros(1, 2, 8, 8), maps)
+    terms = objective(output, torch.zeros(1, 8, 8, dtype=torch.long), penalty=2.0)
+    assert float(terms["cost"]) == pytest.approx(0.25 * 0.25 + 0.75)
+    torch.testing.assert_close(terms["loss"], terms["fused"] + 2 * terms["cost"])
+    terms["loss"].backward()
+    assert (attention.grad < 0).all(), "more trust in the coarse scale lowers the loss"

@@ -72,6 +72,7 @@ class Stage(Strict):
     power: float = Field(1.0, ge=0, description="lr falls as (1 - done) ** power")
     warmup: int = Field(0, ge=0, description="steps of linear rise before the fall")
     supervision: float = Field(0.0, ge=0, description="weight of the loss of each scale by itself")
+    penalty: float = Field(0.0, ge=0, description="weight of the fused result's use of fine scales")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: none")
     validate_every: int = Field(500, ge=1, description="steps")
 

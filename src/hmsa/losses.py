@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .data.labels import IGNORE
-from .model import Output
+from .model import Output, effective_weights
 from .model.heads import resize
 
 
@@ -23,11 +23,17 @@ def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -
 
 
 def objective(
-    output: Output, label: Tensor, weight: Tensor | None = None, supervision: float = 0.0
+    output: Output,
+    label: Tensor,
+    weight: Tensor | None = None,
+    supervision: float = 0.0,
+    penalty: float = 0.0,
 ) -> dict[str, Tensor]:
-    """`fused`: loss of the fused logits; `scales`: sum over scales, each by itself; `loss`: total.
+    """`fused`: loss of the fused logits; `scales`: sum over scales, each by itself; `cost`: mean of
+    the effective weights, each times its scale's share of the finest one's pixels; `loss`: total.
 
     supervision: weight of `scales` (the official recipes call it supervised_mscale_loss_wt, 0.05).
+    penalty: weight of `cost`; it settles on the cheap scale where scales would do equally well.
     """
     terms = {"fused": cross_entropy(output.logits, label, weight)}
     terms["loss"] = terms["fused"]
@@ -38,5 +44,12 @@ def objective(
                 for maps in output.maps.values()
             ]
         ).sum()
-        terms["loss"] = terms["fused"] + supervision * terms["scales"]
+        terms["loss"] = terms["loss"] + supervision * terms["scales"]
+    if penalty:
+        finest = max(output.maps)
+        weights = effective_weights(output.maps, label.shape[-2:])
+        terms["cost"] = torch.stack(
+            [(s / finest) ** 2 * w.mean() for s, w in weights.items()]
+        ).sum()
+        terms["loss"] = terms["loss"] + penalty * terms["cost"]
     return terms

@@ -145,7 +145,7 @@ class _Run:
         with Meter(state.stage, stage.steps, state.step) as meter, interruptible() as interrupted:
             for output, label in outputs:
                 lr = schedule(self.optimizer, state.step)
-                terms = objective(output, label, self.weight, stage.supervision)
+                terms = objective(output, label, self.weight, stage.supervision, stage.penalty)
                 self.optimizer.zero_grad()
                 self.fabric.backward(terms["loss"])
                 self.optimizer.step()
@@ -280,7 +280,18 @@ def stack(parts: list[Encoded]) -> Encoded:
 class MetricLog:
     """metrics.csv and TensorBoard events in the run folder, cut back to where a resume starts."""
 
-    FIELDS = ("stage", "step", "loss", "fused", "scales", "lr", "rate", "val_miou", "seconds")
+    FIELDS = (
+        "stage",
+        "step",
+        "loss",
+        "fused",
+        "scales",
+        "cost",
+        "lr",
+        "rate",
+        "val_miou",
+        "seconds",
+    )
 
     def __init__(self, folder: Path, state: State) -> None:
         folder.mkdir(parents=True, exist_ok=True)
