@@ -52,7 +52,7 @@ def test_penalty_is_the_expected_share_of_fine_pixels():
     }
     output = Output(torch.zeros(1, 2, 8, 8), maps)
     terms = objective(output, torch.zeros(1, 8, 8, dtype=torch.long), penalty=2.0)
-    assert float(terms["cost"]) == pytest.approx(0.25 * 0.25 + 0.75)
+    assert terms["cost"].item() == pytest.approx(0.25 * 0.25 + 0.75)
     torch.testing.assert_close(terms["loss"], terms["fused"] + 2 * terms["cost"])
     terms["loss"].backward()
     assert (attention.grad < 0).all(), "more trust in the coarse scale lowers the loss"

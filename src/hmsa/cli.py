@@ -40,7 +40,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         say(f"{stop}{_how_to_go_on(options, arguments)}")
         return 130
     except KeyboardInterrupt:
-        say("hmsa: stopped")
+        say(f"hmsa: stopped{_how_to_go_on(options, arguments)}")
         return 130
     except BrokenPipeError:  # the reader of stdout went away, such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

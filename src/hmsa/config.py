@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from .errors import InputError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Scales = Annotated[tuple[Positive, ...], Field(min_length=1)]
 
@@ -60,7 +61,7 @@ class Stage(Strict):
 
     steps: int = Field(ge=0, description="optimizer steps; 0 skips the stage")
     batch: int = Field(8, ge=1, description="pictures a step, per process")
-    crop: tuple[int, int] = Field((288, 288), description="pixels, height and width")
+    crop: tuple[Count, Count] = Field((288, 288), description="pixels, height and width")
     resize: tuple[Positive, Positive] = Field(
         (0.5, 2.0), description="random size factor before the crop, from..to"
     )
@@ -98,7 +99,7 @@ class Attention(Stage):
     steps: int = Field(150, ge=0, description="optimizer steps; 0 skips the stage")
     batch: int = Field(2, ge=1, description="pictures a step, per process")
     pictures: int = Field(160, ge=1, description="pictures kept in memory, per process")
-    crop: tuple[int, int] = Field((512, 512), description="pixels; better the whole picture")
+    crop: tuple[Count, Count] = Field((512, 512), description="pixels; better the whole picture")
     resize: tuple[Positive, Positive] = (1.0, 1.0)
     lr: Positive = 3e-3
     scales: Scales = (0.5, 1.0, 2.0)
@@ -119,7 +120,7 @@ class Recipe(Strict):
     )
     seed: int = Field(0, ge=0)
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    devices: int | Literal["auto"] = Field(1, description="processes on this machine")
+    devices: Count | Literal["auto"] = Field(1, description="processes on this machine")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where fast")
 
 

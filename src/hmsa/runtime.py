@@ -16,6 +16,8 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .errors import InputError
+
 Precision = Literal["auto", "fp32", "bf16"]
 _LINE_EVERY = 15.0  # seconds between progress lines where there is no terminal
 
@@ -46,6 +48,11 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 def launch(accelerator: str, devices: int | str, precision: Precision) -> Fabric:
     """Lightning Fabric, started: one process per device."""
     device = best_device() if accelerator == "auto" else torch.device(accelerator)
+    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if device.type in there and not there[device.type]():
+        raise InputError(
+            f"accelerator: {device.type} was asked for, but there is none here; use cpu"
+        )
     fabric = Fabric(
         accelerator=device.type,
         devices=devices,

@@ -50,6 +50,11 @@ class TestEncodings:
         path = folder_dataset({"a": raw}, names={1000: "a", 2000: "b", 3000: "c"})
         assert read_only(path).tolist() == [[0, 1, 2]]
 
+    def test_a_0_255_mask_named_by_value(self, folder_dataset):
+        raw = np.array([[0, 255]], np.uint8)
+        path = folder_dataset({"a": raw}, names={0: "a", 255: "b"}, palette=None)
+        assert read_only(path).tolist() == [[0, 1]]
+
     def test_rgb(self, folder_dataset):
         colors = np.vstack([COLORS, np.zeros((253, 3), np.uint8)])[LABEL]
         path = folder_dataset({"a": colors}, encoding="rgb", ignore=[[0, 0, 0]])
@@ -163,6 +168,10 @@ def test_colour_outside_the_palette(folder_dataset):
         ({"encoding": "rgb", "ignore": [7]}, "train", "needs colours"),
         ({"encodng": "rgb"}, "train", "unknown key 'encodng'; did you mean 'encoding'"),
         ({"names": []}, "train", "0 classes"),
+        ({"names": ["a", "b", "a"]}, "train", "'a' twice"),
+        ({"palette": [[0, 0, 0], [1, 2, 300], [4, 4, 4]]}, "train", "palette.*300 came"),
+        ({"encoding": "rgb", "palette": [[9, 9, 9]] * 3, "ignore": []}, "train", "one colour"),
+        ({"ignore": [2]}, "train", r"also a class \(2\)"),
     ],
 )
 def test_bad_descriptions(folder_dataset, changes, split, says):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from ..data.labels import IGNORE
 from ..errors import InputError
 from ..metrics import Confusion
 from ..predictor import Predictor, Segmentation
-from ..report import Example, Repair, Report, write_report
+from ..record import read_curves
+from ..report import Example, Repair, Report, verdict, write_report
 from ..runtime import Meter, Precision, describe_machine, say, use_bf16
 
 EXAMPLES = 8  # shown in the report: half of them the worst
@@ -129,7 +129,7 @@ def evaluate(
             matrices={k: c.matrix.cpu().numpy() for k, c in found.confusion.items()},
             weights=found.weights if len(predictor.scales) > 1 else None,
             scales=predictor.scales,
-            curves=read_curves((source if source.is_dir() else source.parent) / "metrics.csv"),
+            curves=read_curves(source if source.is_dir() else source.parent),
             examples=[
                 example(predictor, dataset, i, found.mious[i]) for i in worst_first(found.mious)
             ],
@@ -241,23 +241,14 @@ def repair(predictor: Predictor, dataset: Dataset, window: Window) -> Repair:
     return Repair(whole.name, window.scale, cropped, window.gained)
 
 
-def read_curves(path: Path) -> list[dict[str, Any]]:
-    """Rows of a run's metrics.csv; none where there is no such file."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            {k: v if k == "stage" else float(v) for k, v in row.items() if v}
-            for row in csv.DictReader(file)
-        ]
-
-
 def score_table(found: Evaluation, names: Sequence[str], split: str) -> Table:
     """IoU in per cent, class by fusion, best of each row in bold."""
     table = Table(title=f"IoU in %, {split}, {len(found.mious)} pictures", title_justify="left")
     table.add_column("class")
     for name in found.confusion:
         table.add_column(name, justify="right")
+    table.caption = verdict({k: c.matrix.cpu().numpy() for k, c in found.confusion.items()})
+    table.caption_justify = "left"
     columns = [c.iou().tolist() for c in found.confusion.values()]
     rows = [*zip(*columns, strict=True), tuple(c.miou() for c in found.confusion.values())]
     for name, row in zip([*names, "mean"], rows, strict=True):

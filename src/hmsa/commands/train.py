@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +15,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.tensorboard import SummaryWriter
 
 from ..checkpoint import Card, save
 from ..config import Attention, Joint, Recipe, Stage
@@ -30,6 +27,7 @@ from ..losses import objective
 from ..model import HMSA, Encoded, Output
 from ..optim import Schedule, class_weights, make_optimizer, moving_average
 from ..predictor import Predictor
+from ..record import Record
 from ..runtime import Meter, launch, loader_processes, say
 from .evaluate import score
 
@@ -89,6 +87,9 @@ def _start_or_resume(recipe: Recipe, folder: Path, resume: bool) -> State:
     return state
 
 
+Seen = tuple[dict[float, Encoded], Tensor]  # what the network says of one picture; its label
+
+
 class _Run:
     """The parts that both stages share."""
 
@@ -113,7 +114,8 @@ class _Run:
         if "model" in state.tensors:
             self.model.load_state_dict(state.tensors["model"])
         self.weight = class_weights(learn.frequencies(), recipe.class_balance).to(fabric.device)
-        self.log = MetricLog(folder, state) if fabric.is_global_zero else None
+        done = _steps_before(recipe, state.stage) + state.step
+        self.record = Record(folder, done) if fabric.is_global_zero else None
 
     def stage(self, name: str) -> None:
         """Run what is left of a stage; the model ends with the weights that it arrived at."""
@@ -134,7 +136,7 @@ class _Run:
                 self.averaged.load_state_dict(state.tensors["averaged"])
         if state.step < stage.steps:
             if isinstance(stage, Attention):
-                self._steps(stage, self._cached(module, stage))
+                self._steps(stage, self._from_memory(module, stage, self._look_once(stage)))
             else:
                 self._steps(stage, self._live(module, stage))
         self.model.load_state_dict(self._judged().state_dict())
@@ -161,8 +163,9 @@ class _Run:
                 if state.step % stage.validate_every == 0 or state.step == stage.steps:
                     row["val_miou"] = self._validate(stage)
                     self._save(stage, row["val_miou"])
-                if self.log and ("val_miou" in row or state.step % LOG_EVERY == 0):
-                    self.log.write(state.stage, state.step, row)
+                if self.record and ("val_miou" in row or state.step % LOG_EVERY == 0):
+                    done = _steps_before(self.recipe, state.stage) + state.step
+                    self.record.write(state.stage, done, row)
                 best = f"  val mIoU {state.best:.3f}" if state.best >= 0 else ""
                 meter.advance(f"loss {smooth:.3f}{best}")
                 if self._agree(interrupted()):
@@ -192,11 +195,10 @@ class _Run:
             self.model.train()  # a validation may have come between
             yield module(image, stage.scales), label
 
-    def _cached(self, module: Any, stage: Attention) -> Iterator[tuple[Output, Tensor]]:
+    def _look_once(self, stage: Attention) -> list[Seen]:
         """The attention stage: the frozen network sees each picture once, the head many times."""
         fabric = self.fabric
-        module.mark_forward_method("attend")
-        seen: list[tuple[dict[float, Encoded], Tensor]] = []
+        seen: list[Seen] = []
         count = min(stage.pictures, max(1, len(self.learn) // fabric.world_size))
         self.model.eval()
         with Meter("look once", count) as meter:
@@ -204,6 +206,13 @@ class _Run:
                 with torch.no_grad(), fabric.autocast():
                     seen.append((self.model.encode(image, stage.scales), label))
                 meter.advance()
+        return seen
+
+    def _from_memory(
+        self, module: Any, stage: Attention, seen: list[Seen]
+    ) -> Iterator[tuple[Output, Tensor]]:
+        fabric, count = self.fabric, len(seen)
+        module.mark_forward_method("attend")
         for step in range(self.state.step, stage.steps):
             self.model.eval()  # frozen statistics, too, but for the head's own
             self.model.head.attention.train()
@@ -272,69 +281,14 @@ class _Run:
 
 def stack(parts: list[Encoded]) -> Encoded:
     """The same scale of several pictures as one batch."""
-    features = torch.cat([part.features for part in parts])
+    features = [part.features for part in parts if part.features is not None]
     logits = torch.cat([part.logits for part in parts])
-    return Encoded(features, logits, parts[0].padded, parts[0].size)
+    return parts[0]._replace(features=torch.cat(features) if features else None, logits=logits)
 
 
-class MetricLog:
-    """metrics.csv and TensorBoard events in the run folder, cut back to where a resume starts."""
-
-    FIELDS = (
-        "stage",
-        "step",
-        "loss",
-        "fused",
-        "scales",
-        "cost",
-        "lr",
-        "rate",
-        "val_miou",
-        "seconds",
-    )
-
-    def __init__(self, folder: Path, state: State) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / "metrics.csv"
-        self._offset = {name: _steps_before(state.recipe, name) for name in STAGES}
-        kept = self._rows_before(state)
-        self._before = float(kept[-1]["seconds"]) if kept else 0.0
-        self._started = time.monotonic()
-
-        def rewrite(temporary: Path) -> None:
-            with temporary.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, self.FIELDS)
-                writer.writeheader()
-                writer.writerows(kept)
-
-        replace(self.path, rewrite)
-        at = self._offset[state.stage] + state.step
-        self.events = SummaryWriter(str(folder), purge_step=at + 1 if at else None)
-
-    def _rows_before(self, state: State) -> list[dict[str, str]]:
-        if not self.path.is_file():
-            return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return [
-                row
-                for row in csv.DictReader(file)
-                if int(row["step"]) <= self._offset[state.stage] + state.step
-            ]
-
-    def write(self, stage: str, step: int, values: dict[str, float]) -> None:
-        seconds = self._before + time.monotonic() - self._started
-        step += self._offset[stage]  # counted over the whole run
-        numbers = {name: f"{value:.6g}" for name, value in values.items()}
-        row = {"stage": stage, "step": step, **numbers, "seconds": f"{seconds:.1f}"}
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self.FIELDS).writerow(row)
-        for name, value in values.items():
-            self.events.add_scalar(f"{stage}/{name}", value, step)
-        self.events.flush()
-
-
-def _steps_before(recipe: dict[str, Any], stage: str) -> int:
-    return sum(recipe[name]["steps"] for name in STAGES[: STAGES.index(stage)])
+def _steps_before(recipe: Recipe, name: str) -> int:
+    """Steps of the stages that come before `name`: the run's own count where it begins."""
+    return sum(getattr(recipe, stage).steps for stage in STAGES[: STAGES.index(name)])
 
 
 @contextmanager

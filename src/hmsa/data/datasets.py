@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import colorsys
 import difflib
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +33,8 @@ from ..errors import InputError
 from .images import pictures_below, read_image, read_size
 from .labels import IGNORE, Encoding, LabelSet, pack
 
-Color = tuple[int, int, int]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Color = tuple[Byte, Byte, Byte]
 
 
 class Split(Strict):
@@ -125,6 +128,9 @@ def label_set(description: Description, source: object) -> LabelSet:
     count = len(names)
     if not 1 <= count <= 254:
         raise InputError(f"{source}: names lists {count} classes; 1 to 254 can be handled")
+    twice = [name for name, times in Counter(names.values()).items() if times > 1]
+    if twice:
+        raise InputError(f"{source}: names has {twice[0]!r} twice; every class needs its own name")
     palette = description.palette or _spread(count)
     if len(palette) != count:
         raise InputError(f"{source}: palette has {len(palette)} colours for {count} names")
@@ -140,15 +146,16 @@ def label_set(description: Description, source: object) -> LabelSet:
     def packed(colors: Iterable[Color]) -> tuple[int, ...]:
         return tuple(int(pack(np.array(c, np.uint8))) for c in colors)
 
-    return LabelSet(
-        names=tuple(names.values()),
-        palette=tuple(palette),
-        raw=packed(palette) if colored else tuple(names),
-        ignored=packed(c for c in ignore if isinstance(c, tuple))
-        if colored
-        else tuple(v for v in ignore if isinstance(v, int)),
-        encoding=description.encoding,
-    )
+    if colored:
+        raw, ignored = packed(palette), packed(c for c in ignore if isinstance(c, tuple))
+    else:
+        raw, ignored = tuple(names), tuple(v for v in ignore if isinstance(v, int))
+    if len(set(raw)) < count:
+        raise InputError(f"{source}: two classes have one colour; give each its own")
+    both = set(raw) & set(ignored)
+    if both and "ignore" in description.model_fields_set:  # a class may take over the default 255
+        raise InputError(f"{source}: ignore has a value that is also a class ({min(both)})")
+    return LabelSet(tuple(names.values()), tuple(palette), raw, ignored, description.encoding)
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

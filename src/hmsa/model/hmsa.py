@@ -75,7 +75,7 @@ def effective_weights(maps: Mapping[float, Maps], size: Sequence[int]) -> dict[f
 class Encoded(NamedTuple):
     """One scale before attention, on the trunk's grid: all that the network has to compute."""
 
-    features: Tensor  # [B,C,h,w], what the attention head looks at
+    features: Tensor | None  # [B,C,h,w]; None at the finest scale, which needs no attention
     logits: Tensor  # [B,K,h,w]
     padded: tuple[int, int]  # pixels that the grid stands for
     size: tuple[int, int]  # of the image at this scale, without the padding
@@ -126,15 +126,17 @@ class HMSA(nn.Module):
         """The expensive half of `forward`: trunk and semantic head at each scale."""
         image = self.normalise(image)
         # Coarse before fine: the coarse pass knows what the finer ones will weigh.
-        return {scale: self._at_scale(image, scale) for scale in ordered(scales)}
+        encoded = {scale: self._at_scale(image, scale) for scale in ordered(scales)}
+        finest = max(encoded)
+        encoded[finest] = encoded[finest]._replace(features=None)
+        return encoded
 
     def attend(self, encoded: Mapping[float, Encoded], size: Sequence[int]) -> Output:
         """The cheap half: the attention head on what `encode` saw, then the chain to `size`."""
-        finest = max(encoded)
         maps = {}
         for scale, seen in encoded.items():
             attention = None
-            if scale != finest:  # the finest has nothing finer to be compared with
+            if seen.features is not None:
                 attention = _to_pixels(torch.sigmoid(self.head.attention(seen.features)), seen)
             maps[scale] = Maps(_to_pixels(seen.logits, seen), attention)
         return Output(chain(maps, size), maps)
