@@ -30,7 +30,10 @@ MISTAKES = {
     "unknown key": (["train", "RECIPE", "--set", "joint.stepz=1"], "did you mean 'steps'"),
     "wrong type": (["train", "RECIPE", "--set", "joint.batch=many"], "joint.batch"),
     "unknown trunk": (["train", "RECIPE", "--set", "model.trunk=hrnet"], "not a timm model"),
-    "no such device": (["train", "RECIPE", "--set", "accelerator=mps"], "there is none here"),
+    "no such device": (
+        ["train", "RECIPE", "--set", "accelerator=mps"],
+        "there is none here of kind mps",
+    ),
     "empty crop": (["train", "RECIPE", "--set", "joint.crop=[0, 64]"], "joint.crop.0"),
     "missing split": (["train", "RECIPE", "--set", "data.val=vall"], "did you mean val"),
     "missing folder": (["train", "RECIPE", "--data", "/nowhere"], "no folder /nowhere"),

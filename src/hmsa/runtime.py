@@ -48,11 +48,9 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 def launch(accelerator: str, devices: int | str, precision: Precision) -> Fabric:
     """Lightning Fabric, started: one process per device."""
     device = best_device() if accelerator == "auto" else torch.device(accelerator)
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if device.type in there and not there[device.type]():
-        raise InputError(
-            f"accelerator: {device.type} was asked for, but there is none here; use cpu"
-        )
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.type, True):
+        raise InputError(f"accelerator: there is none here of kind {device.type}; use cpu or auto")
     fabric = Fabric(
         accelerator=device.type,
         devices=devices,
