@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from hmsa.losses import cross_entropy, objective
 from hmsa.model import Maps, Output
+from hmsa.rmi import binary_cross_entropy, region_mutual_information
 
 
 @given(st.integers(0, 1000), st.booleans())
@@ -41,6 +42,20 @@ def test_objective_adds_each_scale_at_full_size():
     torch.testing.assert_close(terms["scales"], scales)
     torch.testing.assert_close(terms["loss"], F.cross_entropy(hi + 1, label) + 0.5 * scales)
     assert "scales" not in objective(output, label)
+
+
+def test_objective_with_rmi_keeps_its_halves_apart():
+    torch.manual_seed(0)
+    lo, hi = torch.randn(1, 3, 16, 16), torch.randn(1, 3, 32, 32)
+    label = torch.randint(0, 3, (1, 32, 32))
+    output = Output(hi, {0.5: Maps(lo, None), 1.0: Maps(hi, None)})
+    terms = objective(output, label, supervision=0.05, loss="rmi")
+    whole = region_mutual_information(hi, label)
+    torch.testing.assert_close(terms["fused"], 0.5 * whole.bce + 0.5 * whole.rmi)
+    up = F.interpolate(lo, size=(32, 32), mode="bilinear", align_corners=False)
+    scales = binary_cross_entropy(up, label) + binary_cross_entropy(hi, label)
+    torch.testing.assert_close(terms["loss"], terms["fused"] + 0.05 * scales)
+    assert terms["fallbacks"] == 0
 
 
 def test_penalty_is_the_expected_share_of_fine_pixels():

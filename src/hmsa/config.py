@@ -66,6 +66,9 @@ class Stage(Strict):
         (0.5, 2.0), description="random size factor before the crop, from..to"
     )
     scales: Scales = Field(description="chain whose fused output the loss sees")
+    loss: Literal["cross_entropy", "rmi"] = Field(
+        "cross_entropy", description="of the fused logits; rmi is half binary cross-entropy"
+    )
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: Positive = 1e-3
     momentum: Share = Field(0.9, description="of sgd")
@@ -116,7 +119,8 @@ class Recipe(Strict):
     joint: Joint = Joint()
     attention: Attention = Attention()
     class_balance: Share = Field(
-        0.0, description="loss weight of a class = (median frequency / its frequency) ** this"
+        0.0,
+        description="cross-entropy weight of a class = (median frequency / its frequency) ** this",
     )
     seed: int = Field(0, ge=0)
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -147,7 +147,9 @@ class _Run:
         with Meter(state.stage, stage.steps, state.step) as meter, interruptible() as interrupted:
             for output, label in outputs:
                 lr = schedule(self.optimizer, state.step)
-                terms = objective(output, label, self.weight, stage.supervision, stage.penalty)
+                terms = objective(
+                    output, label, self.weight, stage.supervision, stage.penalty, stage.loss
+                )
                 self.optimizer.zero_grad()
                 self.fabric.backward(terms["loss"])
                 self.optimizer.step()
