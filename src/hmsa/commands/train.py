@@ -28,7 +28,7 @@ from ..model import HMSA, Encoded, Output
 from ..optim import Schedule, class_weights, make_optimizer, moving_average
 from ..predictor import Predictor
 from ..record import Record
-from ..runtime import Meter, launch, loader_processes, say
+from ..runtime import Meter, describe_machine, launch, loader_processes, say
 from .evaluate import score
 
 STAGES = ("joint", "attention")
@@ -63,6 +63,13 @@ def train(recipe: Recipe, folder: Path, data: Path, *, pictures: Path | None, re
     judge = open_dataset(data, recipe.data.val, pictures)
     judge.frequencies()  # a label outside the table shows now rather than at the first validation
     run = _Run(fabric, recipe, folder, learn, judge, state)
+    if fabric.is_global_zero:
+        size = sum(p.numel() for p in run.model.parameters()) / 1e6
+        say(
+            f"{recipe.model.trunk}, {size:.2f} M parameters, on {len(learn)} pictures of {data} "
+            f"({learn.split}), into {folder}; "
+            f"{fabric.world_size} x {describe_machine(fabric.device)}"
+        )
     for name in STAGES[STAGES.index(state.stage) :]:
         run.stage(name)
     return folder / "best.safetensors"
