@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,23 +20,29 @@ class Reading(NamedTuple):
 
     features: Tensor  # [B,C,h,w], what the attention head looks at
     logits: Tensor  # [B,K,h,w]
+    aux: Tensor | None = None  # [B,K,h,w], logits of an auxiliary head, where there is one
 
 
 class ConvBNReLU(nn.Sequential):
-    """kxk convolution without bias, batch norm, ReLU: `[B,inputs,h,w]` -> `[B,outputs,h,w]`."""
+    """kxk convolution, batch norm, ReLU: `[B,inputs,h,w]` -> `[B,outputs,h,w]`."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 3, dilation: int = 1, bias: bool = False
+    ) -> None:
+        padding = dilation * (kernel // 2)
         super().__init__(
-            nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+            nn.Conv2d(inputs, outputs, kernel, 1, padding, dilation, bias=bias),
             nn.BatchNorm2d(outputs),
             nn.ReLU(inplace=True),
         )
 
 
-def predictor(inputs: int, width: int, outputs: int) -> nn.Sequential:
+def predictor(inputs: int, width: int, outputs: int, bias: bool = True) -> nn.Sequential:
     """The paper's form for both heads: 3x3 BN ReLU, 3x3 BN ReLU, 1x1."""
     return nn.Sequential(
-        ConvBNReLU(inputs, width), ConvBNReLU(width, width), nn.Conv2d(width, outputs, 1)
+        ConvBNReLU(inputs, width),
+        ConvBNReLU(width, width),
+        nn.Conv2d(width, outputs, 1, bias=bias),
     )
 
 
@@ -55,6 +62,73 @@ class PlainHead(nn.Module):
         grid = levels[0].shape[-2:]
         reduced = [reduce(level) for reduce, level in zip(self.reduce, levels, strict=True)]
         features = self.norm(sum(resize(level, grid) for level in reduced))
+        return Reading(features, self.semantic(features))
+
+
+class OCRHead(nn.Module):
+    """Object-contextual representations: each pixel also sees the regions that it belongs to.
+
+    Source: Yuan, Chen, Wang, "Object-Contextual Representations for Semantic Segmentation", 2020,
+    with the numbers of the official multi-scale attention code.
+    """
+
+    def __init__(self, channels: list[int], classes: int, width: int = 256) -> None:
+        super().__init__()
+        inputs, middle = sum(channels), 2 * width
+        self.aux = nn.Sequential(
+            ConvBNReLU(inputs, inputs, 1, bias=True), nn.Conv2d(inputs, classes, 1)
+        )
+        self.pixels = ConvBNReLU(inputs, middle, bias=True)
+        self.query = nn.Sequential(ConvBNReLU(middle, width, 1), ConvBNReLU(width, width, 1))
+        self.key = nn.Sequential(ConvBNReLU(middle, width, 1), ConvBNReLU(width, width, 1))
+        self.value = ConvBNReLU(middle, width, 1)
+        self.context = ConvBNReLU(width, middle, 1)
+        self.merge = nn.Sequential(ConvBNReLU(2 * middle, middle, 1), nn.Dropout2d(0.05))
+        self.semantic = nn.Conv2d(middle, classes, 1)
+        self.attention = predictor(middle, width, 1, bias=False)
+
+    def forward(self, levels: list[Tensor]) -> Reading:
+        grid = levels[0].shape[-2:]
+        stacked = torch.cat([resize(level, grid) for level in levels], 1)
+        aux, pixels = self.aux(stacked), self.pixels(stacked)
+        # One vector per class: the mean of its pixels, weighted by how surely they are of it
+        share = aux.flatten(2).softmax(2)  # [B,K,hw]
+        regions = (share @ pixels.flatten(2).mT).mT[..., None]  # [B,2w,K,1]
+        query, key = self.query(pixels).flatten(2).mT, self.key(regions).flatten(2)
+        belongs = (query @ key / query.shape[-1] ** 0.5).softmax(2)  # [B,hw,K]
+        context = belongs @ self.value(regions).flatten(2).mT  # [B,hw,w]
+        context = self.context(context.mT.unflatten(2, grid))
+        features = self.merge(torch.cat([context, pixels], 1))
+        return Reading(features, self.semantic(features), aux)
+
+
+class DeepLabHead(nn.Module):
+    """DeepLabV3+: the coarsest level seen at several dilations, beside the finest one.
+
+    Source: Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic Image
+    Segmentation", 2018, with the numbers of the official multi-scale attention code.
+    """
+
+    RATES = (12, 24, 36)  # for a trunk dilated to stride 8
+    FINE = 48  # channels that the finest level is reduced to
+
+    def __init__(self, channels: list[int], classes: int, width: int = 256) -> None:
+        super().__init__()
+        deep = channels[-1]
+        self.pooled = ConvBNReLU(deep, width, 1)
+        self.dilated = nn.ModuleList(
+            [ConvBNReLU(deep, width, 1), *(ConvBNReLU(deep, width, 3, r) for r in self.RATES)]
+        )
+        self.reduce = nn.Conv2d(width * (len(self.RATES) + 2), width, 1, bias=False)
+        self.reduce_fine = nn.Conv2d(channels[0], self.FINE, 1, bias=False)
+        self.semantic = predictor(self.FINE + width, width, classes, bias=False)
+        self.attention = predictor(self.FINE + width, width, 1, bias=False)
+
+    def forward(self, levels: list[Tensor]) -> Reading:
+        fine, deep = levels[0], levels[-1]
+        pooled = resize(self.pooled(deep.mean((2, 3), keepdim=True)), deep.shape[-2:])
+        seen = self.reduce(torch.cat([pooled, *(branch(deep) for branch in self.dilated)], 1))
+        features = torch.cat([self.reduce_fine(fine), resize(seen, fine.shape[-2:])], 1)
         return Reading(features, self.semantic(features))
 
 

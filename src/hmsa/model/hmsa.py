@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .heads import PlainHead, resize
+from .heads import DeepLabHead, OCRHead, PlainHead, resize
 from .trunk import Trunk
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -27,6 +27,7 @@ class Maps(NamedTuple):
 
     logits: Tensor  # [B,K,h,w]
     attention: Tensor | None  # [B,1,h,w] in (0,1): trust in this scale against the next finer one
+    aux: Tensor | None = None  # [B,K,h,w], of the auxiliary head where there is one
 
 
 def fuse(lo: Tensor, attention: Tensor, hi: Tensor, size: Sequence[int]) -> Tensor:
@@ -46,7 +47,7 @@ def chain(maps: Mapping[float, Maps], size: Sequence[int]) -> Tensor:
     finest, *coarser = sorted(maps, reverse=True)
     fused = maps[finest].logits
     for scale in coarser:
-        lo, attention = maps[scale]
+        lo, attention = maps[scale].logits, maps[scale].attention
         assert attention is not None, f"scale {scale} was computed without attention"
         fused = fuse(lo, attention, fused, lo.shape[-2:] if scale >= 1 else fused.shape[-2:])
     return resize(fused, size)
@@ -64,11 +65,11 @@ def effective_weights(maps: Mapping[float, Maps], size: Sequence[int]) -> dict[f
     channel i is 1 at scale i and 0 at every other scale.
     """
     indicators = {}
-    for index, (scale, (logits, attention)) in enumerate(maps.items()):
-        b, _, h, w = logits.shape
-        indicator = logits.new_zeros(b, len(maps), h, w)
+    for index, (scale, one) in enumerate(maps.items()):
+        b, _, h, w = one.logits.shape
+        indicator = one.logits.new_zeros(b, len(maps), h, w)
         indicator[:, index] = 1
-        indicators[scale] = Maps(indicator, attention)
+        indicators[scale] = Maps(indicator, one.attention)
     return dict(zip(maps, chain(indicators, size).split(1, dim=1), strict=True))
 
 
@@ -77,6 +78,7 @@ class Encoded(NamedTuple):
 
     features: Tensor | None  # [B,C,h,w]; None at the finest scale, which needs no attention
     logits: Tensor  # [B,K,h,w]
+    aux: Tensor | None  # [B,K,h,w]
     padded: tuple[int, int]  # pixels that the grid stands for
     size: tuple[int, int]  # of the image at this scale, without the padding
 
@@ -87,11 +89,20 @@ class Output(NamedTuple):
     logits: Tensor  # [B,K,H,W] on the image's grid
     maps: dict[float, Maps]  # per scale, ascending, on the grid of the image at that scale
 
+    def aux(self) -> Tensor | None:
+        """Auxiliary logits `[B,K,H,W]`, fused by the same attention; None without that head."""
+        aux = {s: m._replace(logits=m.aux) for s, m in self.maps.items() if m.aux is not None}
+        return chain(aux, self.logits.shape[-2:]) if aux else None
+
+
+HEADS = {"plain": PlainHead, "ocr": OCRHead, "deeplab": DeepLabHead}
+
 
 class HMSA(nn.Module):
     """One network for every scale; `forward` folds any list of them.
 
-    classes: K. trunk, pretrained, stride: see `Trunk`. width: channels inside the head.
+    classes: K. trunk, pretrained, stride, official: see `Trunk`. head: a key of `HEADS`.
+    width: channels inside the head; the paper has 256.
     mean, std: per channel of an RGB image in 0..1; buffers, so that they travel with the weights.
     """
 
@@ -104,15 +115,20 @@ class HMSA(nn.Module):
         trunk: str = "hrnet_w18_small_v2",
         pretrained: bool | str = False,
         stride: int = 4,
+        head: str = "plain",
         width: int = 128,
+        official: bool = False,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__()
-        self.trunk = Trunk(trunk, pretrained, stride)
-        self.head = PlainHead(self.trunk.channels, classes, width)
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        if head not in HEADS:
+            raise InputError(f"head {head!r} is not one of {', '.join(HEADS)}")
+        # DeepLab's decoder wants the fine level beside the dilated ones
+        self.trunk = Trunk(trunk, pretrained, stride, 4 if head == "deeplab" else None, official)
+        self.head = HEADS[head](self.trunk.channels, classes, width)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
 
     def forward(self, image: Tensor, scales: Sequence[float] = (1.0,)) -> Output:
         """image `[B,3,H,W]`, uint8 or float in 0..1, any size; scales in any order, any number.
@@ -138,7 +154,8 @@ class HMSA(nn.Module):
             attention = None
             if seen.features is not None:
                 attention = _to_pixels(torch.sigmoid(self.head.attention(seen.features)), seen)
-            maps[scale] = Maps(_to_pixels(seen.logits, seen), attention)
+            aux = None if seen.aux is None else _to_pixels(seen.aux, seen)
+            maps[scale] = Maps(_to_pixels(seen.logits, seen), attention, aux)
         return Output(chain(maps, size), maps)
 
     def normalise(self, image: Tensor) -> Tensor:
@@ -150,8 +167,10 @@ class HMSA(nn.Module):
         h, w = (max(1, math.floor(n * scale)) for n in image.shape[-2:])
         image = resize(image, (h, w))
         down, right = -h % self.trunk.multiple, -w % self.trunk.multiple
-        features, logits = self.head(self.trunk(F.pad(image, (0, right, 0, down), "replicate")))
-        return Encoded(features, logits, (h + down, w + right), (h, w))
+        seen = self.head(self.trunk(F.pad(image, (0, right, 0, down), "replicate")))
+        # Auxiliary logits serve training alone
+        aux = seen.aux if self.training else None
+        return Encoded(seen.features, seen.logits, aux, (h + down, w + right), (h, w))
 
 
 def _to_pixels(maps: Tensor, seen: Encoded) -> Tensor:

@@ -7,6 +7,7 @@ Contract: `forward(image [B,3,H,W])` with H and W multiples of `multiple` return
     hrnet_w18_small     16, 32, 64, 128        4 8 16 32     16x32, 8x16, 4x8, 2x4
     resnet50            256, 512, 1024, 2048   4 8 16 32     16x32, 8x16, 4x8, 2x4
     resnet50, stride 8  512, 1024, 2048        8 8 8         8x16, 8x16, 8x16   (dilated)
+    the same, finest 4  256, 512, 1024, 2048   4 8 8 8       16x32, 8x16, 8x16, 8x16
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from timm.models.hrnet import HighResolutionModule
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .heads import resize
 
 # Arguments that some families need before they take any image size. Tried in turn: timm refuses an
 # argument that a family does not know.
@@ -29,19 +32,32 @@ _ANY_SIZE: tuple[dict[str, Any], ...] = (
 
 
 class Trunk(nn.Module):
-    """timm network `name`, its levels of stride 4 and coarser (stride 8: dilated, 8 only).
+    """timm network `name`, its levels of stride `finest` and coarser; stride 8 dilates it.
 
     pretrained: False, True (timm's weights for this name), or the path of a local weight file.
+    finest: `stride` unless given. official: HRNet and ResNet to the digit as in the official code:
+    branches brought up bilinearly, every 3x3 of a dilated layer dilated, nothing ever padded.
     """
 
-    def __init__(self, name: str, pretrained: bool | str = False, stride: int = 4) -> None:
+    def __init__(
+        self,
+        name: str,
+        pretrained: bool | str = False,
+        stride: int = 4,
+        finest: int | None = None,
+        official: bool = False,
+    ) -> None:
         super().__init__()
         probe = _create(name, stride)
-        wanted = [i for i, s in enumerate(probe.feature_info.reduction()) if s >= stride]
+        reductions = probe.feature_info.reduction()
+        wanted = [i for i, s in enumerate(reductions) if s >= (finest or stride)]
         self.extractor = _create(name, stride, pretrained, out_indices=tuple(wanted))
         self.channels: list[int] = self.extractor.feature_info.channels()
         self.strides: list[int] = self.extractor.feature_info.reduction()
         self.multiple = max(self.strides)
+        if official:
+            self.multiple = 1
+            _as_official(self.extractor)
         self._channels_last_output = str(getattr(self.extractor, "output_fmt", "")).endswith("NHWC")
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -49,6 +65,34 @@ class Trunk(nn.Module):
         if self._channels_last_output:  # Swin and its relatives give [B,h,w,C]
             levels = [level.permute(0, 3, 1, 2) for level in levels]
         return levels
+
+
+class _BilinearFusion(HighResolutionModule):  # type: ignore[misc]
+    """timm's HRNet module, but that coarser branches come up bilinearly, to the size they meet."""
+
+    def forward(self, x: list[Tensor]) -> list[Tensor]:
+        x = [branch(level) for branch, level in zip(self.branches, x, strict=True)]
+        if self.num_branches == 1:
+            return x
+        fused = []
+        for i, row in enumerate(self.fuse_layers):
+            parts = [
+                resize(step[:-1](x[j]), x[i].shape[-2:]) if j > i else step(x[j])
+                for j, step in enumerate(row)
+            ]
+            fused.append(self.fuse_act(sum(parts)))
+        return fused
+
+
+def _as_official(extractor: nn.Module) -> None:
+    for name, module in extractor.named_modules():
+        if isinstance(module, HighResolutionModule):
+            module.__class__ = _BilinearFusion
+        # timm leaves the first 3x3 of a dilated layer as it was before the dilation
+        dilation = {"layer3": 2, "layer4": 4}.get(name.split(".")[0])
+        dilated = dilation and isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)
+        if dilated and name.endswith("conv2") and extractor.feature_info.reduction()[-1] == 8:
+            module.dilation = module.padding = (dilation, dilation)
 
 
 def _create(name: str, stride: int, pretrained: bool | str = False, **arguments: Any) -> Any:

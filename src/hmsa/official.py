@@ -1,0 +1,64 @@
+"""Names of the official multi-scale attention code's weights, and what we call them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from .errors import InputError
+
+_BLOCK = r"ocr\.ocr_distri_head\.object_context_block\."
+# In turn: the first that matches a whole key names it
+_NAMES = [
+    (r"backbone\.layer0\.0\.", "trunk.extractor.conv1."),
+    (r"backbone\.layer0\.1\.", "trunk.extractor.bn1."),
+    (r"backbone\.", "trunk.extractor."),
+    (r"ocr\.conv3x3_ocr\.0\.", "head.pixels.0."),
+    (r"ocr\.conv3x3_ocr\.1\.0\.", "head.pixels.1."),
+    (r"ocr\.aux_head\.0\.", "head.aux.0.0."),
+    (r"ocr\.aux_head\.1\.0\.", "head.aux.0.1."),
+    (r"ocr\.aux_head\.2\.", "head.aux.1."),
+    (_BLOCK + r"f_pixel\.0\.", "head.query.0.0."),
+    (_BLOCK + r"f_pixel\.1\.0\.", "head.query.0.1."),
+    (_BLOCK + r"f_pixel\.2\.", "head.query.1.0."),
+    (_BLOCK + r"f_pixel\.3\.0\.", "head.query.1.1."),
+    (_BLOCK + r"f_object\.0\.", "head.key.0.0."),
+    (_BLOCK + r"f_object\.1\.0\.", "head.key.0.1."),
+    (_BLOCK + r"f_object\.2\.", "head.key.1.0."),
+    (_BLOCK + r"f_object\.3\.0\.", "head.key.1.1."),
+    (_BLOCK + r"f_down\.0\.", "head.value.0."),
+    (_BLOCK + r"f_down\.1\.0\.", "head.value.1."),
+    (_BLOCK + r"f_up\.0\.", "head.context.0."),
+    (_BLOCK + r"f_up\.1\.0\.", "head.context.1."),
+    (r"ocr\.ocr_distri_head\.conv_bn_dropout\.0\.", "head.merge.0.0."),
+    (r"ocr\.ocr_distri_head\.conv_bn_dropout\.1\.0\.", "head.merge.0.1."),
+    (r"ocr\.cls_head\.", "head.semantic."),
+    (r"aspp\.features\.", "head.dilated."),
+    (r"aspp\.img_conv\.", "head.pooled."),
+    (r"bot_fine\.", "head.reduce_fine."),
+    (r"bot_aspp\.", "head.reduce."),
+    (r"final\.0\.", "head.semantic.0.0."),
+    (r"final\.1\.", "head.semantic.0.1."),
+    (r"final\.3\.", "head.semantic.1.0."),
+    (r"final\.4\.", "head.semantic.1.1."),
+    (r"final\.6\.", "head.semantic.2."),
+    (r"scale_attn\.conv2\.", "head.attention.2."),
+    (r"scale_attn\.conv([01])\.", r"head.attention.\1.0."),
+    (r"scale_attn\.bn([01])\.", r"head.attention.\1.1."),
+]
+
+
+def our_name(key: str) -> str:
+    """Our key for an official one, with or without the `module.` of a parallel wrapper."""
+    key = key.removeprefix("module.")
+    for pattern, name in _NAMES:
+        renamed, found = re.subn(f"^{pattern}", name, key)
+        if found:
+            return renamed
+    raise InputError(f"{key!r} is no weight of the official networks that are known here")
+
+
+def our_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {our_name(key): tensor for key, tensor in weights.items()}
