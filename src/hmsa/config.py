@@ -43,6 +43,8 @@ class Model(Strict):
     trunk: str = Field("hrnet_w18_small_v2", description="any timm name with features_only")
     pretrained: bool | str = Field(False, description="true: timm's weights; a path: a local file")
     stride: Literal[4, 8] = Field(4, description="grid of the head; 8 dilates the trunk")
+    head: Literal["plain", "ocr", "deeplab"] = Field("plain", description="deeplab wants stride 8")
+    official: bool = Field(False, description="HRNet or ResNet to the digit as the official code")
     width: int = Field(128, ge=1, description="channels in the head; the paper has 256")
 
 
@@ -75,6 +77,7 @@ class Stage(Strict):
     weight_decay: float = Field(1e-2, ge=0, description="not on norms and biases")
     power: float = Field(1.0, ge=0, description="lr falls as (1 - done) ** power")
     warmup: int = Field(0, ge=0, description="steps of linear rise before the fall")
+    auxiliary: float = Field(0.4, ge=0, description="weight of the auxiliary head's loss (ocr)")
     supervision: float = Field(0.0, ge=0, description="weight of the loss of each scale by itself")
     penalty: float = Field(0.0, ge=0, description="weight of the fused result's use of fine scales")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: none")

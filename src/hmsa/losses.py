@@ -31,40 +31,46 @@ def objective(
     output: Output,
     label: Tensor,
     weight: Tensor | None = None,
+    *,
+    loss: Loss = "cross_entropy",
+    auxiliary: float = 0.4,
     supervision: float = 0.0,
     penalty: float = 0.0,
-    loss: Loss = "cross_entropy",
 ) -> dict[str, Tensor]:
-    """`fused`: loss of the fused logits; `scales`: sum over scales, each by itself; `cost`: mean of
-    the effective weights, each times its scale's share of the finest one's pixels; `loss`: total.
+    """`loss`, what is minimised, and its parts.
 
-    loss: with "rmi", `fused` is half `bce` and half `rmi`, and a scale by itself is held to the
-    binary cross-entropy alone, as in the official code; there `weight` has no part.
-    supervision: weight of `scales` (the official recipes call it supervised_mscale_loss_wt, 0.05).
-    penalty: weight of `cost`; it settles on the cheap scale where scales would do equally well.
+    `fused`: of the fused logits. With loss="rmi" it is half `bce` and half `rmi`, every other part
+    is binary cross-entropy as in the official code, and the class `weight` `[K]` has no say.
+    `aux`: of the auxiliary head's fused logits, times `auxiliary`, where there is such a head.
+    `scales`: sum over scales, each by itself, times `supervision` (official recipes: 0.05).
+    `cost`: mean effective weights, each times its scale's share of the finest one's pixels, times
+    `penalty`; it settles on the cheap scale where scales would do equally well.
     """
+    size = label.shape[-2:]
+
+    def plain(logits: Tensor) -> Tensor:
+        if loss == "rmi":
+            return binary_cross_entropy(resize(logits, size), label)
+        return cross_entropy(resize(logits, size), label, weight)
+
     if loss == "rmi":
         whole = region_mutual_information(output.logits, label)
         fallbacks = torch.tensor(float(whole.fallbacks))
         terms = {"bce": whole.bce, "rmi": whole.rmi, "fallbacks": fallbacks, "fused": whole.loss}
     else:
         terms = {"fused": cross_entropy(output.logits, label, weight)}
-    terms["loss"] = terms["fused"]
+    total = terms["fused"]
+    aux = output.aux() if auxiliary else None
+    if aux is not None:
+        terms["aux"] = plain(aux)
+        total = total + auxiliary * terms["aux"]
     if supervision:
-        terms["scales"] = torch.stack(
-            [
-                binary_cross_entropy(logits, label)
-                if loss == "rmi"
-                else cross_entropy(logits, label, weight)
-                for logits in (resize(m.logits, label.shape[-2:]) for m in output.maps.values())
-            ]
-        ).sum()
-        terms["loss"] = terms["loss"] + supervision * terms["scales"]
+        terms["scales"] = torch.stack([plain(m.logits) for m in output.maps.values()]).sum()
+        total = total + supervision * terms["scales"]
     if penalty:
         finest = max(output.maps)
-        weights = effective_weights(output.maps, label.shape[-2:])
-        terms["cost"] = torch.stack(
-            [(s / finest) ** 2 * w.mean() for s, w in weights.items()]
-        ).sum()
-        terms["loss"] = terms["loss"] + penalty * terms["cost"]
-    return terms
+        weights = effective_weights(output.maps, size)
+        costs = [(scale / finest) ** 2 * w.mean() for scale, w in weights.items()]
+        terms["cost"] = torch.stack(costs).sum()
+        total = total + penalty * terms["cost"]
+    return terms | {"loss": total}

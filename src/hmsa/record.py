@@ -12,8 +12,8 @@ from .files import replace
 
 FILE = "metrics.csv"
 FIELDS = (
-    "stage", "step", "loss", "fused", "bce", "rmi", "fallbacks", "scales", "cost", "lr", "rate",
-    "val_miou", "seconds",
+    "stage", "step", "loss", "fused", "bce", "rmi", "fallbacks", "aux", "scales", "cost",
+    "lr", "rate", "val_miou", "seconds",
 )  # fmt: skip
 
 

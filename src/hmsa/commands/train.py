@@ -155,7 +155,13 @@ class _Run:
             for output, label in outputs:
                 lr = schedule(self.optimizer, state.step)
                 terms = objective(
-                    output, label, self.weight, stage.supervision, stage.penalty, stage.loss
+                    output,
+                    label,
+                    self.weight,
+                    loss=stage.loss,
+                    auxiliary=stage.auxiliary,
+                    supervision=stage.supervision,
+                    penalty=stage.penalty,
                 )
                 self.optimizer.zero_grad()
                 self.fabric.backward(terms["loss"])

@@ -46,7 +46,16 @@ def predictor(inputs: int, width: int, outputs: int, bias: bool = True) -> nn.Se
     )
 
 
-class PlainHead(nn.Module):
+class Head(nn.Module):
+    """The contract above."""
+
+    attention: nn.Sequential
+
+    def forward(self, levels: list[Tensor]) -> Reading:
+        raise NotImplementedError
+
+
+class PlainHead(Head):
     """Levels summed on the finest grid, then the paper's semantic and attention predictors."""
 
     def __init__(self, channels: list[int], classes: int, width: int = 128) -> None:
@@ -65,7 +74,7 @@ class PlainHead(nn.Module):
         return Reading(features, self.semantic(features))
 
 
-class OCRHead(nn.Module):
+class OCRHead(Head):
     """Object-contextual representations: each pixel also sees the regions that it belongs to.
 
     Source: Yuan, Chen, Wang, "Object-Contextual Representations for Semantic Segmentation", 2020,
@@ -102,7 +111,7 @@ class OCRHead(nn.Module):
         return Reading(features, self.semantic(features), aux)
 
 
-class DeepLabHead(nn.Module):
+class DeepLabHead(Head):
     """DeepLabV3+: the coarsest level seen at several dilations, beside the finest one.
 
     Source: Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic Image

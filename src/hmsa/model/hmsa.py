@@ -7,7 +7,7 @@ arXiv 2005.10821, equation 1 and figure 2.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .heads import DeepLabHead, OCRHead, PlainHead, resize
+from .heads import DeepLabHead, Head, OCRHead, PlainHead, resize
 from .trunk import Trunk
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -95,7 +95,11 @@ class Output(NamedTuple):
         return chain(aux, self.logits.shape[-2:]) if aux else None
 
 
-HEADS = {"plain": PlainHead, "ocr": OCRHead, "deeplab": DeepLabHead}
+HEADS: dict[str, Callable[[list[int], int, int], Head]] = {
+    "plain": PlainHead,
+    "ocr": OCRHead,
+    "deeplab": DeepLabHead,
+}
 
 
 class HMSA(nn.Module):

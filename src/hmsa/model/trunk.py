@@ -84,7 +84,7 @@ class _BilinearFusion(HighResolutionModule):  # type: ignore[misc]
         return fused
 
 
-def _as_official(extractor: nn.Module) -> None:
+def _as_official(extractor: Any) -> None:
     for name, module in extractor.named_modules():
         if isinstance(module, HighResolutionModule):
             module.__class__ = _BilinearFusion
