@@ -100,6 +100,14 @@ def _parser() -> argparse.ArgumentParser:
                          help="also image, prediction and weight of each scale")  # fmt: skip
     _inference(predict)
 
+    convert = _verb(
+        verbs, "convert", _convert, "turn an official checkpoint into one of ours",
+        "hmsa convert best_checkpoint.pth datasets/cityscapes.yaml -o cityscapes.safetensors",
+    )  # fmt: skip
+    convert.add_argument("source", type=Path, metavar="PTH", help="of the official code")
+    convert.add_argument("classes", type=Path, metavar="DATA", help="YAML file with its classes")
+    convert.add_argument("-o", "--out", type=Path, required=True, metavar="SAFETENSORS")
+
     data = verbs.add_parser("data", help="make data")
     kinds = data.add_subparsers(required=True, metavar="WHAT", title="what")
     scenes = _verb(
@@ -204,6 +212,18 @@ def _predict(options: argparse.Namespace) -> int:
         say(f"hmsa: {problem}")
     say(f"{done} picture(s) labelled in {options.out}, {len(problems)} could not be read")
     return 2 if problems else 0
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from .commands.convert import convert
+
+    table, problem = convert(options.source, options.out, options.classes)
+    Console(stderr=True).print(table)
+    if problem:
+        raise InputError(problem)
+    print(options.out)
 
 
 def _scenes(options: argparse.Namespace) -> None:

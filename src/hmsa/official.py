@@ -1,10 +1,15 @@
-"""Names of the official multi-scale attention code's weights, and what we call them."""
+"""Checkpoints of the official multi-scale attention code: how to read them, what is what."""
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from .errors import InputError
@@ -62,3 +67,40 @@ def our_name(key: str) -> str:
 
 def our_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {our_name(key): tensor for key, tensor in weights.items()}
+
+
+# Arguments of `HMSA` for each `arch` of an official checkpoint
+NETWORKS: dict[str, dict[str, Any]] = {
+    "ocrnet.HRNet_Mscale": {"trunk": "hrnet_w48", "head": "ocr"},
+    "mscale.DeepV3R50": {"trunk": "resnet50", "head": "deeplab", "stride": 8},
+}
+
+
+def read(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """`arch` and weights, under our names, of an official checkpoint; no code of it ever runs.
+
+    The file may be of the old serialisation, hold a numpy number, an optimizer, and keys with the
+    `module.` of a parallel wrapper: all as the official code writes it.
+    """
+    if not path.is_file():
+        raise InputError(f"no file {path}")
+    numpy_scalar = getattr(np, "_core", None) or np.core
+    harmless: list[Any] = [
+        (numpy_scalar.multiarray.scalar, "numpy.core.multiarray.scalar"),
+        (numpy_scalar.multiarray.scalar, "numpy._core.multiarray.scalar"),
+        np.dtype,
+        np.dtypes.Float64DType,
+        np.dtypes.Float32DType,
+    ]
+    try:
+        with torch.serialization.safe_globals(harmless):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is no checkpoint that is safe to read ({reason})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise InputError(f"{path} has no state_dict; an official checkpoint is needed")
+    arch = str(content.get("arch"))
+    if arch not in NETWORKS:
+        raise InputError(f"{path} is of arch {arch!r}; known here: {', '.join(NETWORKS)}")
+    return arch, our_names(content["state_dict"])

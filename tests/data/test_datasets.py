@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from hmsa.data.datasets import open_dataset
@@ -80,6 +81,25 @@ class TestSplits:
         )
         assert [p.name for p in open_dataset(path, "day").pairs] == ["day_1", "day_2"]
         assert [p.name for p in open_dataset(path, "rest").pairs] == ["night_1"]
+
+    def test_endings_pair_cityscapes_names(self, folder_dataset, tmp_path):
+        path = folder_dataset({})
+        root = tmp_path / "pictures"
+        for kind, ending in (
+            ("left", "left.png"),
+            ("fine", "fine_ids.png"),
+            ("fine", "fine_x.png"),
+        ):
+            file = root / kind / "aachen" / f"a_1_{ending}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(LABEL).save(file)
+        split = {"images": "left", "labels": "fine"}
+        split |= {"image_ending": "_left", "label_ending": "_fine_ids"}
+        content = yaml.safe_load(path.read_text()) | {"splits": {"train": split}}
+        path.write_text(yaml.safe_dump(content))
+        (pair,) = open_dataset(path, "train").pairs
+        assert pair.name == "aachen/a_1"
+        assert pair.label.name == "a_1_fine_ids.png"
 
     def test_folder_means_its_dataset_yaml(self, folder_dataset):
         assert len(open_dataset(folder_dataset({"a": LABEL}).parent, "train")) == 1

@@ -9,7 +9,8 @@
     encoding: index              # index | palette | rgb
     ignore: [255]                # values (rgb: colours) that mean "no label"
 
-An image and its label share the path below their folders, but for the suffix.
+An image and its label share the path below their folders, but for `.jpg`, `.png` and the like, and
+for what the split says they end in: {.., image_ending: _leftImg8bit, label_ending: _labelIds}.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Split(Strict):
     labels: str
     include: list[str] = Field(["*"], description="file-name patterns to take")
     exclude: list[str] = Field([], description="file-name patterns to leave out")
+    image_ending: str = Field("", description="end of an image's name; other files are passed by")
+    label_ending: str = Field("", description="end of a label's name; other files are passed by")
 
 
 class Description(Strict):
@@ -121,6 +124,11 @@ def open_dataset(path: Path, split: str, data: Path | None = None) -> Dataset:
     return Dataset(path, split, pairs, label_set(description, path))
 
 
+def read_classes(path: Path) -> LabelSet:
+    """The class table of a dataset's YAML file, its pictures left alone."""
+    return label_set(read(Description, path), path)
+
+
 def label_set(description: Description, source: object) -> LabelSet:
     names = description.names
     if isinstance(names, list):
@@ -158,11 +166,14 @@ def label_set(description: Description, source: object) -> LabelSet:
     return LabelSet(tuple(names.values()), tuple(palette), raw, ignored, description.encoding)
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
-    """Pictures below `folder` by their path without suffix."""
+def _by_stem(folder: Path, ending: str) -> dict[str, Path]:
+    """Pictures below `folder` by their path without suffix and `ending`, if they have it."""
     found: dict[str, Path] = {}
     for file in pictures_below(folder):
         stem = file.relative_to(folder).with_suffix("").as_posix()
+        if not stem.endswith(ending):
+            continue
+        stem = stem.removesuffix(ending)
         if found.setdefault(stem, file) != file:
             raise InputError(f"{found[stem]} and {file} share one name; which is it? keep one")
     return found
@@ -170,13 +181,16 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 def _pairs(root: Path, split: Split, source: str) -> tuple[Pair, ...]:
     files = []
-    for kind, name in (("images", split.images), ("labels", split.labels)):
+    for kind, name, ending in (
+        ("images", split.images, split.image_ending),
+        ("labels", split.labels, split.label_ending),
+    ):
         if not (root / name).is_dir():
             raise InputError(f"{source}: no folder {root / name} for its {kind}")
         files.append(
             {
                 stem: file
-                for stem, file in _by_stem(root / name).items()
+                for stem, file in _by_stem(root / name, ending).items()
                 if any(fnmatch(stem, p) for p in split.include)
                 and not any(fnmatch(stem, p) for p in split.exclude)
             }

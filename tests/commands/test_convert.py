@@ -1,0 +1,113 @@
+"""A checkpoint in the official layout, of the rule's weights, converts whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from golden.rule import image, weight
+from hmsa import Predictor, checkpoint
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = Path(__file__).parents[1] / "golden"
+CLASSES = ROOT / "datasets" / "cityscapes.yaml"
+
+
+@pytest.fixture(scope="module")
+def state():
+    keys = json.loads((GOLDEN / "mscale_DeepV3R50_keys.json").read_text())["keys"]
+    return OrderedDict(
+        ("module." + k["key"], torch.from_numpy(np.asarray(weight(k["key"], tuple(k["shape"])))))
+        for k in keys
+    )
+
+
+def write(path: Path, state: OrderedDict, **changes) -> Path:
+    """As the official code saves: old serialisation, numpy scalar, optimizer, parallel names."""
+    first = next(iter(state.values()))
+    content = {
+        "epoch": 174,
+        "arch": "mscale.DeepV3R50",
+        "num_classes": 19,
+        "state_dict": state,
+        "optimizer": {
+            "state": {0: {"momentum_buffer": torch.zeros_like(first)}},
+            "param_groups": [{"lr": 0.005, "momentum": 0.9, "params": [0]}],
+        },
+        "mean_iu": np.float64(0.8475),
+        "command": "train.py --arch mscale.DeepV3R50",
+    } | changes
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    return path
+
+
+def test_same_logits_as_the_official_code(hmsa, state, tmp_path):
+    out = tmp_path / "ours.safetensors"
+    ran = hmsa("convert", write(tmp_path / "best.pth", state), CLASSES, "-o", out)
+    assert ran.code == 0, ran.err
+    assert ran.out.strip() == str(out)
+    assert "matched" in ran.err
+    model, card = checkpoint.load(out)
+    assert card.names[:2] == ["road", "sidewalk"]
+    assert card.scales == [0.5, 1.0, 2.0]
+    assert model.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    golden = np.load(GOLDEN / "mscale_DeepV3R50_A.npz")
+    noise = torch.from_numpy(image((1, 3, 64, 128), 0))
+    with torch.no_grad():  # the golden picture is not normalised: undo what the model will do
+        logits = model(noise * model.std + model.mean, (0.5, 1.0)).logits
+    np.testing.assert_allclose(logits.numpy(), golden["two|pred|s1"], atol=5e-3, rtol=0)
+    seen = Predictor.load(out, (1.0,))(np.zeros((40, 60, 3), np.uint8))
+    assert seen.label.shape == (40, 60)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda s: s.popitem(), "1 missing, such as head.attention.2.weight"),
+        (lambda s: s.update({"module.bot_fine.bias": torch.ones(48)}), "1 unexpected"),
+        (lambda s: s.update({"module.final.6.weight": torch.ones(65, 256, 1, 1)}), "another shape"),
+        (lambda s: s.update({"module.foo": torch.ones(1)}), "'foo' is no weight"),
+    ],
+)
+def test_nothing_is_loaded_in_part(hmsa, state, tmp_path, spoil, says):
+    state = state.copy()
+    spoil(state)
+    out = tmp_path / "ours.safetensors"
+    ran = hmsa("convert", write(tmp_path / "best.pth", state), CLASSES, "-o", out)
+    assert ran.code == 2
+    assert says in ran.err.splitlines()[-1]
+    assert not out.exists()
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("evil-was-here",)
+
+
+def test_no_code_of_a_checkpoint_runs(hmsa, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"state_dict": Evil()}, protocol=2))
+    torch.save({"state_dict": Evil()}, tmp_path / "evil-zip.pth")
+    for name in ("evil.pth", "evil-zip.pth"):
+        ran = hmsa("convert", name, CLASSES, "-o", "out.safetensors")
+        assert ran.code == 2
+        assert "no checkpoint that is safe to read" in ran.err
+    assert not (tmp_path / "evil-was-here").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [({"arch": "x"}, "no state_dict"), ({"arch": "x", "state_dict": {}}, "arch 'x'; known here")],
+)
+def test_other_files(hmsa, tmp_path, content, says):
+    torch.save(content, tmp_path / "a.pth")
+    ran = hmsa("convert", tmp_path / "a.pth", CLASSES, "-o", tmp_path / "out.safetensors")
+    assert ran.code == 2
+    assert says in ran.err
