@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torchvision import tv_tensors
 
@@ -26,7 +26,6 @@ def stream(scenes, seed=0):
     st.tuples(st.integers(1, 70), st.integers(1, 70)),
     st.sampled_from([(0.5, 2.0), (1.0, 1.0), (0.1, 0.1), (4.0, 4.0)]),
 )
-@settings(deadline=None)
 def test_crop_has_its_size_and_padding_is_ignored(size, crop, scale):
     image = tv_tensors.Image(torch.zeros(*size, 3, dtype=torch.uint8).permute(2, 0, 1))  # as read
     label = tv_tensors.Mask(torch.ones(size, dtype=torch.uint8))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hmsa.errors import InputError
@@ -57,7 +57,6 @@ class TestFuse:
 
 class TestChain:
     @given(scale_lists, st.tuples(st.integers(1, 17), st.integers(1, 17)))
-    @settings(deadline=None)
     def test_weights_sum_to_one(self, scales, size):
         weights = effective_weights(random_maps(scales, size), size)
         assert set(weights) == set(scales)
