@@ -36,8 +36,9 @@ class RMI(NamedTuple):
 
 def region_mutual_information(logits: Tensor, label: Tensor) -> RMI:
     """logits `[B,K,H,W]`, label `[B,H,W]` int64; whatever is not in 0..K-1 is ignored."""
-    bce, predicted, truth = _pixels(logits, label)
+    bce, predicted, valid = _pixels(logits, label)
     with torch.autocast(logits.device.type, enabled=False):
+        truth = _pooled_one_hot(label, valid, predicted.shape, predicted.dtype)
         rmi, fallbacks = _Regions.apply(predicted, truth)
     return RMI(bce, rmi.to(bce.dtype), int(fallbacks))
 
@@ -48,14 +49,13 @@ def binary_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def _pixels(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Binary cross-entropy; pooled probabilities and truth `[B,K,h,w]`."""
+    """Binary cross-entropy; pooled probabilities `[B,K,h,w]`; which pixels are labelled."""
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
     valid = (label >= 0) & (label < logits.shape[1])
     with torch.autocast(logits.device.type, enabled=False):
         nll, predicted = _SigmoidPooled.apply(logits, label, valid)
-        truth = _pooled_one_hot(label, valid, predicted.shape, logits.dtype)
-        return nll / (valid.sum() + 1), predicted, truth
+        return nll / (valid.sum() + 1), predicted, valid
 
 
 class _SigmoidPooled(torch.autograd.Function):

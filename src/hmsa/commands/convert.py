@@ -27,16 +27,13 @@ def convert(source: Path, out: Path, classes: Path) -> tuple[Table, str | None]:
     model = HMSA(**network)
     # Normalisation is ours alone; the official code does it outside, with the same numbers
     wanted = {k: v for k, v in model.state_dict().items() if k not in ("mean", "std")}
-    problems = compare(wanted, weights)
+    compared = compare(wanted, weights)
     table = Table(title=f"{source.name}, {arch}", title_justify="left")
     for column in ("tensors", "count", "such as"):
         table.add_column(column)
-    fitting = wanted.keys() & weights.keys() - {
-        name for names in problems.values() for name in names
-    }
-    for kind, names in {"matched": sorted(fitting), **problems}.items():
+    for kind, names in compared.items():
         table.add_row(kind, str(len(names)), names[0] if names else "")
-    wrong = {kind: names for kind, names in problems.items() if names}
+    wrong = {kind: names for kind, names in compared.items() if names and kind != "matched"}
     if wrong:
         told = "; ".join(
             f"{len(names)} {kind}, such as {names[0]}" for kind, names in wrong.items()
@@ -55,9 +52,10 @@ def convert(source: Path, out: Path, classes: Path) -> tuple[Table, str | None]:
 
 
 def compare(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> dict[str, list[str]]:
-    """Names of tensors that are missing, unexpected, or of another shape."""
+    """Names of tensors that match, are missing, unexpected, or of another shape."""
     both = wanted.keys() & given.keys()
     return {
+        "matched": sorted(k for k in both if wanted[k].shape == given[k].shape),
         "missing": sorted(wanted.keys() - given.keys()),
         "unexpected": sorted(given.keys() - wanted.keys()),
         "of another shape": sorted(k for k in both if wanted[k].shape != given[k].shape),

@@ -213,16 +213,7 @@ def worst_first(mious: list[float]) -> list[int]:
 
 def example(predictor: Predictor, dataset: Dataset, index: int, miou: float | None) -> Example:
     image, label = dataset.read(index)
-    return to_example(dataset.pairs[index].name, image, label, predictor(image, detail=True), miou)
-
-
-def to_example(
-    name: str,
-    image: NDArray[np.uint8],
-    label: NDArray[np.uint8] | None,
-    seen: Segmentation,
-    miou: float | None = None,
-) -> Example:
+    seen, name = predictor(image, detail=True), dataset.pairs[index].name
     return Example(name, image, label, seen.single, seen.label, seen.weights, miou)
 
 

@@ -90,15 +90,16 @@ def _write(
     palette: np.ndarray,
     with_panel: bool,
 ) -> None:
+    tinted = overlay(image, seen.label, palette)
     pictures = {
         f"labels/{name}.png": palette_png(seen.label, palette),
-        f"overlay/{name}.jpg": Image.fromarray(overlay(image, seen.label, palette)),
+        f"overlay/{name}.jpg": Image.fromarray(tinted),
         f"confidence/{name}.png": Image.fromarray(seen.confidence),
     }
     if with_panel:
         scales = list(seen.single)
         rows = [
-            [("image", image), ("fused", overlay(image, seen.label, palette)),
+            [("image", image), ("fused", tinted),
              ("confidence", heat(seen.confidence / np.float32(255)))],
             [(f"prediction at {s:g}", colorize(seen.single[s], palette)) for s in scales],
             [(f"weight of {s:g}", heat(seen.weights[s])) for s in scales],

@@ -121,8 +121,7 @@ class _Run:
         if "model" in state.tensors:
             self.model.load_state_dict(state.tensors["model"])
         self.weight = class_weights(learn.frequencies(), recipe.class_balance).to(fabric.device)
-        done = _steps_before(recipe, state.stage) + state.step
-        self.record = Record(folder, done) if fabric.is_global_zero else None
+        self.record = Record(folder, self._done()) if fabric.is_global_zero else None
 
     def stage(self, name: str) -> None:
         """Run what is left of a stage; the model ends with the weights that it arrived at."""
@@ -179,13 +178,18 @@ class _Run:
                     row["val_miou"] = self._validate(stage)
                     self._save(stage, row["val_miou"])
                 if self.record and ("val_miou" in row or state.step % LOG_EVERY == 0):
-                    done = _steps_before(self.recipe, state.stage) + state.step
-                    self.record.write(state.stage, done, row)
+                    self.record.write(state.stage, self._done(), row)
                 best = f"  val mIoU {state.best:.3f}" if state.best >= 0 else ""
                 meter.advance(f"loss {smooth:.3f}{best}")
                 if self._agree(interrupted()):
                     self._save(stage, None)
                     raise Interrupted(f"stopped in stage {state.stage} at step {state.step}, saved")
+
+    def _done(self) -> int:
+        """Steps counted over the whole run: those of the stages before, and of this one."""
+        earlier = STAGES[: STAGES.index(self.state.stage)]
+        before: int = sum(getattr(self.recipe, name).steps for name in earlier)
+        return before + self.state.step
 
     def _agree(self, stop: bool) -> bool:
         """Processes stop together, or the others would wait for ever for the one that did."""
@@ -266,9 +270,10 @@ class _Run:
     def _save(self, stage: Stage, miou: float | None) -> None:
         """last, resume.pt and, where `miou` is the stage's highest so far, best."""
         state = self.state
-        better = miou is not None and miou > state.best
-        if better and miou is not None:
+        names = ["last"]
+        if miou is not None and miou > state.best:
             state.best = miou
+            names.append("best")
         if not self.fabric.is_global_zero:
             return
         table = self.learn.labels
@@ -285,7 +290,7 @@ class _Run:
             recipe=state.recipe,
             metrics={"step": state.step} | ({} if miou is None else {"val_miou": miou}),
         )
-        for name in ("last", *(["best"] if better else [])):
+        for name in names:
             save(self.folder / f"{name}.safetensors", self._judged(), card)
         tensors = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.averaged is not None:
@@ -299,11 +304,6 @@ def stack(parts: list[Encoded]) -> Encoded:
     features = [part.features for part in parts if part.features is not None]
     logits = torch.cat([part.logits for part in parts])
     return parts[0]._replace(features=torch.cat(features) if features else None, logits=logits)
-
-
-def _steps_before(recipe: Recipe, name: str) -> int:
-    """Steps of the stages that come before `name`: the run's own count where it begins."""
-    return sum(getattr(recipe, stage).steps for stage in STAGES[: STAGES.index(name)])
 
 
 @contextmanager
