@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hmsa import Predictor
 from hmsa.errors import InputError
@@ -31,10 +32,44 @@ def test_detail(tiny, image):
     seen, plain = predictor(image, detail=True), predictor(image)
     assert (seen.label == plain.label).all()
     assert list(seen.single) == list(seen.weights) == [0.5, 2.0]
-    assert seen.average.shape == (41, 67)
+    assert {name: label.shape for name, label in seen.pooled.items()} == dict.fromkeys(
+        ("average", "max"), (41, 67)
+    )
     np.testing.assert_allclose(sum(seen.weights.values()), 1, atol=1e-5)
     alone = Predictor(tiny, (0.5,), precision="fp32", device="cpu")(image)
     assert (alone.label == seen.single[0.5]).all()
+
+
+def test_flip_is_the_mean_of_both_passes(tiny, image):
+    """A picture that is its own mirror image gives one, too."""
+    both = np.concatenate([image, image[:, ::-1]], 1)
+    seen = Predictor(tiny, (0.5, 1), precision="fp32", device="cpu", flip=True)(both, detail=True)
+    assert (seen.label == seen.label[:, ::-1]).mean() > 0.999
+    assert (seen.pooled["max"] == seen.pooled["max"][:, ::-1]).mean() > 0.999
+    for weight in seen.weights.values():
+        np.testing.assert_allclose(weight, weight[:, ::-1], atol=1e-4)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        plain = tiny(pixels, (1,)).logits
+        mirrored = tiny(pixels.flip(-1), (1,)).logits.flip(-1)
+    flipped = Predictor(tiny, (1,), precision="fp32", device="cpu", flip=True)(image)
+    assert (flipped.label == ((plain + mirrored) / 2).argmax(1)[0].numpy()).all()
+
+
+def test_long_edge_is_a_change_of_scale_alone(tiny, image):
+    """41x67 pixels at a long edge of 134 and scale 1 are those same pixels at scale 2."""
+    big = Predictor(tiny, (1,), precision="fp32", device="cpu", long_edge=134)(image)
+    twice = Predictor(tiny, (2,), precision="fp32", device="cpu")(image)
+    assert big.label.shape == (41, 67)
+    assert (big.label == twice.label).mean() > 0.99
+
+
+def test_files_pillow_images_and_arrays_mean_the_same(tiny, image, tmp_path):
+    Image.fromarray(image).save(tmp_path / "a.png")
+    predictor = Predictor(tiny, (1,), device="cpu")
+    seen = [predictor(x).label for x in (image, Image.fromarray(image), tmp_path / "a.png")]
+    assert (seen[0] == seen[1]).all()
+    assert (seen[0] == seen[2]).all()
 
 
 def test_confidence_never_claims_more_than_the_model_did():

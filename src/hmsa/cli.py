@@ -101,12 +101,15 @@ def _parser() -> argparse.ArgumentParser:
     _inference(predict)
 
     convert = _verb(
-        verbs, "convert", _convert, "turn an official checkpoint into one of ours",
-        "hmsa convert best_checkpoint.pth datasets/cityscapes.yaml -o cityscapes.safetensors",
+        verbs, "convert", _convert, "turn an official checkpoint, or a run, into a folder to share",
+        "hmsa convert best_checkpoint.pth datasets/cityscapes.yaml -o cityscapes",
     )  # fmt: skip
-    convert.add_argument("source", type=Path, metavar="PTH", help="of the official code")
-    convert.add_argument("classes", type=Path, metavar="DATA", help="YAML file with its classes")
-    convert.add_argument("-o", "--out", type=Path, required=True, metavar="SAFETENSORS")
+    convert.add_argument("source", type=Path, metavar="CHECKPOINT",
+                         help="official .pth, or a file or run of ours")  # fmt: skip
+    convert.add_argument("classes", type=Path, nargs="?", metavar="DATA",
+                         help="YAML file with the classes of a .pth")  # fmt: skip
+    convert.add_argument("-o", "--out", type=Path, required=True, metavar="OUT",
+                         help="folder to share, or one .safetensors file")  # fmt: skip
 
     data = verbs.add_parser("data", help="make data")
     kinds = data.add_subparsers(required=True, metavar="WHAT", title="what")
@@ -142,6 +145,8 @@ def _verb(group: Any, name: str, work: Any, what: str, example: str) -> argparse
 def _inference(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scales", type=_scales, metavar="S,S,...",
                         help="any positive numbers (those it was trained for)")  # fmt: skip
+    parser.add_argument("--flip", action=argparse.BooleanOptionalAction,
+                        help="mirror the picture, too (as it was trained for)")  # fmt: skip
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
                         help="auto: bf16 where the machine is fast at it")  # fmt: skip
 
@@ -193,7 +198,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         options.json,
         *evaluate(
             source, options.dataset, options.split, options.scales,
-            pictures=options.data, precision=options.precision,
+            pictures=options.data, precision=options.precision, flip=options.flip,
             report=options.report or folder / f"report-{options.split}.html",
             command=_typed(),
         ),
@@ -206,7 +211,7 @@ def _predict(options: argparse.Namespace) -> int:
 
     done, problems = predict(
         options.checkpoint, options.paths, options.out, options.scales,
-        with_panel=options.panel, precision=options.precision,
+        with_panel=options.panel, precision=options.precision, flip=options.flip,
     )  # fmt: skip
     for problem in problems:
         say(f"hmsa: {problem}")
@@ -220,7 +225,8 @@ def _convert(options: argparse.Namespace) -> None:
     from .commands.convert import convert
 
     table, problem = convert(options.source, options.out, options.classes)
-    Console(stderr=True).print(table)
+    if table:
+        Console(stderr=True).print(table)
     if problem:
         raise InputError(problem)
     print(options.out)

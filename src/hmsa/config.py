@@ -34,6 +34,9 @@ class Data(Strict):
     dataset: str = Field(description="YAML file of the dataset; relative to the recipe")
     train: str = Field("train", description="split to learn from")
     val: str = Field("val", description="split that decides which checkpoint is best")
+    long_edge: Count | None = Field(
+        None, description="pixels that pictures are brought to first, in inference too"
+    )
     workers: int | None = Field(None, ge=0, description="loader processes; null: by cores")
 
 
@@ -43,7 +46,12 @@ class Model(Strict):
     trunk: str = Field("hrnet_w18_small_v2", description="any timm name with features_only")
     pretrained: bool | str = Field(False, description="true: timm's weights; a path: a local file")
     stride: Literal[4, 8] = Field(4, description="grid of the head; 8 dilates the trunk")
-    head: Literal["plain", "ocr", "deeplab"] = Field("plain", description="deeplab wants stride 8")
+    head: Literal["plain", "stacked", "ocr", "deeplab"] = Field(
+        "plain", description="deeplab wants stride 8"
+    )
+    fusion: Literal["hierarchical", "average", "max", "explicit", "pair"] = Field(
+        "hierarchical", description="or a rival; explicit is bound to the joint stage's scales"
+    )
     official: bool = Field(False, description="HRNet or ResNet to the digit as the official code")
     width: int = Field(128, ge=1, description="channels in the head; the paper has 256")
 
@@ -68,7 +76,7 @@ class Stage(Strict):
         (0.5, 2.0), description="random size factor before the crop, from..to"
     )
     scales: Scales = Field(description="chain whose fused output the loss sees")
-    loss: Literal["cross_entropy", "rmi"] = Field(
+    loss: Literal["cross_entropy", "ohem", "rmi"] = Field(
         "cross_entropy", description="of the fused logits; rmi is half binary cross-entropy"
     )
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -113,6 +121,13 @@ class Attention(Stage):
     validate_every: int = Field(100, ge=1, description="steps")
 
 
+class Inference(Strict):
+    """What the network is validated with, and what it does by default ever after."""
+
+    scales: Scales | None = Field(None, description="chain; null: that of the last stage")
+    flip: bool = Field(False, description="also look at the mirrored picture")
+
+
 class Recipe(Strict):
     """All that `hmsa train` needs; the sections are above."""
 
@@ -121,6 +136,10 @@ class Recipe(Strict):
     augment: Augment = Augment()
     joint: Joint = Joint()
     attention: Attention = Attention()
+    inference: Inference = Inference()
+    start: str | None = Field(
+        None, description="checkpoint or hub id to begin from; its classes may be others"
+    )
     class_balance: Share = Field(
         0.0,
         description="cross-entropy weight of a class = (median frequency / its frequency) ** this",

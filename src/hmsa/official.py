@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,35 +43,49 @@ _NAMES = [
     (r"aspp\.img_conv\.", "head.pooled."),
     (r"bot_fine\.", "head.reduce_fine."),
     (r"bot_aspp\.", "head.reduce."),
-    (r"final\.0\.", "head.semantic.0.0."),
-    (r"final\.1\.", "head.semantic.0.1."),
-    (r"final\.3\.", "head.semantic.1.0."),
-    (r"final\.4\.", "head.semantic.1.1."),
-    (r"final\.6\.", "head.semantic.2."),
-    (r"scale_attn\.conv2\.", "head.attention.2."),
-    (r"scale_attn\.conv([01])\.", r"head.attention.\1.0."),
-    (r"scale_attn\.bn([01])\.", r"head.attention.\1.1."),
+    (r"(?:final|seg_head|cls_head)\.0\.", "head.semantic.0.0."),
+    (r"(?:final|seg_head|cls_head)\.1\.", "head.semantic.0.1."),
+    (r"(?:final|seg_head|cls_head)\.3\.", "head.semantic.1.0."),
+    (r"(?:final|seg_head|cls_head)\.4\.", "head.semantic.1.1."),
+    (r"(?:final|seg_head|cls_head)\.6\.", "head.semantic.2."),
+    (r"scale_attn\.conv2\.", "attention.2."),
+    (r"scale_attn\.conv([01])\.", r"attention.\1.0."),
+    (r"scale_attn\.bn([01])\.", r"attention.\1.1."),
+    (r"scale_attn\.0\.", "attention.0.0."),
+    (r"scale_attn\.1\.", "attention.0.1."),
+    (r"scale_attn\.3\.", "attention.1.0."),
+    (r"scale_attn\.4\.", "attention.1.1."),
+    (r"scale_attn\.6\.", "attention.2."),
 ]
+# Where attention is two bare convolutions
+_SHORT_NAMES = [(r"scale_attn\.([02])\.", r"attention.\1.")]
 
 
-def our_name(key: str) -> str:
+def our_name(key: str, arch: str) -> str:
     """Our key for an official one, with or without the `module.` of a parallel wrapper."""
     key = key.removeprefix("module.")
-    for pattern, name in _NAMES:
+    first = _SHORT_NAMES if NETWORKS[arch].get("short") else []
+    for pattern, name in first + _NAMES:
         renamed, found = re.subn(f"^{pattern}", name, key)
         if found:
             return renamed
     raise InputError(f"{key!r} is no weight of the official networks that are known here")
 
 
-def our_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {our_name(key): tensor for key, tensor in weights.items()}
-
-
-# Arguments of `HMSA` for each `arch` of an official checkpoint
+_HRNET: dict[str, Any] = {"trunk": "hrnet_w48"}
+_DEEPLAB: dict[str, Any] = {"trunk": "resnet50", "head": "deeplab", "stride": 8}
+_SCALES = [0.5, 1.0, 2.0]
+# The network, as `build` takes it, for each `arch` of an official checkpoint
 NETWORKS: dict[str, dict[str, Any]] = {
-    "ocrnet.HRNet_Mscale": {"trunk": "hrnet_w48", "head": "ocr"},
-    "mscale.DeepV3R50": {"trunk": "resnet50", "head": "deeplab", "stride": 8},
+    "ocrnet.HRNet_Mscale": {"fusion": "hierarchical", "head": "ocr"} | _HRNET,
+    "ocrnet.HRNet": {"fusion": "average", "head": "ocr"} | _HRNET,
+    "mscale.HRNet": {"fusion": "hierarchical", "head": "stacked"} | _HRNET,
+    "basic.HRNet": {"fusion": "average", "head": "stacked"} | _HRNET,
+    "mscale.DeepV3R50": {"fusion": "hierarchical"} | _DEEPLAB,
+    "mscale2.DeepV3R50": {"fusion": "pair"} | _DEEPLAB,
+    "deepv3.DeepV3PlusR50": {"fusion": "average"} | _DEEPLAB,
+    "attnscale.DeepV3R50": {"fusion": "explicit", "scales": _SCALES, "short": True} | _DEEPLAB,
+    "attnscale.DeepV3R50B": {"fusion": "explicit", "scales": _SCALES} | _DEEPLAB,
 }
 
 
@@ -103,4 +116,4 @@ def read(path: Path) -> tuple[str, dict[str, Tensor]]:
     arch = str(content.get("arch"))
     if arch not in NETWORKS:
         raise InputError(f"{path} is of arch {arch!r}; known here: {', '.join(NETWORKS)}")
-    return arch, our_names(content["state_dict"])
+    return arch, {our_name(key, arch): t for key, t in content["state_dict"].items()}

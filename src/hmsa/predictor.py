@@ -1,6 +1,6 @@
 """Predictor: uint8 picture -> uint8 label and confidence. The one inference path.
 
-Knows nothing of files (but for the checkpoint that `load` takes), palettes, metrics or pages.
+Knows nothing of datasets, palettes, metrics or pages.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from . import checkpoint
-from .model import HMSA, Maps, average, effective_weights
+from .data.images import read_image, to_rgb
+from .model import HMSA, Output, average, maximum
 from .model.heads import resize
 from .model.hmsa import ordered
 from .runtime import Precision, autocast, best_device
@@ -28,14 +30,17 @@ class Segmentation:
     label: NDArray[np.uint8]  # [H,W] class indices
     confidence: NDArray[np.uint8]  # [H,W] floor(255 * softmax maximum)
     single: dict[float, NDArray[np.uint8]] = field(default_factory=dict)  # scale -> label
-    average: NDArray[np.uint8] | None = None  # label by average pooling over the same scales
-    weights: dict[float, NDArray[np.float32]] = field(default_factory=dict)  # scale -> [H,W], 0..1
+    pooled: dict[str, NDArray[np.uint8]] = field(default_factory=dict)  # "average", "max" -> label
+    # scale -> [H,W], 0..1; none for a network that pools by maximum, where no scale has a weight
+    weights: dict[float, NDArray[np.float32]] = field(default_factory=dict)
 
 
 class Predictor:
     """A network with a chain of scales, a device and a precision.
 
-    scales: any positive numbers. precision: "auto" is bf16 where the device is fast at it.
+    scales: any positive numbers. flip: also look at the mirrored picture, and average the logits.
+    long_edge: bring a picture to this many pixels first; labels come back at its own size.
+    precision: "auto" is bf16 where the device is fast at it.
     """
 
     def __init__(
@@ -44,40 +49,71 @@ class Predictor:
         scales: Sequence[float],
         precision: Precision = "auto",
         device: torch.device | str | None = None,
+        flip: bool = False,
+        long_edge: int | None = None,
     ) -> None:
-        self.scales = ordered(scales)
+        self.scales, self.flip, self.long_edge = ordered(scales), flip, long_edge
         self.device = torch.device(device) if device else best_device()
         self.precision = precision
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
 
     @classmethod
     def load(
-        cls, path: Path | str, scales: Sequence[float] | None = None, precision: Precision = "auto"
+        cls,
+        source: Path | str,
+        scales: Sequence[float] | None = None,
+        precision: Precision = "auto",
+        flip: bool | None = None,
     ) -> Predictor:
-        """From a checkpoint file or run folder; scales: the ones it was trained for last."""
-        model, card = checkpoint.load(Path(path))
-        return cls(model, scales or card.scales, precision)
+        """source: as `HMSA.from_pretrained` takes it; scales and flip: those it was made for."""
+        model = HMSA.from_pretrained(source)
+        card = model.card
+        flip = card.flip if flip is None else flip
+        return cls(model, scales or card.scales, precision, flip=flip, long_edge=card.long_edge)
 
     @torch.inference_mode()
-    def __call__(self, image: NDArray[np.uint8], detail: bool = False) -> Segmentation:
-        """image `[H,W,3]` uint8 RGB, any size."""
+    def __call__(
+        self, image: Path | str | Image.Image | NDArray[np.uint8], detail: bool = False
+    ) -> Segmentation:
+        """image: a file, a Pillow image, or `[H,W,3]` uint8 RGB; any size."""
+        if isinstance(image, Path | str):
+            image = read_image(Path(image))
+        elif isinstance(image, Image.Image):
+            image = to_rgb(image)
+        size = image.shape[:2]
         pixels = torch.from_numpy(image).to(self.device).permute(2, 0, 1)[None]
-        with autocast(self.device, self.precision):
-            logits, maps = self.model(pixels, self.scales)
-        confidence, label = logits.softmax(1).max(1)
-        seen = Segmentation(_to_uint8(label), _to_uint8((confidence * 255).floor()))
-        return self._with_detail(seen, maps) if detail else seen
+        if self.long_edge:
+            factor = self.long_edge / max(size)
+            grid = [max(1, round(side * factor)) for side in size]
+            pixels = F.interpolate(pixels.float() / 255, grid, mode="bilinear", antialias=True)
+        passes = [self._look(pixels)]
+        if self.flip:
+            passes.append(self._look(pixels.flip(-1)))
 
-    def _with_detail(self, seen: Segmentation, maps: dict[float, Maps]) -> Segmentation:
-        size = seen.label.shape[-2:]
-        weights = effective_weights(maps, size)
-        return Segmentation(
-            seen.label,
-            seen.confidence,
-            single={s: _to_uint8(resize(m.logits, size).argmax(1)) for s, m in maps.items()},
-            average=_to_uint8(average(maps, size).argmax(1)),
-            weights={s: w[0, 0].float().cpu().numpy() for s, w in weights.items()},
-        )
+        def mean(maps: list[Tensor]) -> Tensor:  # one of each pass
+            first, *mirrored = (resize(each, size) for each in maps)
+            return (first + mirrored[0].flip(-1)) / 2 if mirrored else first
+
+        confidence, label = mean([seen.logits for seen in passes]).softmax(1).max(1)
+        found = Segmentation(_to_uint8(label), _to_uint8((confidence * 255).floor()))
+        if not detail:
+            return found
+        for scale in self.scales:
+            alone = mean([seen.maps[scale].logits for seen in passes])
+            found.single[scale] = _to_uint8(alone.argmax(1))
+        for name, fold in (("average", average), ("max", maximum)):
+            pooled = mean([fold(seen.maps, seen.logits.shape[-2:]) for seen in passes])
+            found.pooled[name] = _to_uint8(pooled.argmax(1))
+        if self.model.fold is not maximum:
+            weights = [seen.weights() for seen in passes]
+            for scale in self.scales:
+                weight = mean([each[scale] for each in weights])
+                found.weights[scale] = weight[0, 0].float().cpu().numpy()
+        return found
+
+    def _look(self, pixels: Tensor) -> Output:
+        with autocast(self.device, self.precision):
+            return self.model(pixels, self.scales)  # type: ignore[no-any-return]
 
 
 def _to_uint8(maps: Tensor) -> NDArray[np.uint8]:

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from golden.rule import image, weight
-from hmsa import Predictor, checkpoint
+from hmsa import HMSA, Predictor
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -49,12 +50,13 @@ def write(path: Path, state: OrderedDict, **changes) -> Path:
 
 
 def test_same_logits_as_the_official_code(hmsa, state, tmp_path):
-    out = tmp_path / "ours.safetensors"
+    out = tmp_path / "ours"
     ran = hmsa("convert", write(tmp_path / "best.pth", state), CLASSES, "-o", out)
     assert ran.code == 0, ran.err
     assert ran.out.strip() == str(out)
     assert "matched" in ran.err
-    model, card = checkpoint.load(out)
+    model = HMSA.from_pretrained(out)
+    card = model.card
     assert card.names[:2] == ["road", "sidewalk"]
     assert card.scales == [0.5, 1.0, 2.0]
     assert model.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
@@ -63,14 +65,32 @@ def test_same_logits_as_the_official_code(hmsa, state, tmp_path):
     with torch.no_grad():  # the golden picture is not normalised: undo what the model will do
         logits = model(noise * model.std + model.mean, (0.5, 1.0)).logits
     np.testing.assert_allclose(logits.numpy(), golden["two|pred|s1"], atol=5e-3, rtol=0)
-    seen = Predictor.load(out, (1.0,))(np.zeros((40, 60, 3), np.uint8))
-    assert seen.label.shape == (40, 60)
+    Image.new("RGB", (60, 40), (90, 120, 150)).save(tmp_path / "photo.jpg")
+    ran = hmsa("predict", out, tmp_path / "photo.jpg", "-o", tmp_path / "out", "--scales", "1")
+    assert ran.code == 0, ran.err
+    written = np.array(Image.open(tmp_path / "out" / "labels" / "photo.png"))
+    seen = Predictor.load(out, (1.0,))(tmp_path / "photo.jpg")
+    assert (written == seen.label).all()
+
+
+def test_a_run_becomes_a_folder_to_share(hmsa, trained, tmp_path):
+    ran = hmsa("convert", trained, "-o", tmp_path / "shared")
+    assert ran.code == 0, ran.err
+    names = sorted(p.name for p in (tmp_path / "shared").iterdir())
+    assert names == ["README.md", "config.json", "model.safetensors"]
+    assert HMSA.from_pretrained(tmp_path / "shared").card == HMSA.from_pretrained(trained).card
+
+
+def test_a_pth_needs_its_classes_named(hmsa, state, tmp_path):
+    ran = hmsa("convert", write(tmp_path / "best.pth", state), "-o", tmp_path / "out")
+    assert ran.code == 2
+    assert "does not name its classes" in ran.err
 
 
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda s: s.popitem(), "1 missing, such as head.attention.2.weight"),
+        (lambda s: s.popitem(), "1 missing, such as attention.2.weight"),
         (lambda s: s.update({"module.bot_fine.bias": torch.ones(48)}), "1 unexpected"),
         (lambda s: s.update({"module.final.6.weight": torch.ones(65, 256, 1, 1)}), "another shape"),
         (lambda s: s.update({"module.foo": torch.ones(1)}), "'foo' is no weight"),

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from hmsa import checkpoint
+from hmsa import HMSA
 from hmsa.commands.train import Schedule, class_weights
 from hmsa.config import Joint
 
@@ -24,7 +24,7 @@ def rows(run):
 
 
 def weights(path):
-    return checkpoint.load(path)[0].state_dict()
+    return HMSA.from_pretrained(path).state_dict()
 
 
 def test_a_run_leaves_everything_that_is_promised(trained):
@@ -32,7 +32,8 @@ def test_a_run_leaves_everything_that_is_promised(trained):
     assert {"best.safetensors", "last.safetensors", "resume.pt", "metrics.csv"} <= names
     assert any(n.startswith("events.out.tfevents") for n in names)
     assert not [n for n in names if n.startswith(".")], "no temporary file is left"
-    model, card = checkpoint.load(trained)
+    model = HMSA.from_pretrained(trained)
+    card = model.card
     assert card.names[0] == "sky"
     assert len(card.palette) == 7
     assert card.scales == [0.5, 1.0, 2.0]
@@ -52,7 +53,7 @@ def test_attention_stage_trains_the_attention_head_alone(recipe, hmsa, tmp_path)
     before, after = weights(tmp_path / "a" / "last.safetensors"), weights(tmp_path / "b")
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved
-    assert all(name.startswith("head.attention.") for name in moved)
+    assert all(name.startswith("attention.") for name in moved)
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 5])
@@ -113,7 +114,7 @@ def test_killed_run_can_be_gone_on_with(recipe, tmp_path):
         process.wait()
     state = torch.load(run / "resume.pt", weights_only=True)
     assert 1 <= state["step"] < 500
-    checkpoint.load(run / "best.safetensors")
+    HMSA.from_pretrained(run / "best.safetensors")
     assert [float(r["step"]) for r in rows(run)]
 
 
@@ -179,4 +180,4 @@ def test_two_processes_learn_as_one(recipe, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert len(rows(run)) == 3
-    checkpoint.load(run)
+    HMSA.from_pretrained(run)

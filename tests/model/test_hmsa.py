@@ -102,7 +102,7 @@ class TestNetwork:
     @pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0), (2, 0.25, 1.5), (0.5,), (0.3, 0.7)])
     def test_any_size_any_scales(self, tiny, size, scales):
         with torch.no_grad():
-            logits, maps = tiny(torch.rand(1, 3, *size), scales)
+            logits, maps, _ = tiny(torch.rand(1, 3, *size), scales)
         assert logits.shape == (1, 4, *size)
         assert logits.isfinite().all()
         assert list(maps) == sorted(float(s) for s in scales)
@@ -122,7 +122,7 @@ class TestNetwork:
     def test_two_scale_equals_chain_of_the_same_two(self, tiny):
         image = torch.rand(1, 3, 50, 70)
         with torch.no_grad():
-            logits, maps = tiny(image, (0.5, 1.0))
+            logits, maps, _ = tiny(image, (0.5, 1.0))
             by_hand = fuse(maps[0.5].logits, maps[0.5].attention, maps[1.0].logits, (50, 70))
         torch.testing.assert_close(logits, by_hand, atol=0, rtol=0)
 
@@ -146,7 +146,7 @@ class TestNetwork:
 
     def test_finest_attention_is_not_computed(self, tiny):
         calls = []
-        hook = tiny.head.attention.register_forward_hook(lambda *_: calls.append(1))
+        hook = tiny.attention.register_forward_hook(lambda *_: calls.append(1))
         with torch.no_grad():
             tiny(torch.rand(1, 3, 32, 32), (0.5, 1.0, 2.0))
         hook.remove()
@@ -157,12 +157,12 @@ class TestNetwork:
         tiny(torch.rand(1, 3, 64, 64), (0.5, 1.0)).logits.square().mean().backward()
         gradients = [p.grad for p in tiny.parameters()]
         assert all(g is not None and g.isfinite().all() for g in gradients)
-        assert any(p.grad.abs().sum() > 0 for p in tiny.head.attention.parameters())
+        assert any(p.grad.abs().sum() > 0 for p in tiny.attention.parameters())
         tiny.zero_grad()
 
     def test_fusion_stays_float32_under_autocast(self, tiny):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            logits, maps = tiny(torch.rand(1, 3, 32, 32), (0.5, 1.0))
+            logits, maps, _ = tiny(torch.rand(1, 3, 32, 32), (0.5, 1.0))
         assert logits.dtype == torch.float32
         assert maps[0.5].attention.dtype == torch.float32
 

@@ -1,4 +1,4 @@
-"""`hmsa convert`: a checkpoint of the official code becomes one of ours."""
+"""`hmsa convert`: an official checkpoint, or a run of ours, becomes a folder to share."""
 
 from __future__ import annotations
 
@@ -8,23 +8,35 @@ from rich.table import Table
 from torch import Tensor
 
 from .. import checkpoint
-from ..checkpoint import Card
 from ..data.datasets import read_classes
-from ..model import HMSA
+from ..errors import InputError
+from ..model import HMSA, build
 from ..official import NETWORKS, read
 
 SCALES = [0.5, 1.0, 2.0]  # of the official evaluation recipes
+OFFICIAL = (".pth", ".pt", ".tar")
 
 
-def convert(source: Path, out: Path, classes: Path) -> tuple[Table, str | None]:
-    """Write `out` (.safetensors) from the official file `source`; classes: a dataset's YAML file.
+def convert(
+    source: Path, out: Path, classes: Path | None = None
+) -> tuple[Table | None, str | None]:
+    """Write `out`, a folder or a .safetensors file, from `source`.
 
-    Returns the table of tensors and, if they do not all fit, why nothing was written.
+    source: an official file, with the dataset's YAML file as `classes`; or a checkpoint or run of
+    ours. Returns the table of an official file's tensors and, if they do not all fit, why nothing
+    was written.
     """
+    if source.suffix not in OFFICIAL:
+        _write(HMSA.from_pretrained(source), out)
+        return None, None
+    if classes is None:
+        raise InputError(
+            f"{source} does not name its classes; give a dataset's YAML file as well, such as "
+            "datasets/cityscapes.yaml"
+        )
     labels = read_classes(classes)
     arch, weights = read(source)
-    network = NETWORKS[arch] | {"classes": len(labels.names), "width": 256, "official": True}
-    model = HMSA(**network)
+    model = build(**NETWORKS[arch], classes=len(labels.names), width=256, official=True)
     # Normalisation is ours alone; the official code does it outside, with the same numbers
     wanted = {k: v for k, v in model.state_dict().items() if k not in ("mean", "std")}
     compared = compare(wanted, weights)
@@ -40,15 +52,25 @@ def convert(source: Path, out: Path, classes: Path) -> tuple[Table, str | None]:
         )
         return table, f"{source} does not fit {arch} with {len(labels.names)} classes: {told}"
     model.load_state_dict(weights | {name: getattr(model, name) for name in ("mean", "std")})
-    card = Card(
-        network=network,
-        names=list(labels.names),
-        palette=list(labels.palette),
-        scales=SCALES,
-        trained_on={"converted from": source.name, "arch": arch},
+    model.card = model.card.model_copy(
+        update={
+            "names": list(labels.names),
+            "palette": list(labels.palette),
+            "scales": [1.0] if model.fusion == "average" else SCALES,
+            "trained_on": {"converted from": source.name, "arch": arch},
+        }
     )
-    checkpoint.save(out, model, card)
+    _write(model, out)
     return table, None
+
+
+def _write(model: HMSA, out: Path) -> None:
+    if out.suffix == ".safetensors":
+        checkpoint.save(out, model)
+    elif out.is_file():
+        raise InputError(f"{out} is a file; give a folder, or a name that ends in .safetensors")
+    else:
+        model.save_pretrained(out)
 
 
 def compare(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""`hmsa evaluate`: every single scale, average pooling and hierarchical attention, in one run."""
+"""`hmsa evaluate`: every single scale, pooling over scales and attention, in one run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from .. import __version__, checkpoint
+from .. import __version__
 from ..data.datasets import Dataset, open_dataset
 from ..data.labels import IGNORE
 from ..errors import InputError
@@ -41,39 +41,41 @@ class Window:
 
 @dataclass
 class Evaluation:
-    """What one pass over a split found. Fusions: each scale ("0.5"), "average", "hierarchical"."""
+    """What one pass over a split found.
+
+    Fusions: each scale ("0.5"), "average", "max", and the network's own, "hierarchical" as a rule.
+    """
 
     scales: list[float]
+    own: str  # name of the network's own fusion
     confusion: dict[str, Confusion]
-    weights: NDArray[np.float64]  # [K,S] mean effective weight of each scale on each true class
+    weights: (
+        NDArray[np.float64] | None
+    )  # [K,S] mean effective weight of each scale on each true class
     mious: list[float]  # of the fused label, per picture
     windows: list[Window]
 
     def summary(self, names: Sequence[str]) -> dict[str, Any]:
         """The JSON object; keys are relied upon by scripts."""
-        hierarchical = self.confusion["hierarchical"]
-        iou = hierarchical.iou().tolist()
-        return {
-            "miou": {
-                "single": {f"{s:g}": self.confusion[f"{s:g}"].miou() for s in self.scales},
-                "average": self.confusion["average"].miou(),
-                "hierarchical": hierarchical.miou(),
-            },
-            "iou": {
-                "hierarchical": {
-                    name: None if math.isnan(v) else v for name, v in zip(names, iou, strict=True)
-                }
-            },
-            "accuracy": {"hierarchical": hierarchical.accuracy()},
-            "weight": {
+        scores = {name: confusion.miou() for name, confusion in self.confusion.items()}
+        single = {f"{s:g}": scores.pop(f"{s:g}") for s in self.scales}
+        own = self.confusion[self.own]
+        iou = zip(names, own.iou().tolist(), strict=True)
+        summary = {
+            "miou": {"single": single} | scores,
+            "iou": {self.own: {name: None if math.isnan(v) else v for name, v in iou}},
+            "accuracy": {self.own: own.accuracy()},
+            "images": len(self.mious),
+        }
+        if self.weights is not None:
+            summary["weight"] = {
                 name: {
                     f"{s:g}": None if math.isnan(w) else w
                     for s, w in zip(self.scales, row.tolist(), strict=True)
                 }
                 for name, row in zip(names, self.weights, strict=True)
-            },
-            "images": len(self.mious),
-        }
+            }
+        return summary
 
 
 def evaluate(
@@ -85,13 +87,15 @@ def evaluate(
     pictures: Path | None = None,
     report: Path | None = None,
     precision: Precision = "auto",
+    flip: bool | None = None,
     command: str = "",
 ) -> tuple[dict[str, Any], Table]:
     """Checkpoint `source` on a split of the dataset `data`; writes the report page if one is named.
 
     Returns the JSON object and the table for people. pictures: where the dataset's files are.
     """
-    model, card = checkpoint.load(source)
+    predictor = Predictor.load(source, scales, precision, flip)
+    card = predictor.model.card
     dataset = open_dataset(data, split, pictures)
     if dataset.labels.names != tuple(card.names):
         raise InputError(
@@ -99,13 +103,13 @@ def evaluate(
             f"has {len(dataset.labels.names)} ({', '.join(dataset.labels.names[:4])}, ...); "
             "both must name the same classes in the same order"
         )
-    predictor = Predictor(model, scales or card.scales, precision)
     found = measure(predictor, dataset)
     summary = found.summary(card.names) | {
         "split": split,
         "checkpoint": str(source),
         "dataset": str(data),
         "scales": predictor.scales,
+        "flip": predictor.flip,
     }
     if report:
         page = Report(
@@ -114,10 +118,7 @@ def evaluate(
                 ("Checkpoint", f"{source}, {_parameters(predictor)}"),
                 ("Trained on", ", ".join(f"{k} {v}" for k, v in card.trained_on.items())),
                 ("Data", f"{data}, split {split}, {len(dataset)} pictures"),
-                (
-                    "Scales",
-                    ", ".join(f"{s:g}" for s in predictor.scales) + "; no flip; whole picture",
-                ),
+                ("Scales", _looked(predictor)),
                 ("Scored", "one pooled confusion matrix, at the size of each label"),
                 ("Precision", "bf16" if use_bf16(predictor.device, precision) else "fp32"),
                 ("Hardware", describe_machine(predictor.device)),
@@ -143,7 +144,8 @@ def evaluate(
 def measure(predictor: Predictor, dataset: Dataset) -> Evaluation:
     """One pass over the split: everything but pictures, in memory that does not grow with it."""
     k, scales = len(dataset.labels.names), predictor.scales
-    fusions = [*(f"{s:g}" for s in scales), "average", "hierarchical"]
+    own = predictor.model.fusion
+    fusions = [*(f"{s:g}" for s in scales), "average", "max", own]
     confusion = {name: Confusion(k) for name in fusions}
     weights, pixels = np.zeros((len(scales), k)), np.zeros(k)
     mious: list[float] = []
@@ -155,17 +157,18 @@ def measure(predictor: Predictor, dataset: Dataset) -> Evaluation:
             alone = Confusion(k)
             alone.add(torch.from_numpy(label), torch.from_numpy(seen.label))
             mious.append(alone.miou())
-            for name, predicted in zip(fusions, _labels(seen), strict=True):
+            alone_or_pooled = {f"{s:g}": one for s, one in seen.single.items()} | seen.pooled
+            for name, predicted in (alone_or_pooled | {own: seen.label}).items():
                 confusion[name].add(torch.from_numpy(label), torch.from_numpy(predicted))
-            for row, scale in enumerate(scales):
+            for row, scale in enumerate(seen.weights):
                 heavy = np.bincount(label.ravel(), seen.weights[scale].ravel(), minlength=256)
                 weights[row] += heavy[:k]
             pixels += np.bincount(label.ravel(), minlength=256)[:k]
             windows += [_mended(seen, label, scale, index) for scale in scales]
             meter.advance()
     with np.errstate(invalid="ignore"):
-        mean_weights = (weights / pixels).T
-    return Evaluation(scales, confusion, mean_weights, mious, windows)
+        mean_weights = (weights / pixels).T if weights.any() else None
+    return Evaluation(scales, own, confusion, mean_weights, mious, windows)
 
 
 def score(predictor: Predictor, dataset: Dataset, rank: int = 0, processes: int = 1) -> Confusion:
@@ -175,11 +178,6 @@ def score(predictor: Predictor, dataset: Dataset, rank: int = 0, processes: int 
         image, label = dataset.read(index)
         confusion.add(torch.from_numpy(label), torch.from_numpy(predictor(image).label))
     return confusion
-
-
-def _labels(seen: Segmentation) -> list[NDArray[np.uint8]]:
-    assert seen.average is not None
-    return [*seen.single.values(), seen.average, seen.label]
 
 
 def _mended(seen: Segmentation, label: NDArray[np.uint8], scale: float, index: int) -> Window:
@@ -256,6 +254,12 @@ def print_result(summary: dict[str, Any], table: Table) -> None:
     Console().print(table)
     if "report" in summary:
         say(f"report: {summary['report']}")
+
+
+def _looked(predictor: Predictor) -> str:
+    size = f"long edge {predictor.long_edge}" if predictor.long_edge else "whole picture"
+    flip = "flip" if predictor.flip else "no flip"
+    return f"{', '.join(f'{s:g}' for s in predictor.scales)}; {flip}; {size}"
 
 
 def _parameters(predictor: Predictor) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .. import checkpoint
 from ..data.images import SUFFIXES, pictures_below, read_image
+from ..data.labels import spread
 from ..errors import InputError
 from ..files import replace
 from ..pictures import colorize, heat, overlay, palette_png, panel
@@ -27,15 +27,16 @@ def predict(
     *,
     with_panel: bool = False,
     precision: Precision = "auto",
+    flip: bool | None = None,
 ) -> tuple[int, list[str]]:
     """Write labels/, overlay/, confidence/ (and panel/) under `out`, one file each per picture.
 
     Returns how many pictures were done, and one line for each that could not be.
     """
     files = find_pictures(paths)
-    model, card = checkpoint.load(source)
-    predictor = Predictor(model, scales or card.scales, precision)
-    palette = np.array(card.palette, np.uint8)
+    predictor = Predictor.load(source, scales, precision, flip)
+    card = predictor.model.card
+    palette = np.array(card.palette or spread(len(card.names)), np.uint8)
     problems: list[str] = []
     with Meter("predict", len(files)) as meter:
         for name, file in files.items():
@@ -102,8 +103,9 @@ def _write(
             [("image", image), ("fused", tinted),
              ("confidence", heat(seen.confidence / np.float32(255)))],
             [(f"prediction at {s:g}", colorize(seen.single[s], palette)) for s in scales],
-            [(f"weight of {s:g}", heat(seen.weights[s])) for s in scales],
+            [(f"weight of {s:g}", heat(weight)) for s, weight in seen.weights.items()],
         ]  # fmt: skip
+        rows = [row for row in rows if row]
         pictures[f"panel/{name}.png"] = panel(rows)
     for file, picture in pictures.items():
         kind = "JPEG" if file.endswith(".jpg") else "PNG"

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from ..checkpoint import Card, save
+from ..checkpoint import begin_from, save
 from ..config import Attention, Joint, Recipe, Stage
 from ..data.datasets import Dataset, open_dataset
 from ..data.sampling import TrainingStream, batches
@@ -24,7 +24,7 @@ from ..data.transforms import training_transform
 from ..errors import InputError
 from ..files import replace
 from ..losses import objective
-from ..model import HMSA, Encoded, Output
+from ..model import HMSA, Encoded, Output, build
 from ..optim import Schedule, class_weights, make_optimizer, moving_average
 from ..predictor import Predictor
 from ..record import Record
@@ -71,6 +71,8 @@ def train(recipe: Recipe, folder: Path, data: Path, *, pictures: Path | None, re
             f"{fabric.world_size} x {describe_machine(fabric.device)}"
         )
     for name in STAGES[STAGES.index(state.stage) :]:
+        if name == "attention" and run.model.attention is None:
+            continue  # pooling has nothing to learn there
         run.stage(name)
     return folder / "best.safetensors"
 
@@ -111,10 +113,22 @@ class _Run:
     ) -> None:
         self.fabric, self.recipe, self.folder = fabric, recipe, folder
         self.learn, self.judge, self.state = learn, judge, state
-        table = learn.labels
-        self.network: dict[str, Any] = {"classes": len(table.names)} | recipe.model.model_dump()
+        network = {"classes": len(learn.labels.names)} | recipe.model.model_dump()
+        if recipe.model.fusion == "explicit":
+            network["scales"] = recipe.joint.scales
         with fabric.init_module():
-            self.model = HMSA(**self.network)
+            self.model = build(**network)
+        card = self.model.card
+        card.names, card.palette = list(learn.labels.names), list(learn.labels.palette)
+        card.flip, card.long_edge = recipe.inference.flip, recipe.data.long_edge
+        card.recipe = state.recipe
+        card.trained_on = {
+            "dataset": learn.source.name, "split": learn.split, "pictures": len(learn)
+        }  # fmt: skip
+        if recipe.start and not state.tensors:
+            fresh = begin_from(self.model, recipe.start)
+            if fabric.is_global_zero:
+                say(f"begins from {recipe.start}; fresh: {', '.join(fresh) or 'nothing'}")
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.model = self.model.to(memory_format=torch.channels_last)
@@ -204,7 +218,8 @@ class _Run:
 
     def _learning(self, name: str) -> nn.Module:
         """Freeze what the stage does not train; what it does."""
-        trained = self.model.head.attention if name == "attention" else self.model
+        trained = self.model.attention if name == "attention" else self.model
+        assert trained is not None
         self.model.requires_grad_(False)
         return trained.requires_grad_(True)
 
@@ -234,7 +249,7 @@ class _Run:
         module.mark_forward_method("attend")
         for step in range(self.state.step, stage.steps):
             self.model.eval()  # frozen statistics, too, but for the head's own
-            self.model.head.attention.train()
+            cast(nn.Module, self.model.attention).train()
             draw = np.random.default_rng((self.recipe.seed, fabric.global_rank, step))
             chosen = [seen[i] for i in draw.choice(count, min(stage.batch, count), replace=False)]
             label = torch.cat([label for _, label in chosen])
@@ -246,8 +261,9 @@ class _Run:
     def _batches(self, stage: Stage, steps: range, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         augment, fabric = self.recipe.augment, self.fabric
         transform = training_transform(
-            stage.crop, stage.resize, augment.flip, augment.color, augment.blur
-        )
+            stage.crop, stage.resize, augment.flip, augment.color, augment.blur,
+            self.recipe.data.long_edge,
+        )  # fmt: skip
         # Each stage walks its own stream, so that changing the length of one leaves the other be.
         seed = self.recipe.seed * 2 + STAGES.index(self.state.stage)
         stream = TrainingStream(self.learn, transform, seed)
@@ -261,11 +277,18 @@ class _Run:
 
     def _validate(self, stage: Stage) -> float:
         fabric = self.fabric
-        predictor = Predictor(self._judged(), stage.scales, self.recipe.precision, fabric.device)
+        predictor = Predictor(
+            self._judged(), self._scales(stage), self.recipe.precision, fabric.device,
+            self.recipe.inference.flip, self.recipe.data.long_edge,
+        )  # fmt: skip
         confusion = score(predictor, self.judge, fabric.global_rank, fabric.world_size)
         matrix = fabric.all_reduce(confusion.matrix.to(fabric.device), reduce_op="sum")
         confusion.matrix = cast(Tensor, matrix).cpu()
         return confusion.miou()
+
+    def _scales(self, stage: Stage) -> list[float]:
+        """Of the network's use, wherever it is in its training."""
+        return list(self.recipe.inference.scales or stage.scales)
 
     def _save(self, stage: Stage, miou: float | None) -> None:
         """last, resume.pt and, where `miou` is the stage's highest so far, best."""
@@ -276,22 +299,15 @@ class _Run:
             names.append("best")
         if not self.fabric.is_global_zero:
             return
-        table = self.learn.labels
-        card = Card(
-            network=self.network | {"pretrained": False},
-            names=list(table.names),
-            palette=list(table.palette),
-            scales=list(stage.scales),
-            trained_on={
-                "dataset": self.learn.source.name,
-                "split": self.learn.split,
-                "pictures": len(self.learn),
-            },
-            recipe=state.recipe,
-            metrics={"step": state.step} | ({} if miou is None else {"val_miou": miou}),
+        judged = self._judged()
+        judged.card = self.model.card.model_copy(
+            update={
+                "scales": self._scales(stage),
+                "metrics": {"step": state.step} | ({} if miou is None else {"val_miou": miou}),
+            }
         )
         for name in names:
-            save(self.folder / f"{name}.safetensors", self._judged(), card)
+            save(self.folder / f"{name}.safetensors", judged)
         tensors = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.averaged is not None:
             tensors["averaged"] = self.averaged.state_dict()

@@ -15,7 +15,6 @@ for what the split says they end in: {.., image_ending: _leftImg8bit, label_endi
 
 from __future__ import annotations
 
-import colorsys
 import difflib
 from collections import Counter
 from collections.abc import Iterable
@@ -32,7 +31,7 @@ from pydantic import Field
 from ..config import Strict, read
 from ..errors import InputError
 from .images import pictures_below, read_image, read_size
-from .labels import IGNORE, Encoding, LabelSet, pack
+from .labels import IGNORE, Encoding, LabelSet, pack, spread
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Color = tuple[Byte, Byte, Byte]
@@ -139,7 +138,7 @@ def label_set(description: Description, source: object) -> LabelSet:
     twice = [name for name, times in Counter(names.values()).items() if times > 1]
     if twice:
         raise InputError(f"{source}: names has {twice[0]!r} twice; every class needs its own name")
-    palette = description.palette or _spread(count)
+    palette = description.palette or spread(count)
     if len(palette) != count:
         raise InputError(f"{source}: palette has {len(palette)} colours for {count} names")
     ignore = description.ignore if isinstance(description.ignore, list) else [description.ignore]
@@ -218,12 +217,3 @@ def _sizes_differ(pair: Pair, image: tuple[int, ...], label: tuple[int, ...]) ->
         f"{pair.image} is {image[1]}x{image[0]} but {pair.label} is {label[1]}x{label[0]} "
         "(width x height); an image and its label must have one size"
     )
-
-
-def _spread(count: int) -> list[Color]:
-    """Colours apart in hue and lightness, for a table that gives none."""
-    spread = []
-    for i in range(count):
-        rgb = colorsys.hls_to_rgb(i * 0.618 % 1, (0.45, 0.65, 0.3)[i % 3], 0.6)
-        spread.append((round(rgb[0] * 255), round(rgb[1] * 255), round(rgb[2] * 255)))
-    return spread

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,15 @@ class LabelSet:
 
 def _shorten(raw: tuple[int, ...]) -> tuple[int, ...]:
     return raw if len(raw) <= 8 else (*raw[:4], -1, *raw[-2:])
+
+
+def spread(count: int) -> list[tuple[int, int, int]]:
+    """Colours apart in hue and lightness, for a table that gives none."""
+    colors = []
+    for i in range(count):
+        rgb = colorsys.hls_to_rgb(i * 0.618 % 1, (0.45, 0.65, 0.3)[i % 3], 0.6)
+        colors.append((round(rgb[0] * 255), round(rgb[1] * 255), round(rgb[2] * 255)))
+    return colors
 
 
 def pack(rgb: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -24,9 +24,12 @@ def training_transform(
     flip: float,
     color: float,
     blur: float,
+    long_edge: int | None = None,
 ) -> v2.Transform:
     """(Image `[3,H,W]` uint8, Mask `[H,W]`) -> the same, `crop` (height, width) pixels large."""
-    steps: list[v2.Transform] = [RandomScaleCrop(crop, scale), v2.RandomHorizontalFlip(flip)]
+    steps: list[v2.Transform] = [
+        RandomScaleCrop(crop, scale, long_edge), v2.RandomHorizontalFlip(flip)
+    ]  # fmt: skip
     if color:
         steps.append(v2.ColorJitter(color, color, color, hue=color / 5))
     if blur:
@@ -38,16 +41,21 @@ class RandomScaleCrop(v2.Transform):
     """Picture resized by a random factor (log-uniform), then a random crop, padded where short.
 
     The window is cut out of the picture before it is resized: the same result for a fraction of
-    the work when pictures are large.
+    the work when pictures are large. long_edge: the pixels that the factor is counted from; None:
+    those that the picture has.
     """
 
-    def __init__(self, crop: tuple[int, int], scale: tuple[float, float]) -> None:
+    def __init__(
+        self, crop: tuple[int, int], scale: tuple[float, float], long_edge: int | None = None
+    ) -> None:
         super().__init__()
-        self.crop, self.scale = crop, scale
+        self.crop, self.scale, self.long_edge = crop, scale, long_edge
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         lo, hi = torch.tensor(self.scale).log()
         factor = float(torch.exp(lo + (hi - lo) * torch.rand(())))
+        if self.long_edge:
+            factor *= self.long_edge / max(F.get_size(flat_inputs[0]))
         window, resized, padding = [], [], []
         for side, wanted in zip(F.get_size(flat_inputs[0]), self.crop, strict=True):
             taken = min(side, max(1, round(wanted / factor)))

@@ -3,6 +3,19 @@
 Knows no config, data or loss, so that it can be lifted out.
 """
 
-from .hmsa import HMSA, Encoded, Maps, Output, average, chain, effective_weights, fuse
+from .baselines import FUSIONS, average, build, maximum
+from .hmsa import HMSA, Encoded, Maps, Output, chain, effective_weights, fuse
 
-__all__ = ["HMSA", "Encoded", "Maps", "Output", "average", "chain", "effective_weights", "fuse"]
+__all__ = [
+    "FUSIONS",
+    "HMSA",
+    "Encoded",
+    "Maps",
+    "Output",
+    "average",
+    "build",
+    "chain",
+    "effective_weights",
+    "fuse",
+    "maximum",
+]

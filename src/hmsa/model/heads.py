@@ -1,8 +1,7 @@
-"""Heads: feature levels of one scale in, logits out, and an attention head beside them.
+"""Heads: feature levels of one scale in, logits out, and the features that attention looks at.
 
 Contract: `head(levels)` takes the levels of a `Trunk` and returns a `Reading` on the grid of the
-finest level; `head.attention(features)` gives the map `[B,1,h,w]` before its sigmoid. It is a step
-of its own because the finest scale of a chain never needs it.
+finest level. Attention over scales is no part of a head: see `HMSA` and its rivals.
 """
 
 from __future__ import annotations
@@ -49,14 +48,17 @@ def predictor(inputs: int, width: int, outputs: int, bias: bool = True) -> nn.Se
 class Head(nn.Module):
     """The contract above."""
 
-    attention: nn.Sequential
+    features: int  # channels that attention looks at
+    bias = False  # in the last layers, as in the official code
 
     def forward(self, levels: list[Tensor]) -> Reading:
         raise NotImplementedError
 
 
 class PlainHead(Head):
-    """Levels summed on the finest grid, then the paper's semantic and attention predictors."""
+    """Levels summed on the finest grid, then the paper's semantic predictor."""
+
+    bias = True
 
     def __init__(self, channels: list[int], classes: int, width: int = 128) -> None:
         super().__init__()
@@ -65,12 +67,25 @@ class PlainHead(Head):
         self.reduce = nn.ModuleList(nn.Conv2d(c, width, 1, bias=False) for c in channels)
         self.norm = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(inplace=True))
         self.semantic = predictor(width, width, classes)
-        self.attention = predictor(width, width, 1)
+        self.features = width
 
     def forward(self, levels: list[Tensor]) -> Reading:
         grid = levels[0].shape[-2:]
         reduced = [reduce(level) for reduce, level in zip(self.reduce, levels, strict=True)]
         features = self.norm(sum(resize(level, grid) for level in reduced))
+        return Reading(features, self.semantic(features))
+
+
+class StackedHead(Head):
+    """Levels stacked on the finest grid as they are: the official code's head without OCR."""
+
+    def __init__(self, channels: list[int], classes: int, width: int = 256) -> None:
+        super().__init__()
+        self.features = sum(channels)
+        self.semantic = predictor(self.features, width, classes, bias=False)
+
+    def forward(self, levels: list[Tensor]) -> Reading:
+        features = torch.cat([resize(level, levels[0].shape[-2:]) for level in levels], 1)
         return Reading(features, self.semantic(features))
 
 
@@ -94,7 +109,7 @@ class OCRHead(Head):
         self.context = ConvBNReLU(width, middle, 1)
         self.merge = nn.Sequential(ConvBNReLU(2 * middle, middle, 1), nn.Dropout2d(0.05))
         self.semantic = nn.Conv2d(middle, classes, 1)
-        self.attention = predictor(middle, width, 1, bias=False)
+        self.features = middle
 
     def forward(self, levels: list[Tensor]) -> Reading:
         grid = levels[0].shape[-2:]
@@ -130,8 +145,8 @@ class DeepLabHead(Head):
         )
         self.reduce = nn.Conv2d(width * (len(self.RATES) + 2), width, 1, bias=False)
         self.reduce_fine = nn.Conv2d(channels[0], self.FINE, 1, bias=False)
-        self.semantic = predictor(self.FINE + width, width, classes, bias=False)
-        self.attention = predictor(self.FINE + width, width, 1, bias=False)
+        self.features = self.FINE + width
+        self.semantic = predictor(self.features, width, classes, bias=False)
 
     def forward(self, levels: list[Tensor]) -> Reading:
         fine, deep = levels[0], levels[-1]

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checkpoint import Card, Pretrained
 from ..errors import InputError
-from .heads import DeepLabHead, Head, OCRHead, PlainHead, resize
+from .heads import DeepLabHead, Head, OCRHead, PlainHead, StackedHead, predictor, resize
 from .trunk import Trunk
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -53,15 +54,15 @@ def chain(maps: Mapping[float, Maps], size: Sequence[int]) -> Tensor:
     return resize(fused, size)
 
 
-def average(maps: Mapping[float, Maps], size: Sequence[int]) -> Tensor:
-    """The rival: the mean over scales of logits brought to `size`, `[B,K,*size]`."""
-    return torch.stack([resize(m.logits, size) for m in maps.values()]).mean(0)
+Fold = Callable[[Mapping[float, Maps], Sequence[int]], Tensor]
 
 
-def effective_weights(maps: Mapping[float, Maps], size: Sequence[int]) -> dict[float, Tensor]:
-    """What share of the fused result each scale holds, `[B,1,*size]` each; they sum to 1.
+def effective_weights(
+    maps: Mapping[float, Maps], size: Sequence[int], fold: Fold = chain
+) -> dict[float, Tensor]:
+    """What share of the fused result each scale holds, `[B,1,*size]` each; a chain's sum to 1.
 
-    The chain is linear in its logits, so its weights are what it makes of indicator maps:
+    A chain is linear in its logits, so its weights are what it makes of indicator maps:
     channel i is 1 at scale i and 0 at every other scale.
     """
     indicators = {}
@@ -70,7 +71,7 @@ def effective_weights(maps: Mapping[float, Maps], size: Sequence[int]) -> dict[f
         indicator = one.logits.new_zeros(b, len(maps), h, w)
         indicator[:, index] = 1
         indicators[scale] = Maps(indicator, one.attention)
-    return dict(zip(maps, chain(indicators, size).split(1, dim=1), strict=True))
+    return dict(zip(maps, fold(indicators, size).split(1, dim=1), strict=True))
 
 
 class Encoded(NamedTuple):
@@ -88,21 +89,27 @@ class Output(NamedTuple):
 
     logits: Tensor  # [B,K,H,W] on the image's grid
     maps: dict[float, Maps]  # per scale, ascending, on the grid of the image at that scale
+    fold: Fold = chain  # what made the logits of the maps
 
     def aux(self) -> Tensor | None:
         """Auxiliary logits `[B,K,H,W]`, fused by the same attention; None without that head."""
         aux = {s: m._replace(logits=m.aux) for s, m in self.maps.items() if m.aux is not None}
-        return chain(aux, self.logits.shape[-2:]) if aux else None
+        return self.fold(aux, self.logits.shape[-2:]) if aux else None
+
+    def weights(self) -> dict[float, Tensor]:
+        """Effective weight `[B,1,H,W]` of each scale in the logits."""
+        return effective_weights(self.maps, self.logits.shape[-2:], self.fold)
 
 
 HEADS: dict[str, Callable[[list[int], int, int], Head]] = {
     "plain": PlainHead,
+    "stacked": StackedHead,
     "ocr": OCRHead,
     "deeplab": DeepLabHead,
 }
 
 
-class HMSA(nn.Module):
+class HMSA(nn.Module, Pretrained):
     """One network for every scale; `forward` folds any list of them.
 
     classes: K. trunk, pretrained, stride, official: see `Trunk`. head: a key of `HEADS`.
@@ -110,6 +117,9 @@ class HMSA(nn.Module):
     mean, std: per channel of an RGB image in 0..1; buffers, so that they travel with the weights.
     """
 
+    fusion = "hierarchical"
+    fold: Fold = staticmethod(chain)
+    attention: nn.Sequential | None  # [B,features,h,w] -> [B,1,h,w], before its sigmoid
     mean: Tensor
     std: Tensor
 
@@ -128,9 +138,18 @@ class HMSA(nn.Module):
         super().__init__()
         if head not in HEADS:
             raise InputError(f"head {head!r} is not one of {', '.join(HEADS)}")
+        # What rebuilds it, but for the weights that it began with
+        self.card = Card(
+            network={
+                "fusion": self.fusion, "classes": classes, "trunk": trunk, "stride": stride,
+                "head": head, "width": width, "official": official,
+            },
+            names=[f"class {k}" for k in range(classes)],
+        )  # fmt: skip
         # DeepLab's decoder wants the fine level beside the dilated ones
         self.trunk = Trunk(trunk, pretrained, stride, 4 if head == "deeplab" else None, official)
         self.head = HEADS[head](self.trunk.channels, classes, width)
+        self.attention = predictor(self.head.features, width, 1, self.head.bias)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
 
@@ -146,7 +165,7 @@ class HMSA(nn.Module):
         """The expensive half of `forward`: trunk and semantic head at each scale."""
         image = self.normalise(image)
         # Coarse before fine: the coarse pass knows what the finer ones will weigh.
-        encoded = {scale: self._at_scale(image, scale) for scale in ordered(scales)}
+        encoded = {scale: self.at_scale(image, scale) for scale in ordered(scales)}
         finest = max(encoded)
         encoded[finest] = encoded[finest]._replace(features=None)
         return encoded
@@ -156,18 +175,19 @@ class HMSA(nn.Module):
         maps = {}
         for scale, seen in encoded.items():
             attention = None
-            if seen.features is not None:
-                attention = _to_pixels(torch.sigmoid(self.head.attention(seen.features)), seen)
-            aux = None if seen.aux is None else _to_pixels(seen.aux, seen)
-            maps[scale] = Maps(_to_pixels(seen.logits, seen), attention, aux)
-        return Output(chain(maps, size), maps)
+            if self.attention and seen.features is not None:
+                attention = to_pixels(torch.sigmoid(self.attention(seen.features)), seen)
+            aux = None if seen.aux is None else to_pixels(seen.aux, seen)
+            maps[scale] = Maps(to_pixels(seen.logits, seen), attention, aux)
+        return Output(self.fold(maps, size), maps, self.fold)
 
     def normalise(self, image: Tensor) -> Tensor:
         if image.dtype == torch.uint8:
             image = image.to(self.mean.dtype) / 255
         return (image.to(self.mean.dtype) - self.mean) / self.std
 
-    def _at_scale(self, image: Tensor, scale: float) -> Encoded:
+    def at_scale(self, image: Tensor, scale: float) -> Encoded:
+        """image `[B,3,H,W]`, normalised: trunk and head at one scale."""
         h, w = (max(1, math.floor(n * scale)) for n in image.shape[-2:])
         image = resize(image, (h, w))
         down, right = -h % self.trunk.multiple, -w % self.trunk.multiple
@@ -177,7 +197,7 @@ class HMSA(nn.Module):
         return Encoded(seen.features, seen.logits, aux, (h + down, w + right), (h, w))
 
 
-def _to_pixels(maps: Tensor, seen: Encoded) -> Tensor:
+def to_pixels(maps: Tensor, seen: Encoded) -> Tensor:
     """From the trunk's grid to the pixels of the image at this scale, padding cut off."""
     # Fusion is arithmetic on logits: never in the 8 bits of mantissa that autocast leaves.
     maps = maps if maps.dtype == torch.float64 else maps.float()

@@ -1,0 +1,171 @@
+"""What the paper compares with, behind the same interface: the rivals of hierarchical attention.
+
+A single scale is any of these at one scale; without idle weights, `AveragePooling` at (1.0,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .heads import predictor, resize
+from .hmsa import HMSA, Encoded, Maps, Output, ordered, to_pixels
+
+
+def average(maps: Mapping[float, Maps], size: Sequence[int]) -> Tensor:
+    """The mean over scales of logits brought to `size`, `[B,K,*size]`."""
+    return torch.stack([resize(m.logits, size) for m in maps.values()]).mean(0)
+
+
+def maximum(maps: Mapping[float, Maps], size: Sequence[int]) -> Tensor:
+    """The largest over scales of logits brought to `size`, class by class, `[B,K,*size]`."""
+    return torch.stack([resize(m.logits, size) for m in maps.values()]).amax(0)
+
+
+def weighted(maps: Mapping[float, Maps], size: Sequence[int]) -> Tensor:
+    """Sum over scales of attention times logits, both brought to `size`, `[B,K,*size]`."""
+    fused = torch.zeros(())
+    for one in maps.values():
+        assert one.attention is not None
+        fused = fused.to(one.logits) + resize(one.attention, size) * resize(one.logits, size)
+    return fused
+
+
+class AveragePooling(HMSA):
+    """Every scale counts the same, at every pixel; there is no attention."""
+
+    fusion = "average"
+    fold = staticmethod(average)
+
+    def __init__(self, classes: int, **network: Any) -> None:
+        super().__init__(classes, **network)
+        self.attention = None
+
+    def encode(self, image: Tensor, scales: Sequence[float]) -> dict[float, Encoded]:
+        encoded = super().encode(image, scales)
+        return {scale: seen._replace(features=None) for scale, seen in encoded.items()}
+
+
+class MaxPooling(AveragePooling):
+    """The surest scale counts alone, class by class: no weighted sum, so without weights."""
+
+    fusion = "max"
+    fold = staticmethod(maximum)
+
+
+class ExplicitAttention(HMSA):
+    """One weight per scale from the features of all: a fixed list of scales, trained all at once.
+
+    scales: the list, with 1.0 in it. short: two convolutions without norms rather than the paper's
+    head. Weights are a softmax over scales, or, with `official`, raw as in the official code.
+    Source: Chen et al., "Attention to Scale: Scale-aware Semantic Image Segmentation", 2016.
+    """
+
+    fusion = "explicit"
+    fold = staticmethod(weighted)
+
+    def __init__(
+        self,
+        classes: int,
+        scales: Sequence[float] = (0.5, 1.0, 2.0),
+        short: bool = False,
+        **network: Any,
+    ) -> None:
+        super().__init__(classes, **network)
+        self.scales = ordered(scales)
+        if 1.0 not in self.scales:
+            raise InputError(f"explicit attention over {self.scales} needs 1 among its scales")
+        self.card.network |= {"scales": self.scales, "short": short}
+        self.raw: bool = self.card.network["official"]
+        inputs = self.head.features * len(self.scales)
+        if short:
+            # The official 1x1 has a stray padding of 1: its map is a frame of zeros too large
+            self.attention = nn.Sequential(
+                nn.Conv2d(inputs, 512, 3, padding=1, bias=False),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(512, len(self.scales), 1, padding=int(self.raw), bias=False),
+            )
+        else:
+            width = self.card.network["width"]
+            self.attention = predictor(inputs, width, len(self.scales), self.head.bias)
+
+    def encode(self, image: Tensor, scales: Sequence[float]) -> dict[float, Encoded]:
+        if ordered(scales) != self.scales:
+            wanted, got = (",".join(f"{s:g}" for s in which) for which in (self.scales, scales))
+            raise InputError(f"explicit attention was made for scales {wanted}, not for {got}")
+        image = self.normalise(image)
+        return {scale: self.at_scale(image, scale) for scale in self.scales}
+
+    def attend(self, encoded: Mapping[float, Encoded], size: Sequence[int]) -> Output:
+        assert self.attention is not None
+        whole = encoded[1.0]
+        order = [1.0, *(s for s in self.scales if s != 1.0)]
+        attention = self.attention(torch.cat([onto(whole, encoded[s]) for s in order], 1))
+        if not self.raw:
+            attention = attention.softmax(1)
+        weights = to_pixels(attention, whole).split(1, dim=1)
+        maps = {}
+        for (scale, seen), weight in zip(encoded.items(), weights, strict=True):
+            aux = None if seen.aux is None else to_pixels(seen.aux, seen)
+            maps[scale] = Maps(to_pixels(seen.logits, seen), weight, aux)
+        return Output(self.fold(maps, size), maps, self.fold)
+
+
+class PairAttention(HMSA):
+    """Hierarchical, but the attention of a pair looks at the features of both its scales."""
+
+    fusion = "pair"
+
+    def __init__(self, classes: int, **network: Any) -> None:
+        super().__init__(classes, **network)
+        width = self.card.network["width"]
+        self.attention = predictor(2 * self.head.features, width, 1, self.head.bias)
+
+    def encode(self, image: Tensor, scales: Sequence[float]) -> dict[float, Encoded]:
+        image = self.normalise(image)
+        return {scale: self.at_scale(image, scale) for scale in ordered(scales)}
+
+    def attend(self, encoded: Mapping[float, Encoded], size: Sequence[int]) -> Output:
+        pairs = {}
+        for lo, hi in zip(encoded, [*list(encoded)[1:], None], strict=True):
+            both = None
+            if hi is not None:
+                both = torch.cat(
+                    [onto(encoded[lo], encoded[lo]), onto(encoded[lo], encoded[hi])], 1
+                )
+            pairs[lo] = encoded[lo]._replace(features=both)
+        return super().attend(pairs, size)
+
+
+def onto(target: Encoded, seen: Encoded) -> Tensor:
+    """Features of one scale on another one's grid: what lies on one place of the image meets."""
+    assert seen.features is not None
+    grid, features = target.logits.shape[-2:], seen.features
+    # Both grids may reach past the image, each by its own padding
+    reach = [
+        max(1, round(cells * padded * size / (whole * own)))
+        for cells, padded, size, whole, own in zip(
+            grid, seen.padded, target.size, target.padded, seen.size, strict=True
+        )
+    ]
+    features = resize(features, reach)[..., : grid[0], : grid[1]]
+    down, right = (g - n for g, n in zip(grid, features.shape[-2:], strict=True))
+    return F.pad(features, (0, right, 0, down), "replicate") if down or right else features
+
+
+FUSIONS: dict[str, type[HMSA]] = {
+    kind.fusion: kind
+    for kind in (HMSA, AveragePooling, MaxPooling, ExplicitAttention, PairAttention)
+}
+
+
+def build(fusion: str = HMSA.fusion, **network: Any) -> HMSA:
+    """The network whose `card.network` this is."""
+    if fusion not in FUSIONS:
+        raise InputError(f"fusion {fusion!r} is not one of {', '.join(FUSIONS)}")
+    return FUSIONS[fusion](**network)
