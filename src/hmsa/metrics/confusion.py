@@ -1,0 +1,107 @@
+"""One confusion matrix for a whole split, in exact integers; every score is read off it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..data.labels import IGNORE
+
+
+class Confusion:
+    """`matrix` `[K,K]` int64: rows truth, columns prediction, ignored pixels left out.
+
+    Absent classes, here and in every score beside: a class has no score (nan) where its denominator
+    is 0, and a mean leaves nan out. So a class that neither truth nor prediction holds is not
+    counted; one that is predicted but never true has IoU 0, which is counted, and no recall; one
+    that is true but never predicted has IoU 0 and recall 0, and no precision. With nothing to
+    average, a mean is nan. The official Cityscapes scripts do the same.
+    """
+
+    def __init__(self, classes: int, device: torch.device | str = "cpu") -> None:
+        self.matrix = torch.zeros(classes, classes, dtype=torch.int64, device=device)
+
+    def add(self, label: Tensor, predicted: Tensor) -> None:
+        """label, predicted: train ids of equal shape, any integer type, 255 in label = ignore.
+
+        ValueError for other values than 0..K-1, but where label is ignored anything is predicted.
+        """
+        k = len(self.matrix)
+        label, predicted, _ = checked(k, label, predicted)
+        # Counting all 256 x 256 pairs is three times as fast as picking the labelled pixels first
+        pairs = (label.flatten().int() << 8) | predicted.flatten()
+        self.matrix += torch.bincount(pairs, minlength=1 << 16).view(256, 256)[:k, :k]
+
+    def grouped(self, groups: Sequence[int]) -> Confusion:
+        """Classes merged into categories; groups: category 0..G-1 of each class, `[K]`.
+
+        Mistaking a class for another of its category is right here.
+        """
+        matrix = fold(self.matrix, groups)
+        merged = Confusion(len(matrix), matrix.device)
+        merged.matrix = matrix
+        return merged
+
+    def iou(self) -> Tensor:
+        """`[K]` float64 in 0..1, nan where the class does not occur at all."""
+        hit = self.matrix.diagonal().double()
+        return hit / (self.matrix.sum(0) + self.matrix.sum(1) - hit)
+
+    def precision(self) -> Tensor:
+        """`[K]` float64: share of the pixels predicted as the class that are; nan where none is."""
+        return self.matrix.diagonal().double() / self.matrix.sum(0)
+
+    def recall(self) -> Tensor:
+        """`[K]` float64: share of the class's pixels that are found, also called class accuracy;
+        nan where it has none."""
+        return self.matrix.diagonal().double() / self.matrix.sum(1)
+
+    def miou(self) -> float:
+        return float(self.iou().nanmean())
+
+    def accuracy(self) -> float:
+        """Share of labelled pixels that are right."""
+        return float(self.matrix.diagonal().sum().double() / self.matrix.sum())
+
+    def mean_accuracy(self) -> float:
+        """Mean recall of the classes that truth holds."""
+        return float(self.recall().nanmean())
+
+    def weighted_iou(self) -> float:
+        """Mean IoU in which each class weighs as much as its share of the truth ("fwIoU")."""
+        share = self.matrix.sum(1).double() / self.matrix.sum()
+        return float((share * self.iou().nan_to_num()).sum())
+
+
+def checked(
+    classes: int, label: Tensor, predicted: Tensor, *beside: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """label and predicted as uint8, and where label is known (bool); ValueError where they do not
+    fit each other, `beside` or the classes."""
+    if any(other.shape != label.shape for other in (predicted, *beside)):
+        shapes = ", ".join(str([*t.shape]) for t in (label, predicted, *beside))
+        raise ValueError(f"all that is scored together needs one shape, these have {shapes}")
+    if classes > IGNORE:
+        raise ValueError(f"{classes} classes, but {IGNORE} is ignore: at most {IGNORE}")
+    known = label != IGNORE
+    for name, ids in (("label", label), ("prediction", predicted)):
+        if ids.is_floating_point():
+            raise ValueError(f"{name} is {ids.dtype}, it needs train ids of an integer type")
+        strange = known & ((ids < 0) | (ids >= classes))
+        if strange.any():
+            raise ValueError(
+                f"{name} {int(ids[strange][0])} is outside the {classes} classes "
+                f"(0..{classes - 1}{f', {IGNORE} = ignore' if name == 'label' else ''})"
+            )
+    return label.to(torch.uint8), predicted.to(torch.uint8), known
+
+
+def fold(matrix: Tensor, groups: Sequence[int]) -> Tensor:
+    """`[K,K]` -> `[G,G]`: rows and columns of one group summed."""
+    if len(groups) != len(matrix) or min(groups) < 0:
+        raise ValueError(f"{len(matrix)} classes need a group 0.. each, these are {list(groups)}")
+    index, size = torch.tensor(groups, device=matrix.device), max(groups) + 1
+    rows = matrix.new_zeros(size, len(matrix)).index_add_(0, index, matrix)
+    return matrix.new_zeros(size, size).index_add_(1, index, rows)
