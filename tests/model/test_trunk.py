@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+import torchvision
 
 from hmsa.errors import InputError
 from hmsa.model import HMSA
@@ -39,9 +40,21 @@ def test_stride_8_is_dilated():
     assert Trunk("resnet18", stride=8).strides == [8, 8, 8]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224"])
-def test_network_takes_odd_sizes_and_learns(name):
-    model = HMSA(3, name, width=8)
+@pytest.mark.parametrize("head", ["plain", "ocr", "deeplab"])
+@pytest.mark.parametrize(
+    ("name", "stride"),
+    [
+        ("hrnet_w18", 4),
+        ("resnet50", 4),
+        ("resnet50", 8),
+        ("convnext_tiny", 4),
+        ("mobilenetv3_small_050", 4),
+        ("swin_tiny_patch4_window7_224", 4),
+        ("vit_tiny_patch16_224", 4),
+    ],
+)
+def test_either_head_takes_odd_sizes_and_learns(name, stride, head):
+    model = HMSA(3, name, stride=stride, head=head, width=8)
     logits = model(torch.rand(2, 3, 37, 61), (0.5, 1.0)).logits
     assert logits.shape == (2, 3, 37, 61)
     logits.square().mean().backward()
@@ -56,6 +69,28 @@ def test_local_weight_file(tmp_path):
     torch.save(donor.state_dict(), tmp_path / "weights.pth")
     trunk = Trunk("resnet18", pretrained=str(tmp_path / "weights.pth"))
     assert trunk.extractor.conv1.weight.unique().tolist() == [0.125]
+
+
+@pytest.mark.parametrize("name", ["hrnet_w18_small", "resnet50"])
+def test_imagenet_files_of_the_official_code(tmp_path, name):
+    """A flat dict of the classification network: HRNet's without timm's classifier, torchvision's
+    ResNet with its own."""
+    donor = timm.create_model(name) if name.startswith("hrnet") else torchvision.models.resnet50()
+    flat = {k: v for k, v in donor.state_dict().items() if not k.startswith(("incre", "downsamp"))}
+    torch.save(flat, tmp_path / "imagenet.pth")
+    trunk = Trunk(name, pretrained=str(tmp_path / "imagenet.pth"))
+    held = trunk.extractor.state_dict()
+    assert len(held) > 200
+    assert all(torch.equal(value, flat[key]) for key, value in held.items())
+
+
+@pytest.mark.parametrize("spoil", ["a weight is missing", "no weights at all"])
+def test_a_file_of_another_network_is_refused(tmp_path, spoil):
+    flat = timm.create_model("resnet18").state_dict()
+    flat = {} if "all" in spoil else {k: v for k, v in flat.items() if k != "layer1.0.conv1.weight"}
+    torch.save(flat, tmp_path / "imagenet.pth")
+    with pytest.raises(InputError, match="imagenet.pth"):
+        Trunk("resnet18", pretrained=str(tmp_path / "imagenet.pth"))
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,8 @@ class Trunk(nn.Module):
         reductions = probe.feature_info.reduction()
         wanted = [i for i, s in enumerate(reductions) if s >= (finest or stride)]
         self.extractor = _create(name, stride, pretrained, out_indices=tuple(wanted))
+        if isinstance(pretrained, str):
+            _refuse_partial_load(self.extractor, pretrained)
         self.channels: list[int] = self.extractor.feature_info.channels()
         self.strides: list[int] = self.extractor.feature_info.reduction()
         self.multiple = max(self.strides)
@@ -93,6 +95,22 @@ def _as_official(extractor: Any) -> None:
         dilated = dilation and isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)
         if dilated and name.endswith("conv2") and extractor.feature_info.reduction()[-1] == 8:
             module.dilation = module.padding = (dilation, dilation)
+
+
+def _refuse_partial_load(extractor: nn.Module, file: str) -> None:
+    """timm passes over what a file lacks; every weight's value has to have come from it."""
+
+    def mark(tensor: Tensor) -> tuple[Any, ...]:
+        tensor = tensor.detach().float()
+        return tuple(tensor.shape), float(tensor.sum()), float(tensor.flatten()[0])
+
+    held = {mark(t) for t in timm.models.load_state_dict(file).values() if t.numel()}
+    lacking = [name for name, p in extractor.named_parameters() if mark(p) not in held]
+    if lacking:
+        raise InputError(
+            f"pretrained: {file} lacks {len(lacking)} weights of this trunk, such as {lacking[0]}; "
+            "give a file made for the same network"
+        )
 
 
 def _create(name: str, stride: int, pretrained: bool | str = False, **arguments: Any) -> Any:
