@@ -200,7 +200,7 @@ def test_bad_descriptions(folder_dataset, changes, split, says):
 
 
 def test_camvid(camvid):
-    path = Path(__file__).parents[2] / "datasets" / "camvid.yaml"
+    path = Path("camvid")
     sizes = {s: len(open_dataset(path, s, camvid)) for s in ("train", "val", "fit", "heldout")}
     assert sizes == {"train": 367, "val": 101, "fit": 266, "heldout": 101}
     image, label = open_dataset(path, "val", camvid).read(0)
