@@ -15,9 +15,8 @@ import torch
 from golden.rule import image, weight
 from hmsa import Predictor, checkpoint
 
-ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parents[1] / "golden"
-CLASSES = ROOT / "datasets" / "cityscapes.yaml"
+CLASSES = "cityscapes"
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
-from conftest import LAYOUTS, SHARED
+from conftest import LAYOUTS, SHARED, TINY_RECIPE
 from hmsa.data.datasets import open_dataset, read_classes
 from hmsa.data.layouts import KNOWN, beside, locate
 from hmsa.errors import InputError
@@ -133,6 +134,22 @@ class TestCityscapes:
             Image.new("L", (6, 4)).save(file)
         with pytest.raises(InputError, match="share one name"):
             open_dataset(root, "cv3_train")
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_each_is_learnt_and_evaluated(hmsa, layout, tmp_path, name):
+    recipe = tmp_path / "recipe.yaml"
+    content = TINY_RECIPE | {
+        "data": {"dataset": str(layout(name, VALUES[name][0], (64, 96))), "workers": 0},
+        "joint": TINY_RECIPE["joint"] | {"steps": 1, "validate_every": 1},
+        "attention": {"steps": 0},
+    }
+    recipe.write_text(yaml.safe_dump(content))
+    ran = hmsa("train", recipe, "--out", tmp_path / "run")
+    assert ran.code == 0, ran.err
+    ran = hmsa("evaluate", tmp_path / "run", content["data"]["dataset"], "--json", "--scales", "1")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["images"] == 1
 
 
 def test_v1_2_labels_of_the_mapillary_v2_package(layout):

@@ -111,31 +111,44 @@ def open_dataset(path: Path, split: str, data: Path | None = None) -> Dataset:
     data: where its pictures are, if not where the file says. Every pair is checked to be complete
     and of equal size; InputError names the first that is not.
     """
+    file, description, root = describe(path, data)
+    labels = label_set(description, file)
+    chosen = find_split(description, split, path)
+    source = f"{path}, split {split}"
+    if isinstance(chosen, Split):
+        pairs = _pairs(root, chosen, source)
+    else:
+        rows = read_list(chosen, root, file.parent, source)
+        pairs = tuple(Pair(**row._asdict()) for row in rows)
+    with ThreadPoolExecutor() as pool:
+        for problem in pool.map(_check_size, pairs):
+            if problem:
+                raise InputError(problem)
+    return Dataset(file, split, pairs, labels)
+
+
+def describe(path: Path, data: Path | None = None) -> tuple[Path, Description, Path]:
+    """The YAML file that `path` means, what it says, and the folder of its pictures, which is."""
     file, folder = locate(path)
     description = read(Description, file)
     root = data or folder or _root(description, file)
     if not root.is_dir():
         mend = f"mend {description.path_from or '`path` there'} or pass --data FOLDER"
         raise InputError(f"{path}: no folder {root}; {mend}")
-    if split not in description.splits:
-        near = difflib.get_close_matches(split, description.splits, n=1)
+    return file, description, root
+
+
+def find_split(description: Description, name: str, source: object) -> Split | str:
+    """The folders of a split, or the name of its list file."""
+    if name not in description.splits:
+        near = difflib.get_close_matches(name, description.splits, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         known = ", ".join(description.splits)
-        raise InputError(f"{path} has no split {split!r}, only {known}{hint}")
-    labels = label_set(description, file)
-    chosen = description.splits[split]
-    source = f"{path}, split {split}"
-    if isinstance(chosen, str) and Path(chosen).suffix.lower() in SUFFIXES:
-        pairs = _listed(root, file.parent, chosen, source)
-    else:
-        if isinstance(chosen, str):
-            chosen = Split(images=f"{chosen}/images", labels=f"{chosen}/labels")
-        pairs = _pairs(root, chosen, source)
-    with ThreadPoolExecutor() as pool:
-        for problem in pool.map(_check_size, pairs):
-            if problem:
-                raise InputError(problem)
-    return Dataset(file, split, pairs, labels)
+        raise InputError(f"{source} has no split {name!r}, only {known}{hint}")
+    split = description.splits[name]
+    if isinstance(split, Split) or Path(split).suffix.lower() in SUFFIXES:
+        return split
+    return Split(images=f"{split}/images", labels=f"{split}/labels")
 
 
 def read_classes(path: Path) -> LabelSet:
@@ -193,7 +206,7 @@ def _root(description: Description, file: Path) -> Path:
     return file.parent / description.path
 
 
-def by_stem(folders: list[Path], ending: str = "") -> dict[str, Path]:
+def _by_stem(folders: list[Path], ending: str) -> dict[str, Path]:
     """Pictures below `folders` by their path there without suffix and `ending`, if they have it."""
     found: dict[str, Path] = {}
     for root, file in ((folder, file) for folder in folders for file in pictures_below(folder)):
@@ -214,7 +227,7 @@ def _pairs(root: Path, split: Split, source: str) -> tuple[Pair, ...]:
                 raise InputError(f"{source}: no folder {folder} for its {kind}")
         return {
             stem: file
-            for stem, file in by_stem(folders, ending).items()
+            for stem, file in _by_stem(folders, ending).items()
             if any(fnmatch(stem, p) for p in split.include)
             and not any(fnmatch(stem, p) for p in split.exclude)
         }
@@ -232,18 +245,6 @@ def _pairs(root: Path, split: Split, source: str) -> tuple[Pair, ...]:
                 f"add the {what}s or exclude the files"
             )
     return tuple(Pair(stem, images[stem], labels[stem]) for stem in images)
-
-
-def _listed(root: Path, beside: Path, name: str, source: str) -> tuple[Pair, ...]:
-    """The pairs of a list file, which lies with the pictures or with the description."""
-    file = next((f / name for f in (root, beside) if (f / name).is_file()), None)
-    if not file:
-        places = " or ".join(str(folder) for folder in dict.fromkeys((root, beside)))
-        raise InputError(f"{source}: no list {name} in {places}")
-    rows = read_list(file, root)
-    if not rows:
-        raise InputError(f"{source}: {file} lists no pictures; the split is empty")
-    return tuple(Pair(**row._asdict()) for row in rows)
 
 
 def _check_size(pair: Pair) -> str | None:

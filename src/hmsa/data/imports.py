@@ -29,8 +29,8 @@ from PIL import Image
 
 from ..config import validate
 from ..errors import InputError
-from .datasets import Color, Description, by_stem, label_set
-from .images import open_picture, read_size
+from .datasets import Color, Description, label_set
+from .images import open_picture, pictures_below, read_size
 from .labels import IGNORE, LabelSet, pack
 
 _SPLITS = {"validation": "val", "training": "train"}  # as annotators call them: as recipes do
@@ -160,13 +160,13 @@ def _cvat(folder: Path, images: Path | None, ignore: Sequence[str], split: str) 
         raise InputError(f"{root} has no folder SegmentationClass; export 'Segmentation mask 1.1'")
     masks = [
         Mask(name, listed.get(name, split), file, partial(read, file))
-        for name, file in by_stem([root / "SegmentationClass"]).items()
+        for name, file in _by_name(root / "SegmentationClass").items()
     ]
     pictures = images or root / "JPEGImages"
     if not pictures.is_dir():
         raise InputError(f"{root} has no pictures; export with images, or pass --images FOLDER")
     without_mask = listed.keys() - {mask.name for mask in masks}
-    return Export(by_color, masks, by_stem([pictures]), len(without_mask))
+    return Export(by_color, masks, _by_name(pictures), len(without_mask))
 
 
 def _labelmap(file: Path) -> tuple[list[str], list[Color]]:
@@ -223,7 +223,7 @@ def _coco(file: Path, images: Path | None, ignore: Sequence[str], split: str) ->
             f"{file} is not COCO panoptic: {type(error).__name__} {error} in its annotations"
         ) from None
     without_mask = set(named.values()) - {named[a["image_id"]] for a in content["annotations"]}
-    return Export(labels, masks, by_stem([images]), len(without_mask))
+    return Export(labels, masks, _by_name(images), len(without_mask))
 
 
 def _panoptic(file: Path) -> dict[str, Any]:
@@ -262,6 +262,12 @@ def _read_segments(file: Path, known: dict[int, int]) -> NDArray[np.uint8]:
         )
     label: NDArray[np.uint8] = np.array([known[s] for s in segments.tolist()], np.uint8)[place]
     return label
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    return {
+        file.relative_to(folder).with_suffix("").as_posix(): file for file in pictures_below(folder)
+    }
 
 
 def _check_inside(path: str, source: Path) -> None:

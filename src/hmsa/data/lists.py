@@ -31,8 +31,15 @@ class Row(NamedTuple):
     source: str
 
 
-def read_list(file: Path, root: Path) -> list[Row]:
-    """The rows of `file`, whose paths may also be relative to `root`. InputError names the line."""
+def read_list(name: str, root: Path, beside: Path, source: str) -> list[Row]:
+    """The rows of the list `name`, which lies in `root`, with the pictures, or in `beside`.
+
+    InputError names the line, or `source` where there is no list.
+    """
+    file = next((f / name for f in (root, beside) if (f / name).is_file()), None)
+    if not file:
+        places = " or ".join(str(folder) for folder in dict.fromkeys((root, beside)))
+        raise InputError(f"{source}: no list {name} in {places}")
     rows: list[Row] = []
     seen: dict[str, str] = {}
     for where, cells in _parquet(file) if file.suffix.lower() == ".parquet" else _csv(file):
@@ -46,6 +53,8 @@ def read_list(file: Path, root: Path) -> list[Row]:
                 "(a weight says how often it counts)"
             )
         rows.append(Row(name, image, label, _weight(where, cells), str(cells.get("source") or "")))
+    if not rows:
+        raise InputError(f"{source}: {file} lists no pictures; the split is empty")
     return rows
 
 
