@@ -25,9 +25,9 @@ check: $(READY)
 # An interrupted run goes on where it stopped; a finished one is only evaluated again.
 camvid: $(READY)
 	$(BIN)/hmsa train configs/camvid.yaml --data $(CAMVID) --out runs/camvid --resume
-	$(BIN)/hmsa evaluate runs/camvid datasets/camvid.yaml --data $(CAMVID) --split val --scales 0.5,1,2
+	$(BIN)/hmsa evaluate runs/camvid camvid --data $(CAMVID) --split val --scales 0.5,1,2
 	$(BIN)/hmsa train configs/camvid-heldout.yaml --data $(CAMVID) --out runs/camvid-heldout --resume
-	$(BIN)/hmsa evaluate runs/camvid-heldout datasets/camvid.yaml --data $(CAMVID) --split heldout --scales 0.5,1,2
+	$(BIN)/hmsa evaluate runs/camvid-heldout camvid --data $(CAMVID) --split heldout --scales 0.5,1,2
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hmsa needs Python 3.11 or newer, this is " + sys.version.split()[0])'

@@ -86,6 +86,70 @@ def folder_dataset(tmp_path):
     return make
 
 
+# Releases in small. Of each place: its image, its labels, and what lies beside and is neither.
+LAYOUTS = {
+    "cityscapes": [
+        ("train/aachen/aachen_0_19 train/stuttgart/stuttgart_0_20 val/lindau/lindau_0_21",
+         "leftImg8bit/{}_leftImg8bit.png",
+         "gtFine/{}_gtFine_labelIds.png gtCoarse/{}_gtCoarse_labelIds.png",
+         "gtFine/{}_gtFine_color.png gtFine/{}_gtFine_instanceIds.png gtFine/{}_gtFine_p.json"),
+        ("train_extra/bayreuth/bayreuth_0_1 train_extra/troisdorf/troisdorf_000000_000073",
+         "leftImg8bit/{}_leftImg8bit.png",
+         "gtCoarse/{}_gtCoarse_labelIds.png autolabelled/{}_leftImg8bit.png",
+         "gtCoarse/{}_gtCoarse_polygons.json autolabelled/{}_leftImg8bit_prob.png"),
+    ],
+    "mapillary": [
+        ("training validation", "{}/images/k-Ey_1.jpg", "{}/labels/k-Ey_1.png",
+         "{}/instances/k-Ey_1.png {}/panoptic/k-Ey_1.png config.json"),
+    ],
+    "mapillary-v2": [
+        ("training validation", "{}/images/k-Ey_1.jpg",
+         "{}/v2.0/labels/k-Ey_1.png {}/v1.2/labels/k-Ey_1.png",
+         "{}/v2.0/panoptic/k-Ey_1.png {}/v2.0/polygons/k-Ey_1.json config_v2.0.json"),
+    ],
+    "ade20k": [
+        ("training/ADE_train_1 validation/ADE_val_1", "images/{}.jpg", "annotations/{}.png",
+         "objectInfo150.txt"),
+    ],
+    "camvid": [
+        ("train val", "{}/images/0006R0_f1.jpg", "{}/labels/0006R0_f1.png", "classes.json"),
+    ],
+    "camvid-segnet": [
+        ("train val test", "{}/0001TP_1.png", "{}annot/0001TP_1.png", "{}.txt"),
+    ],
+    "aerial": [
+        ("train val test_large", "{}/images/tile1.jpg", "{}/labels/tile1.png", "classes.json"),
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture
+def layout(tmp_path):
+    """Make a small release: `(name, label values, size) -> its folder`; values repeat."""
+
+    def make(name: str, values: list[int], size: tuple[int, int] = (4, 6)) -> Path:
+        root = tmp_path / {"ade20k": "ADEChallengeData2016", "camvid": "CamVid"}.get(name, name)
+        rng = np.random.default_rng(0)
+        for places, image, labels, others in LAYOUTS[name]:
+            for place in places.split():
+                files = [
+                    [root / file.format(place) for file in kind.split()]
+                    for kind in (image, labels, others)
+                ]
+                for file in (file for kind in files for file in kind):
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_text("neither image nor label")
+                Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(files[0][0])
+                for file in files[1]:
+                    picture = Image.fromarray(np.resize(np.array(values, np.uint8), size))
+                    if "mapillary" in name:
+                        picture.putpalette(bytes(range(256)) * 3)
+                    picture.save(file)
+        return root
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def tiny() -> HMSA:
     """An untrained network whose batch norms have seen something."""

@@ -16,7 +16,10 @@ def test_version(hmsa):
     assert ran.out.strip() == f"hmsa {package.__version__}"
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "convert", "data scenes", "demo"])
+VERBS = ["train", "evaluate", "predict", "convert", "data scenes", "data import", "demo"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_ends_in_a_command(hmsa, verb):
     ran = hmsa(*verb.split(), "--help")
     assert ran.code == 0
@@ -40,6 +43,8 @@ MISTAKES = {
     "no checkpoint": (["evaluate", "nothing.safetensors", "RECIPE"], "no checkpoint"),
     "not a checkpoint": (["evaluate", "RECIPE", "RECIPE"], "is not a checkpoint"),
     "no dataset": (["evaluate", "TRAINED", "nodata.yaml"], "no file nodata.yaml"),
+    "unknown dataset": (["evaluate", "TRAINED", "cityscape"], "did you mean cityscapes?"),
+    "no place": (["evaluate", "TRAINED", "cityscapes"], "pass --data FOLDER"),
     "bad size": (["data", "scenes", "x", "--size", "big"], "HEIGHTxWIDTH"),
     "bad count": (["data", "scenes", "x", "--count", "five"], "SPLIT=N"),
     "full folder": (["data", "scenes", "FULL"], "is not empty"),

@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = _verb(
         verbs, "train", _train, "train a network by a recipe",
-        "hmsa train configs/camvid.yaml --set joint.steps=100 --out runs/try",
+        "hmsa train configs/camvid.yaml --data CamVid --set joint.steps=100 --out runs/try",
     )  # fmt: skip
     train.add_argument("config", type=Path, metavar="CONFIG", help="recipe, a YAML file")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
@@ -78,10 +78,12 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = _verb(
         verbs, "evaluate", _evaluate, "compare fusions on labelled pictures",
-        "hmsa evaluate runs/camvid datasets/camvid.yaml --split val --scales 0.5,1,2",
+        "hmsa evaluate runs/camvid camvid --data CamVid --split val --scales 0.5,1,2",
     )  # fmt: skip
     evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file or run folder")
-    evaluate.add_argument("dataset", type=Path, metavar="DATA", help="YAML file of the dataset")
+    evaluate.add_argument(
+        "dataset", type=Path, metavar="DATA", help="YAML file, folder or known name"
+    )
     evaluate.add_argument("--split", default="val", help="(val)")
     evaluate.add_argument("--data", type=Path, metavar="FOLDER", help="where the pictures are")
     evaluate.add_argument("--report", type=Path, metavar="HTML",
@@ -102,16 +104,16 @@ def _parser() -> argparse.ArgumentParser:
 
     convert = _verb(
         verbs, "convert", _convert, "turn an official checkpoint, or a run, into a folder to share",
-        "hmsa convert best_checkpoint.pth datasets/cityscapes.yaml -o cityscapes",
+        "hmsa convert best_checkpoint.pth cityscapes -o cityscapes",
     )  # fmt: skip
     convert.add_argument("source", type=Path, metavar="CHECKPOINT",
                          help="official .pth, or a file or run of ours")  # fmt: skip
     convert.add_argument("classes", type=Path, nargs="?", metavar="DATA",
-                         help="YAML file with the classes of a .pth")  # fmt: skip
+                         help="dataset that names the classes of a .pth")  # fmt: skip
     convert.add_argument("-o", "--out", type=Path, required=True, metavar="OUT",
                          help="folder to share, or one .safetensors file")  # fmt: skip
 
-    data = verbs.add_parser("data", help="make data")
+    data = verbs.add_parser("data", help="make or import data")
     kinds = data.add_subparsers(required=True, metavar="WHAT", title="what")
     scenes = _verb(
         kinds, "scenes", _scenes, "draw street scenes as a labelled dataset",
@@ -122,6 +124,20 @@ def _parser() -> argparse.ArgumentParser:
                         help="pictures of a split (train=200, val=40); again for more")  # fmt: skip
     scenes.add_argument("--size", type=_size, default=(256, 512), metavar="HxW", help="(256x512)")
     scenes.add_argument("--seed", type=int, default=0, help="(0)")
+
+    masks = _verb(
+        kinds, "import", _import, "make a dataset of what an annotation tool exported",
+        "hmsa data import task.zip my-pictures --ignore background",
+    )  # fmt: skip
+    masks.add_argument("source", type=Path, metavar="SOURCE",
+                       help="CVAT zip (Segmentation mask 1.1) or COCO panoptic json")  # fmt: skip
+    masks.add_argument("folder", type=Path, metavar="OUT", help="new or empty")
+    masks.add_argument("--images", type=Path, metavar="FOLDER",
+                       help="the pictures, if they are not in SOURCE; they stay there")  # fmt: skip
+    masks.add_argument("--ignore", action="append", default=[], metavar="CLASS",
+                       help="a class that means no label; again for more")  # fmt: skip
+    masks.add_argument("--split", default="train", metavar="SPLIT",
+                       help="its name where SOURCE gives none (train)")  # fmt: skip
 
     demo = _verb(
         verbs, "demo", _demo, "the whole story on generated scenes", "hmsa demo --out runs/demo"
@@ -179,11 +195,12 @@ def _count(text: str) -> tuple[str, int]:
 def _train(options: argparse.Namespace) -> None:
     from .commands.train import train
     from .config import Recipe, read
+    from .data.layouts import beside
     from .runtime import say
 
     recipe = read(Recipe, options.config, options.set)
     folder = options.out or Path("runs") / options.config.stem
-    data = options.config.parent / recipe.data.dataset
+    data = beside(options.config, recipe.data.dataset)
     best = train(recipe, folder, data, pictures=options.data, resume=options.resume)
     say(f"done: {best}")
     print(best)
@@ -237,6 +254,18 @@ def _scenes(options: argparse.Namespace) -> None:
 
     counts = dict(options.count or [("train", 200), ("val", 40)])
     print(scenes(options.folder, counts, options.size, options.seed))
+
+
+def _import(options: argparse.Namespace) -> None:
+    from .data.imports import import_masks
+    from .runtime import say
+
+    made = import_masks(
+        options.source, options.folder, options.images, options.ignore, options.split
+    )
+    counts = ", ".join(f"{n} in {split}" for split, n in made.pictures.items())
+    say(f"labelled pictures: {counts}; {made.unlabelled} of the export are not labelled yet")
+    print(made.description)
 
 
 def _demo(options: argparse.Namespace) -> None:

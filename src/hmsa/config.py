@@ -31,7 +31,7 @@ class Strict(BaseModel):
 class Data(Strict):
     """Which labelled pictures."""
 
-    dataset: str = Field(description="YAML file of the dataset; relative to the recipe")
+    dataset: str = Field(description="YAML file or folder from the recipe, or a known name")
     train: str = Field("train", description="split to learn from")
     val: str = Field("val", description="split that decides which checkpoint is best")
     long_edge: Count | None = Field(

@@ -16,9 +16,8 @@ from PIL import Image
 from golden.rule import image, weight
 from hmsa import HMSA, Predictor
 
-ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parents[1] / "golden"
-CLASSES = ROOT / "datasets" / "cityscapes.yaml"
+CLASSES = "cityscapes"
 
 
 @pytest.fixture(scope="module")

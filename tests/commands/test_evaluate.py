@@ -122,9 +122,8 @@ def test_camvid_reads_through_every_fusion(hmsa, tmp_path, camvid):
 
 
 def open_camvid_description():
-    from pathlib import Path
-
     import yaml
 
-    path = Path(__file__).parents[2] / "datasets" / "camvid.yaml"
-    return yaml.safe_load(path.read_text())
+    from hmsa.data.layouts import KNOWN
+
+    return yaml.safe_load(KNOWN["camvid"].read_text())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,18 @@ class TestEncodings:
         assert read_only(path).tolist() == [[2, 1, 0]]
 
 
+def turned(picture: Image.Image, path: Path) -> None:
+    """A PNG that says behind its pixels that it is to be shown a quarter turned."""
+    picture.save(path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    body = exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = b"eXIf" + body
+    whole, end = path.read_bytes()[:-12], path.read_bytes()[-12:]
+    crc = struct.pack(">I", zlib.crc32(chunk))
+    path.write_bytes(whole + struct.pack(">I", len(body)) + chunk + crc + end)
+
+
 class TestSplits:
     def test_include_and_exclude(self, folder_dataset):
         split = {"images": "train/images", "labels": "train/labels"}
@@ -100,6 +114,24 @@ class TestSplits:
         (pair,) = open_dataset(path, "train").pairs
         assert pair.name == "aachen/a_1"
         assert pair.label.name == "a_1_fine_ids.png"
+
+    def test_folders_are_read_as_one(self, folder_dataset, tmp_path):
+        split = {"images": ["train/images", "more"], "labels": ["train/labels", "more_labels"]}
+        path = folder_dataset({"a": LABEL}, splits={"train": split})
+        for folder in ("more", "more_labels"):
+            (tmp_path / "pictures" / folder).mkdir()
+            Image.fromarray(LABEL).save(tmp_path / "pictures" / folder / "b.png")
+        assert [p.name for p in open_dataset(path, "train").pairs] == ["a", "b"]
+        Image.fromarray(LABEL).save(tmp_path / "pictures" / "more" / "a.png")
+        with pytest.raises(InputError, match="images/a.jpg and .*more/a.png share one name"):
+            open_dataset(path, "train")
+
+    def test_a_picture_that_says_last_how_it_lies(self, folder_dataset, tmp_path):
+        path = folder_dataset({"a": LABEL})
+        folder = tmp_path / "pictures" / "train" / "images"
+        (folder / "a.jpg").unlink()
+        turned(Image.fromarray(LABEL.T.copy()), folder / "a.png")
+        assert open_dataset(path, "train").read(0)[0].shape == (2, 4, 3)
 
     def test_folder_means_its_dataset_yaml(self, folder_dataset):
         assert len(open_dataset(folder_dataset({"a": LABEL}).parent, "train")) == 1
@@ -200,7 +232,7 @@ def test_bad_descriptions(folder_dataset, changes, split, says):
 
 
 def test_camvid(camvid):
-    path = Path(__file__).parents[2] / "datasets" / "camvid.yaml"
+    path = Path("camvid")
     sizes = {s: len(open_dataset(path, s, camvid)) for s in ("train", "val", "fit", "heldout")}
     assert sizes == {"train": 367, "val": 101, "fit": 266, "heldout": 101}
     image, label = open_dataset(path, "val", camvid).read(0)

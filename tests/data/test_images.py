@@ -97,3 +97,10 @@ def test_below(tmp_path):
         "a.png",
         "b/z.JPG",
     ]
+
+
+def test_the_size_of_a_png_needs_its_header_alone(tmp_path):
+    file = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40), np.uint8)).save(file)
+    file.write_bytes(file.read_bytes()[:100])
+    assert read_size(file) == (30, 40)

@@ -22,7 +22,7 @@ def convert(
 ) -> tuple[Table | None, str | None]:
     """Write `out`, a folder or a .safetensors file, from `source`.
 
-    source: an official file, with the dataset's YAML file as `classes`; or a checkpoint or run of
+    source: an official file, with a dataset that names its `classes`; or a checkpoint or run of
     ours. Returns the table of an official file's tensors and, if they do not all fit, why nothing
     was written.
     """
@@ -31,8 +31,8 @@ def convert(
         return None, None
     if classes is None:
         raise InputError(
-            f"{source} does not name its classes; give a dataset's YAML file as well, such as "
-            "datasets/cityscapes.yaml"
+            f"{source} does not name its classes; give a dataset as well: a YAML file, or a known "
+            "name such as cityscapes"
         )
     labels = read_classes(classes)
     arch, weights = read(source)

@@ -1,9 +1,10 @@
 """A dataset = a folder and one small YAML file that says what is in it; no code.
 
     path: ../pictures            # relative to this file
-    splits:                      # a folder with images/ and labels/, or both named
+    splits:                      # a folder with images/ and labels/, or both named, or a list file
       train: train
       val: {images: val/images, labels: val/labels, exclude: ["night_*"]}
+      drawn: pictures.csv        # see lists.py
     names: [sky, road, post]     # or value: name, where the values in the files are not 0, 1, 2
     palette: [[70, 130, 180], [128, 64, 128], [220, 220, 0]]
     encoding: index              # index | palette | rgb
@@ -11,11 +12,13 @@
 
 An image and its label share the path below their folders, but for `.jpg`, `.png` and the like, and
 for what the split says they end in: {.., image_ending: _leftImg8bit, label_ending: _labelIds}.
+Images and labels may also be lists of folders, read as one.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,14 +35,16 @@ from ..config import Strict, read
 from ..errors import InputError
 from .images import pictures_below, read_image, read_size
 from .labels import IGNORE, Encoding, LabelSet, pack, spread
+from .layouts import locate
+from .lists import SUFFIXES, read_list
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Color = tuple[Byte, Byte, Byte]
 
 
 class Split(Strict):
-    images: str
-    labels: str
+    images: str | list[str]
+    labels: str | list[str]
     include: list[str] = Field(["*"], description="file-name patterns to take")
     exclude: list[str] = Field([], description="file-name patterns to leave out")
     image_ending: str = Field("", description="end of an image's name; other files are passed by")
@@ -49,7 +54,9 @@ class Split(Strict):
 class Description(Strict):
     """The YAML file."""
 
-    path: str = "."
+    path: str = Field(".", description="where its pictures are; relative to the file")
+    path_from: str | None = Field(None, description="environment variable that overrules path")
+    known_by: list[str] = Field([], description="what its folder holds, or is called; layouts.py")
     splits: dict[str, str | Split]
     names: list[str] | dict[int, str]
     palette: list[Color] | None = None
@@ -62,6 +69,8 @@ class Pair:
     name: str  # path below the image folder, without suffix
     image: Path
     label: Path
+    weight: float = 1.0  # how often it is drawn, against others
+    source: str = ""  # where it is from, as a list file says
 
 
 @dataclass(frozen=True)
@@ -96,36 +105,55 @@ class Dataset:
 
 
 def open_dataset(path: Path, split: str, data: Path | None = None) -> Dataset:
-    """The split of the dataset that `path` (a YAML file, or a folder with dataset.yaml) describes.
+    """The split of the dataset that `path` means; `locate` says what it may be.
 
     data: where its pictures are, if not where the file says. Every pair is checked to be complete
     and of equal size; InputError names the first that is not.
     """
-    if path.is_dir():
-        path = path / "dataset.yaml"
-    description = read(Description, path)
-    root = data or path.parent / description.path
-    if not root.is_dir():
-        raise InputError(f"{path}: no folder {root}; mend `path` there or pass --data FOLDER")
-    if split not in description.splits:
-        near = difflib.get_close_matches(split, description.splits, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        known = ", ".join(description.splits)
-        raise InputError(f"{path} has no split {split!r}, only {known}{hint}")
-    chosen = description.splits[split]
-    if isinstance(chosen, str):
-        chosen = Split(images=f"{chosen}/images", labels=f"{chosen}/labels")
-    pairs = _pairs(root, chosen, f"{path}, split {split}")
+    file, description, root = describe(path, data)
+    labels = label_set(description, file)
+    chosen = find_split(description, split, path)
+    source = f"{path}, split {split}"
+    if isinstance(chosen, Split):
+        pairs = _pairs(root, chosen, source)
+    else:
+        rows = read_list(chosen, root, file.parent, source)
+        pairs = tuple(Pair(**row._asdict()) for row in rows)
     with ThreadPoolExecutor() as pool:
         for problem in pool.map(_check_size, pairs):
             if problem:
                 raise InputError(problem)
-    return Dataset(path, split, pairs, label_set(description, path))
+    return Dataset(file, split, pairs, labels)
+
+
+def describe(path: Path, data: Path | None = None) -> tuple[Path, Description, Path]:
+    """The YAML file that `path` means, what it says, and the folder of its pictures, which is."""
+    file, folder = locate(path)
+    description = read(Description, file)
+    root = data or folder or _root(description, file)
+    if not root.is_dir():
+        mend = f"mend {description.path_from or '`path` there'} or pass --data FOLDER"
+        raise InputError(f"{path}: no folder {root}; {mend}")
+    return file, description, root
+
+
+def find_split(description: Description, name: str, source: object) -> Split | str:
+    """The folders of a split, or the name of its list file."""
+    if name not in description.splits:
+        near = difflib.get_close_matches(name, description.splits, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        known = ", ".join(description.splits)
+        raise InputError(f"{source} has no split {name!r}, only {known}{hint}")
+    split = description.splits[name]
+    if isinstance(split, Split) or Path(split).suffix.lower() in SUFFIXES:
+        return split
+    return Split(images=f"{split}/images", labels=f"{split}/labels")
 
 
 def read_classes(path: Path) -> LabelSet:
-    """The class table of a dataset's YAML file, its pictures left alone."""
-    return label_set(read(Description, path), path)
+    """The class table of the dataset that `path` means, its pictures left alone."""
+    file, _ = locate(path)
+    return label_set(read(Description, file), file)
 
 
 def label_set(description: Description, source: object) -> LabelSet:
@@ -165,11 +193,23 @@ def label_set(description: Description, source: object) -> LabelSet:
     return LabelSet(tuple(names.values()), tuple(palette), raw, ignored, description.encoding)
 
 
-def _by_stem(folder: Path, ending: str) -> dict[str, Path]:
-    """Pictures below `folder` by their path without suffix and `ending`, if they have it."""
+def _root(description: Description, file: Path) -> Path:
+    """Where the pictures are by the description alone."""
+    variable = description.path_from
+    if variable and os.environ.get(variable):
+        return Path(os.environ[variable])
+    if variable and "path" not in description.model_fields_set:
+        raise InputError(
+            f"{file.stem}: where are its pictures? pass --data FOLDER or set {variable}=FOLDER"
+        )
+    return file.parent / description.path
+
+
+def _by_stem(folders: list[Path], ending: str) -> dict[str, Path]:
+    """Pictures below `folders` by their path there without suffix and `ending`, if they have it."""
     found: dict[str, Path] = {}
-    for file in pictures_below(folder):
-        stem = file.relative_to(folder).with_suffix("").as_posix()
+    for root, file in ((folder, file) for folder in folders for file in pictures_below(folder)):
+        stem = file.relative_to(root).with_suffix("").as_posix()
         if not stem.endswith(ending):
             continue
         stem = stem.removesuffix(ending)
@@ -179,24 +219,23 @@ def _by_stem(folder: Path, ending: str) -> dict[str, Path]:
 
 
 def _pairs(root: Path, split: Split, source: str) -> tuple[Pair, ...]:
-    files = []
-    for kind, name, ending in (
-        ("images", split.images, split.image_ending),
-        ("labels", split.labels, split.label_ending),
-    ):
-        if not (root / name).is_dir():
-            raise InputError(f"{source}: no folder {root / name} for its {kind}")
-        files.append(
-            {
-                stem: file
-                for stem, file in _by_stem(root / name, ending).items()
-                if any(fnmatch(stem, p) for p in split.include)
-                and not any(fnmatch(stem, p) for p in split.exclude)
-            }
-        )
-    images, labels = files
+    def files(kind: str, names: str | list[str], ending: str) -> dict[str, Path]:
+        folders = [root / name for name in ([names] if isinstance(names, str) else names)]
+        for folder in folders:
+            if not folder.is_dir():
+                raise InputError(f"{source}: no folder {folder} for its {kind}")
+        return {
+            stem: file
+            for stem, file in _by_stem(folders, ending).items()
+            if any(fnmatch(stem, p) for p in split.include)
+            and not any(fnmatch(stem, p) for p in split.exclude)
+        }
+
+    images = files("images", split.images, split.image_ending)
+    labels = files("labels", split.labels, split.label_ending)
     if not images:
-        raise InputError(f"{source}: no pictures in {root / split.images}; the split is empty")
+        ending = f" that end in {split.image_ending}" if split.image_ending else ""
+        raise InputError(f"{source}: no pictures{ending} in {split.images}; the split is empty")
     for have, lack, what in ((images, labels, "label"), (labels, images, "image")):
         alone = [have[stem] for stem in have if stem not in lack]
         if alone:
@@ -209,6 +248,9 @@ def _pairs(root: Path, split: Split, source: str) -> tuple[Pair, ...]:
 
 def _check_size(pair: Pair) -> str | None:
     image, label = read_size(pair.image), read_size(pair.label)
+    if image != label and image == label[::-1]:  # a PNG may say last that it lies on its side
+        height, width, _ = read_image(pair.image).shape
+        image = height, width
     return None if image == label else _sizes_differ(pair, image, label)
 
 

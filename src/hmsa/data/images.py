@@ -57,7 +57,8 @@ def read_size(path: Path) -> tuple[int, int]:
     """Height and width as shown, from the header alone."""
     with open_picture(path) as picture:
         width, height = picture.size
-        lying = picture.getexif().get(_ORIENTATION, 1) >= 5
+        # Not the method of the PNG class, which decodes all pixels to look for EXIF behind them
+        lying = Image.Image.getexif(picture).get(_ORIENTATION, 1) >= 5
     return (width, height) if lying else (height, width)
 
 

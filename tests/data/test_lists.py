@@ -1,0 +1,143 @@
+"""List files: what a row means, in CSV and Parquet alike; what is wrong is named with its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from hmsa.data.datasets import open_dataset
+from hmsa.data.lists import read_list
+from hmsa.errors import InputError
+
+LABEL = np.array([[0, 1, 2, 255]], np.uint8)
+COLUMNS = ["image", "label", "weight", "source"]
+ROWS = [
+    ["train/images/a.jpg", "train/labels/a.png", "2.5", "drawn"],
+    ["train/images/b.jpg", "train/labels/b.png", "", ""],
+]
+
+
+def write(file, rows, columns=COLUMNS):
+    if file.suffix == ".csv":
+        file.write_text("".join(",".join(row) + "\n" for row in [columns, *rows]))
+    else:
+        cells = zip(*rows, strict=True) if rows else [[] for _ in columns]
+        parquet.write_table(pa.table([pa.array(c, pa.string()) for c in cells], columns), file)
+
+
+@pytest.fixture(params=["csv", "parquet"])
+def listed(request, folder_dataset, tmp_path):
+    """Make a dataset whose train split is a list: `(rows, columns) -> dataset.yaml`."""
+
+    def make(rows=ROWS, columns=COLUMNS, place="pictures") -> Path:
+        name = f"chosen.{request.param}"
+        path = folder_dataset({"a": LABEL, "b": LABEL}, splits={"train": name})
+        write(tmp_path / place / name, rows, columns)
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize("place", ["pictures", "."])  # with the pictures, or with the description
+def test_rows(listed, place):
+    dataset = open_dataset(listed(place=place), "train")
+    assert [(p.name, p.weight, p.source) for p in dataset.pairs] == [
+        ("train/images/a", 2.5, "drawn"),
+        ("train/images/b", 1.0, ""),
+    ]
+    assert (dataset.read(1)[1] == LABEL).all()
+
+
+def test_two_columns_are_enough_and_further_ones_left_alone(listed):
+    pairs = open_dataset(listed([["x", *row[:2]] for row in ROWS], ["note", *COLUMNS[:2]]), "train")
+    assert [p.weight for p in pairs.pairs] == [1.0, 1.0]
+
+
+def test_absolute_paths_keep_out_of_names(listed, tmp_path):
+    absolute = [str(tmp_path / "pictures" / cell) for cell in ROWS[0][:2]]
+    upward = ["../pictures/" + cell for cell in ROWS[1][:2]]
+    a, b = open_dataset(listed([absolute, upward], COLUMNS[:2]), "train").pairs
+    assert a.name == str(tmp_path / "pictures/train/images/a")[1:]
+    assert b.name == "pictures/train/images/b"
+
+
+def test_numbers_of_parquet_are_weights(folder_dataset, tmp_path):
+    path = folder_dataset({"a": LABEL}, splits={"train": "x.parquet"})
+    table = pa.table({"image": [ROWS[0][0]], "label": [ROWS[0][1]], "weight": [3]})
+    parquet.write_table(table, tmp_path / "x.parquet")
+    assert open_dataset(path, "train").pairs[0].weight == 3.0
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "says"),
+    [
+        ([ROWS[0], ["train/images/c.jpg", "", "", ""]], COLUMNS, "(line 3|row 2): no file .*c.jpg"),
+        ([[ROWS[0][0], "", "", ""]], COLUMNS, "(line 2|row 1) has no label"),
+        ([[*ROWS[0][:2], "much", ""]], COLUMNS, "(line 2|row 1): weight 'much' is not a number"),
+        ([[*ROWS[0][:2], "0", ""]], COLUMNS, "weight '0' is not a number above 0"),
+        ([[*ROWS[0][:2], "inf", ""]], COLUMNS, "weight 'inf' is not a number above 0"),
+        (
+            [ROWS[0], ROWS[1], ROWS[0]],
+            COLUMNS,
+            "(line 4|row 3).* shares its name with .*(2|row 1);",
+        ),
+        ([ROWS[0][:2]], ["image", "mask"], "no column 'label', only image, mask"),
+        ([ROWS[0][:3]], ["image", "label", "wieght"], "no column 'weight'.*by 'wieght'"),
+        ([ROWS[0][:2]], ["images", "labels"], "no column 'image'.*by 'images'"),
+        ([], COLUMNS, "lists no pictures"),
+    ],
+)
+def test_mistakes(listed, rows, columns, says):
+    with pytest.raises(InputError, match=says) as caught:
+        open_dataset(listed(rows, columns), "train")
+    assert "\n" not in str(caught.value)
+    assert "chosen." in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("x.csv", b"image,label\na.jpg,a,png\n", "line 2 has more cells than columns"),
+        ("x.csv", b"image,label\na.jpg\n", "line 2 has no label|line 2: no file"),
+        ("x.csv", b"image;label\na.jpg;a.png\n", "no column 'image', only image;label"),
+        ("x.csv", b"", "no column 'image'"),
+        ("x.csv", b"image,label\n\xff\xfe,\x00\n", "x.csv is not readable CSV"),
+        ("x.csv", b'image,label\n"a.jpg,a.png\n', "x.csv is not readable CSV"),
+        ("x.parquet", b"PAR1 not really", "x.parquet is not readable Parquet"),
+        ("y.csv", b"", "no list x.csv in"),
+    ],
+)
+def test_broken_files(folder_dataset, tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    listed = "x.csv" if name == "y.csv" else name
+    path = folder_dataset({"a": LABEL}, splits={"train": listed})
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(InputError, match=says) as caught:
+        open_dataset(path, "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_sizes_are_checked_like_those_of_folders(listed, tmp_path):
+    path = listed()
+    Image.new("L", (9, 9)).save(tmp_path / "pictures/train/labels/b.png")
+    with pytest.raises(InputError, match="b.jpg is 4x1 but .*b.png is 9x9"):
+        open_dataset(path, "train")
+
+
+@given(st.lists(st.floats(0, exclude_min=True, allow_infinity=False), min_size=1, max_size=5))
+def test_weights_come_back_from_both_kinds(tmp_path_factory, weights):
+    folder = tmp_path_factory.mktemp("list")
+    rows = []
+    for i, weight in enumerate(weights):
+        (folder / f"{i}.png").touch()
+        rows.append([f"{i}.png", f"{i}.png", repr(weight)])
+    for kind in ("csv", "parquet"):
+        write(folder / f"x.{kind}", rows, COLUMNS[:3])
+        assert [row.weight for row in read_list(f"x.{kind}", folder, folder, "")] == weights
