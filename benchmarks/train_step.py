@@ -1,0 +1,143 @@
+"""What a training step costs: one scale, hierarchical at two, explicit attention over three.
+
+    python benchmarks/train_step.py [--trunk resnet50 --head deeplab --stride 8] [--batch 2]
+
+Same trunk and head, 19 classes, forward and backward. FLOPs by torch's own counter; `saved` are
+the bytes of distinct storages that autograd keeps for backward, weights left out; `peak` is what
+the process holds above what it held before its first step. Each network has its own process.
+Official: what the official code was measured to take for resnet50, deeplab, 256x512, batch 2, on
+two CPU cores. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import timm
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from hmsa.losses import objective
+from hmsa.model import build
+from hmsa.runtime import keep_memory
+
+KINDS = {
+    "single": ("average", (1.0,)),
+    "hierarchical": ("hierarchical", (0.5, 1.0)),
+    "explicit": ("explicit", (0.5, 1.0, 2.0)),
+}
+OFFICIAL = {
+    "flops": {"single": 1, "hierarchical": 1.318, "explicit": 5.492},
+    "saved_mib": {"single": 1098, "hierarchical": 1498, "explicit": 5878},
+    "step_s": {"single": 1, "hierarchical": 1.29, "explicit": 5.9},
+}
+CLASSES = 19
+
+
+def measure(kind: str, options: argparse.Namespace) -> dict[str, float]:
+    """All that one network takes, in this process."""
+    keep_memory()
+    fusion, scales = KINDS[kind]
+    torch.manual_seed(0)
+    model = build(
+        fusion=fusion, classes=CLASSES, trunk=options.trunk, head=options.head,
+        stride=options.stride, width=256, official=options.official,
+    ).train()  # fmt: skip
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(device, memory_format=torch.channels_last)
+    image = torch.rand(options.batch, 3, *options.size, device=device)
+    label = torch.randint(0, CLASSES, (options.batch, *options.size), device=device)
+    before = _held(device)
+
+    def step() -> None:
+        model.zero_grad()
+        objective(model(image, scales), label, auxiliary=0.4)["loss"].backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = objective(model(image, scales), label, auxiliary=0.4)["loss"]
+    loss.backward()
+    peak = _held(device) - before
+    with FlopCounterMode(display=False) as counter:
+        step()
+    times = []
+    for _ in range(options.repeats):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return {
+        "flops": counter.get_total_flops(),
+        "saved_mib": sum(saved.values()) / 2**20,
+        "peak_mib": peak / 2**20,
+        "step_s": statistics.median(times),
+    }
+
+
+def _held(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trunk", default="resnet50")
+    parser.add_argument("--head", default="deeplab")
+    parser.add_argument("--stride", type=int, default=8)
+    parser.add_argument("--official", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--size", type=int, nargs=2, default=(256, 512))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", choices=KINDS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only:
+        print(json.dumps(measure(options.only, options)))
+        return
+    found: dict[str, dict[str, float]] = {}
+    for kind in KINDS:
+        command = [sys.executable, __file__, *sys.argv[1:], "--only", kind]
+        ran = subprocess.run(command, check=True, capture_output=True, text=True)
+        found[kind] = json.loads(ran.stdout.splitlines()[-1])
+    what = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    print(
+        f"{options.trunk}, {options.head} head, stride {options.stride}, {CLASSES} classes, batch "
+        f"{options.batch} of {options.size[0]}x{options.size[1]}, fp32, {what}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, timm {timm.__version__}"
+    )
+    print(f"{'':>22}" + "".join(f"{kind:>24}" for kind in KINDS))
+    for measured, unit in (
+        ("flops", "GFLOP"), ("saved_mib", "MiB saved"), ("peak_mib", "MiB peak"), ("step_s", "s"),
+    ):  # fmt: skip
+        first = found["single"][measured]
+        cells = []
+        for kind in KINDS:
+            value = found[kind][measured] / (1e9 if measured == "flops" else 1)
+            cells.append(f"{value:14,.2f} ({found[kind][measured] / first:.3f}x)")
+        print(f"{unit:>22}" + "".join(f"{cell:>24}" for cell in cells))
+        if measured in OFFICIAL:
+            row = "".join(f"{value:>24,}" for value in OFFICIAL[measured].values())
+            print(f"{'official':>22}{row}")
+    keys = ("flops", "saved_mib", "peak_mib", "step_s")
+    print(json.dumps({key: {kind: found[kind][key] for kind in KINDS} for key in keys}))
+
+
+if __name__ == "__main__":
+    main()
