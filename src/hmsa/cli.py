@@ -53,6 +53,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _how_to_go_on(options: argparse.Namespace, arguments: Sequence[str] | None) -> str:
+    if options.verb in (_check, _stats):
+        return "; the same command goes on"
     if options.verb is not _train:
         return ""
     typed = [a for a in (arguments or sys.argv[1:]) if a != "--resume"]
@@ -108,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("classes", type=Path, metavar="DATA", help="YAML file with its classes")
     convert.add_argument("-o", "--out", type=Path, required=True, metavar="SAFETENSORS")
 
-    data = verbs.add_parser("data", help="make data")
+    data = verbs.add_parser("data", help="make, check and measure data")
     kinds = data.add_subparsers(required=True, metavar="WHAT", title="what")
     scenes = _verb(
         kinds, "scenes", _scenes, "draw street scenes as a labelled dataset",
@@ -119,6 +121,21 @@ def _parser() -> argparse.ArgumentParser:
                         help="pictures of a split (train=200, val=40); again for more")  # fmt: skip
     scenes.add_argument("--size", type=_size, default=(256, 512), metavar="HxW", help="(256x512)")
     scenes.add_argument("--seed", type=int, default=0, help="(0)")
+
+    check = _verb(
+        kinds, "check", _check, "find what is wrong with a dataset",
+        "hmsa data check datasets/camvid.yaml --split train --split val",
+    )  # fmt: skip
+    check.add_argument("--report", type=Path, metavar="HTML", help="page (runs/check-NAME.html)")
+    stats = _verb(
+        kinds, "stats", _stats, "class frequencies, mean and deviation of a dataset",
+        "hmsa data stats datasets/camvid.yaml --split train",
+    )  # fmt: skip
+    for verb in (check, stats):
+        verb.add_argument("dataset", type=Path, metavar="DATA", help="YAML file of the dataset")
+        verb.add_argument("--split", action="append", default=[], help="(all); again for more")
+        verb.add_argument("--data", type=Path, metavar="FOLDER", help="where the pictures are")
+        verb.add_argument("--json", action="store_true", help="the JSON line alone on stdout")
 
     demo = _verb(
         verbs, "demo", _demo, "the whole story on generated scenes", "hmsa demo --out runs/demo"
@@ -231,6 +248,30 @@ def _scenes(options: argparse.Namespace) -> None:
 
     counts = dict(options.count or [("train", 200), ("val", 40)])
     print(scenes(options.folder, counts, options.size, options.seed))
+
+
+def _check(options: argparse.Namespace) -> int:
+    from .commands.check import check
+
+    source: Path = options.dataset
+    name = source.parent.resolve().name if source.name == "dataset.yaml" else source.stem
+    summary, table = check(
+        source, options.split, data=options.data,
+        report=options.report or Path("runs") / f"check-{name}.html", command=_typed(),
+    )  # fmt: skip
+    _show(options.json, summary, table)
+    return 2 if summary["errors"] else 0
+
+
+def _stats(options: argparse.Namespace) -> int:
+    from .commands.check import stats
+    from .runtime import say
+
+    summary, table, errors = stats(options.dataset, options.split, options.data)
+    _show(options.json, summary, table)
+    for error in errors:
+        say(f"hmsa: {error}")
+    return 2 if errors else 0
 
 
 def _demo(options: argparse.Namespace) -> None:

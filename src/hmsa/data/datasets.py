@@ -82,7 +82,7 @@ class Dataset:
         pair = self.pairs[index]
         image, label = read_image(pair.image), self.labels.read(pair.label)
         if image.shape[:2] != label.shape:
-            raise InputError(_sizes_differ(pair, image.shape[:2], label.shape))
+            raise InputError(sizes_differ(pair, image.shape[:2], label.shape))
         return image, label
 
     def frequencies(self) -> NDArray[np.int64]:
@@ -102,26 +102,55 @@ def open_dataset(path: Path, split: str, data: Path | None = None) -> Dataset:
     data: where its pictures are, if not where the file says. Every pair is checked to be complete
     and of equal size; InputError names the first that is not.
     """
+    path, description, root = describe(path, data)
+    pairs = _pairs(root, find_split(description, split, path), f"{path}, split {split}")
+    with ThreadPoolExecutor() as pool:
+        for problem in pool.map(_check_size, pairs):
+            if problem:
+                raise InputError(problem)
+    return Dataset(path, split, pairs, label_set(description, path))
+
+
+def describe(path: Path, data: Path | None = None) -> tuple[Path, Description, Path]:
+    """The YAML file, what it says, and the folder that its splits are in, which is there."""
     if path.is_dir():
         path = path / "dataset.yaml"
     description = read(Description, path)
     root = data or path.parent / description.path
     if not root.is_dir():
         raise InputError(f"{path}: no folder {root}; mend `path` there or pass --data FOLDER")
-    if split not in description.splits:
-        near = difflib.get_close_matches(split, description.splits, n=1)
+    return path, description, root
+
+
+def find_split(description: Description, name: str, source: object) -> Split:
+    if name not in description.splits:
+        near = difflib.get_close_matches(name, description.splits, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         known = ", ".join(description.splits)
-        raise InputError(f"{path} has no split {split!r}, only {known}{hint}")
-    chosen = description.splits[split]
-    if isinstance(chosen, str):
-        chosen = Split(images=f"{chosen}/images", labels=f"{chosen}/labels")
-    pairs = _pairs(root, chosen, f"{path}, split {split}")
-    with ThreadPoolExecutor() as pool:
-        for problem in pool.map(_check_size, pairs):
-            if problem:
-                raise InputError(problem)
-    return Dataset(path, split, pairs, label_set(description, path))
+        raise InputError(f"{source} has no split {name!r}, only {known}{hint}")
+    split = description.splits[name]
+    if isinstance(split, str):
+        split = Split(images=f"{split}/images", labels=f"{split}/labels")
+    return split
+
+
+def list_files(root: Path, split: Split) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """Images and labels by the name that pairs them; two files may share one, or have no partner.
+
+    A folder that is not there has no files.
+    """
+
+    def wanted(name: str) -> bool:
+        return any(fnmatch(name, p) for p in split.include) and not any(
+            fnmatch(name, p) for p in split.exclude
+        )
+
+    images = _by_stem(root / split.images, split.image_ending)
+    labels = _by_stem(root / split.labels, split.label_ending)
+    return (
+        {name: files for name, files in images.items() if wanted(name)},
+        {name: files for name, files in labels.items() if wanted(name)},
+    )
 
 
 def read_classes(path: Path) -> LabelSet:
@@ -166,36 +195,26 @@ def label_set(description: Description, source: object) -> LabelSet:
     return LabelSet(tuple(names.values()), tuple(palette), raw, ignored, description.encoding)
 
 
-def _by_stem(folder: Path, ending: str) -> dict[str, Path]:
+def _by_stem(folder: Path, ending: str) -> dict[str, list[Path]]:
     """Pictures below `folder` by their path without suffix and `ending`, if they have it."""
-    found: dict[str, Path] = {}
+    found: dict[str, list[Path]] = {}
     for file in pictures_below(folder):
         stem = file.relative_to(folder).with_suffix("").as_posix()
         if not stem.endswith(ending):
             continue
-        stem = stem.removesuffix(ending)
-        if found.setdefault(stem, file) != file:
-            raise InputError(f"{found[stem]} and {file} share one name; which is it? keep one")
+        found.setdefault(stem.removesuffix(ending), []).append(file)
     return found
 
 
 def _pairs(root: Path, split: Split, source: str) -> tuple[Pair, ...]:
-    files = []
-    for kind, name, ending in (
-        ("images", split.images, split.image_ending),
-        ("labels", split.labels, split.label_ending),
-    ):
+    for kind, name in (("images", split.images), ("labels", split.labels)):
         if not (root / name).is_dir():
             raise InputError(f"{source}: no folder {root / name} for its {kind}")
-        files.append(
-            {
-                stem: file
-                for stem, file in _by_stem(root / name, ending).items()
-                if any(fnmatch(stem, p) for p in split.include)
-                and not any(fnmatch(stem, p) for p in split.exclude)
-            }
-        )
-    images, labels = files
+    found = list_files(root, split)
+    for files in (*found[0].values(), *found[1].values()):
+        if len(files) > 1:
+            raise InputError(f"{files[0]} and {files[1]} share one name; which is it? keep one")
+    images, labels = ({stem: file for stem, (file,) in files.items()} for files in found)
     if not images:
         raise InputError(f"{source}: no pictures in {root / split.images}; the split is empty")
     for have, lack, what in ((images, labels, "label"), (labels, images, "image")):
@@ -210,10 +229,10 @@ def _pairs(root: Path, split: Split, source: str) -> tuple[Pair, ...]:
 
 def _check_size(pair: Pair) -> str | None:
     image, label = read_size(pair.image), read_size(pair.label)
-    return None if image == label else _sizes_differ(pair, image, label)
+    return None if image == label else sizes_differ(pair, image, label)
 
 
-def _sizes_differ(pair: Pair, image: tuple[int, ...], label: tuple[int, ...]) -> str:
+def sizes_differ(pair: Pair, image: tuple[int, ...], label: tuple[int, ...]) -> str:
     return (
         f"{pair.image} is {image[1]}x{image[0]} but {pair.label} is {label[1]}x{label[0]} "
         "(width x height); an image and its label must have one size"
