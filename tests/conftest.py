@@ -44,6 +44,14 @@ def hmsa(capsys):
     return run
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    """No test reads or writes the cache folder of whoever runs it."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def camvid() -> Path:
     folder = SHARED / "camvid"

@@ -16,7 +16,10 @@ def test_version(hmsa):
     assert ran.out.strip() == f"hmsa {package.__version__}"
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "convert", "data scenes", "demo"])
+@pytest.mark.parametrize(
+    "verb",
+    ["train", "evaluate", "predict", "convert", "data scenes", "data check", "data stats", "demo"],
+)
 def test_help_ends_in_a_command(hmsa, verb):
     ran = hmsa(*verb.split(), "--help")
     assert ran.code == 0

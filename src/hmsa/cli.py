@@ -251,7 +251,7 @@ def _scenes(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from .commands.check import check
+    from .commands.data_check import check
 
     source: Path = options.dataset
     name = source.parent.resolve().name if source.name == "dataset.yaml" else source.stem
@@ -264,7 +264,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _stats(options: argparse.Namespace) -> int:
-    from .commands.check import stats
+    from .commands.data_check import stats
     from .runtime import say
 
     summary, table, errors = stats(options.dataset, options.split, options.data)

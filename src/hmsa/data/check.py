@@ -19,7 +19,7 @@ from .findings import Findings, Part, Unknown
 from .labels import IGNORE, unpack
 from .scan import File, Seen
 
-_MOST_VALUES = 100  # unknown values listed of a split
+_MOST_VALUES = 20  # unknown values listed of a split, the commonest
 _MOST_NAMES = 12  # of classes in one line
 _MOSTLY = 0.5  # share of a picture without label from which on it is noted
 
@@ -72,11 +72,15 @@ def _partners(found: Findings, part: Part, folder: Path) -> None:
     ):
         alone = [file for stem, file in have.items() if stem not in lack]
         if alone:
-            found.add("error", f"{one} without {other}", part.name,
+            found.add(
+                "error",
+                f"{one} without {other}",
+                part.name,
                 f"{len(alone)} {one}(s) without {other}, such as {alone[0].path}; add the "
                 f"{other}s or exclude the files",
-                (file.path for file in alone), ((file,) for file in alone),
-            )  # fmt: skip
+                (file.path for file in alone),
+                ((file,) for file in alone),
+            )
 
 
 def judge(found: Findings, seen: Mapping[Path, Seen]) -> Findings:
@@ -109,11 +113,14 @@ def _broken(found: Findings, part: Part, seen: Mapping[Path, Seen]) -> None:
     if differ:
         first = differ[0]
         sizes = seen[first.image].size, seen[first.label].size
-        found.add("error", "sizes differ", part.name,
+        found.add(
+            "error",
+            "sizes differ",
+            part.name,
             f"{len(differ)} pair(s) of two sizes, such as: {sizes_differ(first, *sizes)}",
             (pair.image for pair in differ),
             ((File(pair.image), File(pair.label, found.labels)) for pair in differ),
-        )  # fmt: skip
+        )
 
 
 def _images(found: Findings, part: Part, seen: Mapping[Path, Seen]) -> None:

@@ -1,4 +1,4 @@
-"""Leaks: what one split has in common with another, so that scores on one of them flatter."""
+"""Leaks: what one split has in common with another, so that scores on either flatter."""
 
 from __future__ import annotations
 
@@ -57,9 +57,13 @@ def _within(found: Findings, view: _View, copies: list[Copy]) -> None:
         f"{pairs[0][1]} of {pairs[0][0]}; it says less than its size"
     )
     found.add(
-        "note", "near-copies within", view.split, told, (second for _, second in pairs),
+        "note",
+        "near-copies within",
+        view.split,
+        told,
+        (second for _, second in pairs),
         [tuple(map(File, pairs[0]))],
-    )  # fmt: skip
+    )
 
 
 def _copies(found: Findings, large: _View, small: _View, copies: list[Copy]) -> None:
@@ -72,12 +76,16 @@ def _copies(found: Findings, large: _View, small: _View, copies: list[Copy]) -> 
     first, second = near[0].images
     told = (
         f"{len(near)} of {len(small)} images of {small.split} are near-copies of images of "
-        f"{large.split}, such as {second} of {first}: scores on one of them flatter"
+        f"{large.split}, such as {second} of {first}: scores on either flatter"
     )
     found.add(
-        "warning", "near-copies", ", ".join(splits), told, (one.images[1] for one in near),
+        "warning",
+        "near-copies",
+        ", ".join(splits),
+        told,
+        (one.images[1] for one in near),
         (tuple(map(File, one.images)) for one in near),
-    )  # fmt: skip
+    )
 
 
 def _clip(found: Findings, large: _View, small: _View, clip: Clip) -> None:
@@ -89,10 +97,13 @@ def _clip(found: Findings, large: _View, small: _View, clip: Clip) -> None:
     told = (
         f"{count} of {len(small)} images of {small.split} are cut out of a recording that "
         f"{large.split} has too ({clip.recording}*), the nearest {apart} numbers away: {second} "
-        f"and {first}; scores on one of them flatter"
+        f"and {first}; scores on either flatter"
     )
     found.add(
-        "warning", "clip of a recording", ", ".join(splits), told,
+        "warning",
+        "clip of a recording",
+        ", ".join(splits),
+        told,
         (small.paths[i] for i in clip.pictures),
         (tuple(map(File, border)) for border in borders),
-    )  # fmt: skip
+    )

@@ -21,6 +21,7 @@ from ..data.leaks import find_leaks
 from ..data.scan import File, Memory, Seen, scan
 from ..datasheet import Datasheet, Shot, write_datasheet
 from ..errors import InputError
+from ..page import SIDE
 from ..pictures import WRONG, colorize, overlay
 from ..runtime import Meter
 
@@ -111,7 +112,7 @@ def _size(part: Part) -> str:
 def _sheet(found: Findings, seen: Mapping[Path, Seen], command: str) -> Datasheet:
     cases = []
     for problem in found.problems:
-        strips = [_shots(found, case) for case in problem.cases]
+        strips = [_shots(found, seen, case) for case in problem.cases]
         cases.append((problem, [strip for strip in strips if strip]))
     examples = []
     for part in found.parts.values():
@@ -137,7 +138,7 @@ def _sheet(found: Findings, seen: Mapping[Path, Seen], command: str) -> Datashee
 
 def _example(image: File, label: File) -> list[Shot]:
     assert label.labels
-    picture, ids, palette = read_image(image.path), *_ids(label.path, label.labels)
+    picture, (ids, palette) = _thin(read_image(image.path)), _ids(label.path, label.labels)
     return [
         Shot("image", picture),
         Shot("label over it", overlay(picture, ids, palette)),
@@ -145,26 +146,35 @@ def _example(image: File, label: File) -> list[Shot]:
     ]
 
 
-def _shots(found: Findings, files: Sequence[File]) -> list[Shot]:
+def _shots(found: Findings, seen: Mapping[Path, Seen], files: Sequence[File]) -> list[Shot]:
     """Each as well as it can be drawn; what cannot be read at all is left out."""
     shots = []
     for file in files:
-        name = found.short(file.path)
         with suppress(InputError):
-            if file.labels:
-                with suppress(InputError):
-                    label = colorize(*_ids(file.path, file.labels))
-                    shots.append(Shot(name, label, photo=False))
-                    continue
-            picture = read_image(file.path)
-            shots.append(Shot(f"{name}, {picture.shape[1]}x{picture.shape[0]}", picture))
+            picture, photo = _draw(file)
+            height, width = seen[file.path].size
+            shots.append(Shot(f"{found.short(file.path)}, {width}x{height}", picture, photo))
     return shots
 
 
+def _draw(file: File) -> tuple[NDArray[np.uint8], bool]:
+    """`[H,W,3]`, and whether it is a photo; a label in another encoding is taken for one."""
+    if file.labels:
+        with suppress(InputError):
+            return colorize(*_ids(file.path, file.labels)), False
+    return _thin(read_image(file.path)), True
+
+
+def _thin(picture: NDArray[Any]) -> NDArray[Any]:
+    """Not many more pixels `[H,W,..]` than a page shows, so that large ones cost no time."""
+    step = max(1, max(picture.shape[:2]) // (2 * SIDE))
+    return picture[::step, ::step]
+
+
 def _ids(path: Path, labels: LabelSet) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Train ids `[H,W]` with K for what is unknown, and the palette [K+1,3] that it is red in."""
+    """Thinned train ids `[H,W]`, K for what is unknown, and the palette [K+1,3], red for that."""
     with open_picture(path) as picture:
-        raw = labels.raw_of(picture, path)
+        raw = _thin(labels.raw_of(picture, path))
     values, where = np.unique(raw, return_inverse=True)
     known, other = labels.train_ids(), len(labels.names)
     ids = np.array([known.get(int(value), other) for value in values], np.uint8)
