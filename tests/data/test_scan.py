@@ -98,3 +98,13 @@ def test_a_home_that_cannot_be_written_costs_the_memory_only(
     path = folder_dataset({"a": LABEL})
     assert run(path) == run(path)
     assert len(looked) == 4
+
+
+def test_a_file_that_goes_away_meanwhile_stops_nothing(folder_dataset):
+    path = folder_dataset({"a": LABEL})
+    found = plan(path)
+    (train(path) / "images" / "a.jpg").unlink()
+    with Memory(found.root) as memory:
+        seen = {file.path.name: each for file, each in scan(found.files(), memory)}
+    assert "a.jpg cannot be decoded" in seen["a.jpg"].broken
+    assert seen["a.png"].size == (2, 4)

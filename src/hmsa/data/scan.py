@@ -165,7 +165,10 @@ def _key(file: File) -> str:
 
 
 def _stamp(path: Path) -> str:
-    about = path.stat()
+    try:
+        about = path.stat()
+    except OSError:  # gone since it was listed; the look will say so
+        return "gone"
     return f"{about.st_mtime_ns} {about.st_size}"
 
 
