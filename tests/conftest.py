@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,9 @@ from hypothesis import settings
 from PIL import Image
 
 from hmsa import cli
+from hmsa.data.check import judge, plan
+from hmsa.data.leaks import find_leaks
+from hmsa.data.scan import look
 from hmsa.data.scenes import write_scenes
 from hmsa.model import HMSA
 
@@ -42,6 +46,14 @@ def hmsa(capsys):
         return Ran(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    """No test reads or writes the cache folder of whoever runs it."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -186,3 +198,17 @@ def trained(tmp_path_factory, scenes) -> Path:
     file.write_text(yaml.safe_dump(TINY_RECIPE | {"data": {"dataset": os.fspath(scenes)}}))
     assert cli.run(["train", str(file), "--out", str(folder / "run")]) == 0
     return folder / "run"
+
+
+@pytest.fixture
+def checked():
+    """`checked(dataset.yaml, *splits)` -> all findings; their summary is JSON."""
+
+    def check(path, *splits):
+        found = plan(path, splits)
+        seen = {file.path: look(file) for file in found.files()}
+        find_leaks(judge(found, seen), seen)
+        json.dumps(found.summary(), allow_nan=False)
+        return found
+
+    return check

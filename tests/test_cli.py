@@ -16,7 +16,10 @@ def test_version(hmsa):
     assert ran.out.strip() == f"hmsa {package.__version__}"
 
 
-VERBS = ["train", "evaluate", "predict", "convert", "data scenes", "data import", "demo"]
+VERBS = [
+    *("train", "evaluate", "predict", "convert", "demo"),
+    *(f"data {what}" for what in ("scenes", "import", "check", "stats")),
+]
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -53,6 +53,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _how_to_go_on(options: argparse.Namespace, arguments: Sequence[str] | None) -> str:
+    if options.verb in (_check, _stats):
+        return "; the same command goes on"
     if options.verb is not _train:
         return ""
     typed = [a for a in (arguments or sys.argv[1:]) if a != "--resume"]
@@ -113,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("-o", "--out", type=Path, required=True, metavar="OUT",
                          help="folder to share, or one .safetensors file")  # fmt: skip
 
-    data = verbs.add_parser("data", help="make or import data")
+    data = verbs.add_parser("data", help="make, import, check and measure data")
     kinds = data.add_subparsers(required=True, metavar="WHAT", title="what")
     scenes = _verb(
         kinds, "scenes", _scenes, "draw street scenes as a labelled dataset",
@@ -138,6 +140,21 @@ def _parser() -> argparse.ArgumentParser:
                        help="a class that means no label; again for more")  # fmt: skip
     masks.add_argument("--split", default="train", metavar="SPLIT",
                        help="its name where SOURCE gives none (train)")  # fmt: skip
+
+    check = _verb(
+        kinds, "check", _check, "find what is wrong with a dataset",
+        "hmsa data check camvid --split train --split val",
+    )  # fmt: skip
+    check.add_argument("--report", type=Path, metavar="HTML", help="page (runs/check-NAME.html)")
+    stats = _verb(
+        kinds, "stats", _stats, "class frequencies, mean and deviation of a dataset",
+        "hmsa data stats camvid --split train",
+    )  # fmt: skip
+    for verb in (check, stats):
+        verb.add_argument("dataset", type=Path, metavar="DATA", help="YAML file of the dataset")
+        verb.add_argument("--split", action="append", default=[], help="(all); again for more")
+        verb.add_argument("--data", type=Path, metavar="FOLDER", help="where the pictures are")
+        verb.add_argument("--json", action="store_true", help="the JSON line alone on stdout")
 
     demo = _verb(
         verbs, "demo", _demo, "the whole story on generated scenes", "hmsa demo --out runs/demo"
@@ -266,6 +283,30 @@ def _import(options: argparse.Namespace) -> None:
     counts = ", ".join(f"{n} in {split}" for split, n in made.pictures.items())
     say(f"labelled pictures: {counts}; {made.unlabelled} of the export are not labelled yet")
     print(made.description)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from .commands.data_check import check
+
+    source: Path = options.dataset
+    name = source.parent.resolve().name if source.name == "dataset.yaml" else source.stem
+    summary, table = check(
+        source, options.split, data=options.data,
+        report=options.report or Path("runs") / f"check-{name}.html", command=_typed(),
+    )  # fmt: skip
+    _show(options.json, summary, table)
+    return 2 if summary["errors"] else 0
+
+
+def _stats(options: argparse.Namespace) -> int:
+    from .commands.data_check import stats
+    from .runtime import say
+
+    summary, table, errors = stats(options.dataset, options.split, options.data)
+    _show(options.json, summary, table)
+    for error in errors:
+        say(f"hmsa: {error}")
+    return 2 if errors else 0
 
 
 def _demo(options: argparse.Namespace) -> None:

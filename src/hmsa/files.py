@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and where those go that can be made again."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+
+def cache_folder() -> Path:
+    """Where this user keeps what can be made again; the environment's XDG_CACHE_HOME moves it."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "hmsa"
 
 
 def replace(path: Path, write: Callable[[Path], Any]) -> None:

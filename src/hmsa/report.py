@@ -1,11 +1,8 @@
 """Numbers and labels in, one offline HTML page out.
 
-Knows nothing about models: whatever it shows was computed before. Everything the page needs is
-inside it, and its own content policy forbids the browser to fetch anything else.
+Knows nothing about models: whatever it shows was computed before.
 """
 
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
-from PIL import Image
 
 from . import pictures
-from .files import replace
+from .page import css, render, uri, write
 
-SIDE = 640  # longest side of an embedded picture, in pixels: ten of them stay near half a megabyte
 POINTS = 400  # most points of a curve: more than one per pixel only hides the line in its own noise
 # Coarse is blue and fine orange, so that the order of the scales can be seen.
 SCALE_ANCHORS = [(58, 96, 158), (66, 152, 168), (134, 186, 120), (228, 186, 80), (222, 120, 64)]
@@ -108,10 +102,6 @@ def verdict(matrices: Mapping[str, NDArray[np.int64]]) -> str:
     return f"Hierarchical attention: {scores['hierarchical']} mIoU, {' and '.join(parts)}."
 
 
-def _css(colour: Sequence[float] | NDArray[Any]) -> str:
-    return "#" + "".join(f"{round(float(part)):02x}" for part in colour)
-
-
 def _class_table(report: Report, scores: dict[str, NDArray[np.float64]]) -> View:
     """Rows of class x fusion in percent, and the means below them."""
     truth = next(iter(report.matrices.values())).sum(1)
@@ -123,7 +113,7 @@ def _class_table(report: Report, scores: dict[str, NDArray[np.float64]]) -> View
         cells = [None if math.isnan(value) else round(100 * value, 1) for value in exact]
         row: View = {"name": name, "cells": cells, "gain": None}
         row["best"] = max((value for value in cells if value is not None), default=None)
-        row["colour"] = None if last else _css(report.palette[k])
+        row["colour"] = None if last else css(report.palette[k])
         row["share"] = 100 if last else 100 * truth[k] / max(1, truth.sum())
         if gain:
             ours, other = cells[heads.index("hierarchical")], cells[heads.index("average")]
@@ -139,13 +129,13 @@ def _trust(report: Report) -> View | None:
     order = np.argsort(report.scales)  # drawn coarse to fine, in whatever order they were run
     weights = report.weights[:, order]
     known = [k for k in range(len(report.names)) if np.isfinite(weights[k]).all()]
-    colours = [_css(colour) for colour in pictures.ramp(SCALE_ANCHORS, len(order))]
+    colours = [css(colour) for colour in pictures.ramp(SCALE_ANCHORS, len(order))]
     return {
         "key": [(f"{report.scales[s]:g}×", c) for s, c in zip(order, colours, strict=True)],
         "rows": [
             (
                 report.names[k],
-                _css(report.palette[k]),
+                css(report.palette[k]),
                 list(zip(100 * weights[k], colours, strict=True)),
             )
             for k in sorted(known, key=lambda k: -weights[k, -1])
@@ -209,31 +199,12 @@ def _chart(report: Report, key: str, title: str, factor: float, peak: bool) -> V
     }
 
 
-def _uri(picture: NDArray[np.uint8], photo: bool) -> str:
-    """Picture [H,W,3] -> data URI. What is not a photo has few colours and keeps each exactly."""
-    shrink = min(1.0, SIDE / max(picture.shape[:2]))
-    size = (round(picture.shape[1] * shrink) or 1, round(picture.shape[0] * shrink) or 1)
-    stream = io.BytesIO()
-    if photo:
-        small = Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS)
-        small.save(stream, "JPEG", quality=85)
-    else:
-        flat = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.NEAREST))
-        codes, index = np.unique(flat @ np.array([1 << 16, 1 << 8, 1]), return_inverse=True)
-        colours = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1).astype(np.uint8)
-        small = Image.fromarray(index.reshape(flat.shape[:2]).astype(np.uint8))
-        small.putpalette(colours.tobytes())
-        small.save(stream, "PNG", optimize=True)
-    kind = "jpeg" if photo else "png"
-    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
-
-
 def _example(example: Example, report: Report, wrong: float | None = None) -> View:
     """Pictures of one example: [input, truth, fused, error] and per scale [label], [weight]."""
 
     def shot(caption: str, picture: NDArray[np.uint8], kind: str = "label") -> View:
-        uri = _uri(picture, kind == "photo")
-        return {"caption": caption, "uri": uri, "kind": kind, "wrong": False}
+        embedded = uri(picture, kind == "photo")
+        return {"caption": caption, "uri": embedded, "kind": kind, "wrong": False}
 
     def drawn(label: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return pictures.colorize(label, report.palette)
@@ -262,15 +233,9 @@ def _page(report: Report) -> str:
         _chart(report, "loss", "Training loss", 1.0, peak=False),
         _chart(report, "val_miou", "Validation mIoU", 100.0, peak=True),
     ]
-    house = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    house.filters["css"] = _css
-    return house.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
+        enlarge=bool(report.repairs or report.examples),
         report=report,
         verdict=verdict(report.matrices) if scores else None,
         bars=[(key, _title(key), 100 * _mean(score)) for key, score in scores.items()],
@@ -280,7 +245,7 @@ def _page(report: Report) -> str:
         confusion=None if matrix is None else 100 * matrix / np.maximum(matrix.sum(1), 1)[:, None],
         repairs=[(r, _example(r.example, report, wrong=r.scale)) for r in report.repairs],
         examples=[_example(example, report) for example in report.examples],
-        legend=[(n, _css(c)) for n, c in zip(report.names, report.palette, strict=True)],
+        legend=[(n, css(c)) for n, c in zip(report.names, report.palette, strict=True)],
         error_key={"right": pictures.RIGHT, "wrong": pictures.WRONG, "no label": pictures.UNKNOWN},
         heat_key=pictures.heat(np.linspace(0, 1, 8)[None])[0],
     )
@@ -288,5 +253,4 @@ def _page(report: Report) -> str:
 
 def write_report(path: Path, report: Report) -> None:
     """Writes the page as one file; an existing page is replaced whole or left as it was."""
-    page = _page(report)
-    replace(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    write(path, _page(report))

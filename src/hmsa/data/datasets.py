@@ -90,7 +90,7 @@ class Dataset:
         pair = self.pairs[index]
         image, label = read_image(pair.image), self.labels.read(pair.label)
         if image.shape[:2] != label.shape:
-            raise InputError(_sizes_differ(pair, image.shape[:2], label.shape))
+            raise InputError(sizes_differ(pair, image.shape[:2], label.shape))
         return image, label
 
     def frequencies(self) -> NDArray[np.int64]:
@@ -150,6 +150,27 @@ def find_split(description: Description, name: str, source: object) -> Split | s
     return Split(images=f"{split}/images", labels=f"{split}/labels")
 
 
+def list_files(root: Path, split: Split) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """Images and labels by the name that pairs them; two files may share one, or have no partner.
+
+    A folder that is not there has no files.
+    """
+
+    def files(names: str | list[str], ending: str) -> dict[str, list[Path]]:
+        return {
+            name: files
+            for name, files in _by_stem(folders(root, names), ending).items()
+            if any(fnmatch(name, p) for p in split.include)
+            and not any(fnmatch(name, p) for p in split.exclude)
+        }
+
+    return files(split.images, split.image_ending), files(split.labels, split.label_ending)
+
+
+def folders(root: Path, names: str | list[str]) -> list[Path]:
+    return [root / name for name in ([names] if isinstance(names, str) else names)]
+
+
 def read_classes(path: Path) -> LabelSet:
     """The class table of the dataset that `path` means, its pictures left alone."""
     file, _ = locate(path)
@@ -205,34 +226,27 @@ def _root(description: Description, file: Path) -> Path:
     return file.parent / description.path
 
 
-def _by_stem(folders: list[Path], ending: str) -> dict[str, Path]:
-    """Pictures below `folders` by their path there without suffix and `ending`, if they have it."""
-    found: dict[str, Path] = {}
-    for root, file in ((folder, file) for folder in folders for file in pictures_below(folder)):
+def _by_stem(places: list[Path], ending: str) -> dict[str, list[Path]]:
+    """Pictures below `places` by their path there without suffix and `ending`, if they have it."""
+    found: dict[str, list[Path]] = {}
+    for root, file in ((place, file) for place in places for file in pictures_below(place)):
         stem = file.relative_to(root).with_suffix("").as_posix()
         if not stem.endswith(ending):
             continue
-        stem = stem.removesuffix(ending)
-        if found.setdefault(stem, file) != file:
-            raise InputError(f"{found[stem]} and {file} share one name; which is it? keep one")
+        found.setdefault(stem.removesuffix(ending), []).append(file)
     return found
 
 
 def _pairs(root: Path, split: Split, source: str) -> tuple[Pair, ...]:
-    def files(kind: str, names: str | list[str], ending: str) -> dict[str, Path]:
-        folders = [root / name for name in ([names] if isinstance(names, str) else names)]
-        for folder in folders:
+    for kind, names in (("images", split.images), ("labels", split.labels)):
+        for folder in folders(root, names):
             if not folder.is_dir():
                 raise InputError(f"{source}: no folder {folder} for its {kind}")
-        return {
-            stem: file
-            for stem, file in _by_stem(folders, ending).items()
-            if any(fnmatch(stem, p) for p in split.include)
-            and not any(fnmatch(stem, p) for p in split.exclude)
-        }
-
-    images = files("images", split.images, split.image_ending)
-    labels = files("labels", split.labels, split.label_ending)
+    found = list_files(root, split)
+    for files in (*found[0].values(), *found[1].values()):
+        if len(files) > 1:
+            raise InputError(f"{files[0]} and {files[1]} share one name; which is it? keep one")
+    images, labels = ({stem: file for stem, (file,) in files.items()} for files in found)
     if not images:
         ending = f" that end in {split.image_ending}" if split.image_ending else ""
         raise InputError(f"{source}: no pictures{ending} in {split.images}; the split is empty")
@@ -251,10 +265,10 @@ def _check_size(pair: Pair) -> str | None:
     if image != label and image == label[::-1]:  # a PNG may say last that it lies on its side
         height, width, _ = read_image(pair.image).shape
         image = height, width
-    return None if image == label else _sizes_differ(pair, image, label)
+    return None if image == label else sizes_differ(pair, image, label)
 
 
-def _sizes_differ(pair: Pair, image: tuple[int, ...], label: tuple[int, ...]) -> str:
+def sizes_differ(pair: Pair, image: tuple[int, ...], label: tuple[int, ...]) -> str:
     return (
         f"{pair.image} is {image[1]}x{image[0]} but {pair.label} is {label[1]}x{label[0]} "
         "(width x height); an image and its label must have one size"

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import colorsys
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ..errors import InputError
 from .images import open_picture
@@ -36,24 +38,27 @@ class LabelSet:
     def read(self, path: Path) -> NDArray[np.uint8]:
         """Label file -> `[H,W]` train ids. InputError for a value outside the table."""
         with open_picture(path) as picture:
-            if self.encoding == "index":
-                raw = np.asarray(picture)
-                if raw.ndim == 3:
-                    if (raw[..., :1] != raw[..., :3]).any():
-                        raise InputError(
-                            f"{path} holds colours, not class values; set encoding: rgb and give "
-                            "the palette"
-                        )
-                    raw = raw[..., 0]
-                raw = raw.astype(np.int64)
-            else:
-                if self.encoding == "palette" and picture.mode != "P":
-                    raise InputError(
-                        f"{path} is a {picture.mode} picture, not a palette one; set encoding: "
-                        f"{'rgb' if picture.mode.startswith('RGB') else 'index'}"
-                    )
-                raw = pack(np.asarray(picture.convert("RGB")))
+            raw = self.raw_of(picture, path)
         return self._lookup(raw, path)
+
+    def raw_of(self, picture: Image.Image, path: Path) -> NDArray[np.int64]:
+        """An open label file -> `[H,W]` values or packed colours. InputError: another encoding."""
+        if self.encoding == "index":
+            raw = np.asarray(picture)
+            if raw.ndim == 3:
+                if (raw[..., :1] != raw[..., :3]).any():
+                    raise InputError(
+                        f"{path} holds colours, not class values; set encoding: rgb and give "
+                        "the palette"
+                    )
+                raw = raw[..., 0]
+            return raw.astype(np.int64)
+        if self.encoding == "palette" and picture.mode != "P":
+            raise InputError(
+                f"{path} is a {picture.mode} picture, not a palette one; set encoding: "
+                f"{'rgb' if picture.mode.startswith('RGB') else 'index'}"
+            )
+        return pack(np.asarray(picture.convert("RGB")))
 
     def _lookup(self, raw: NDArray[np.int64], path: Path) -> NDArray[np.uint8]:
         if not raw.size:
@@ -62,47 +67,55 @@ class LabelSet:
             label = self._table(65536 if raw.max() > 255 else 256)[raw]
         else:
             values, where = np.unique(raw, return_inverse=True)
-            known = self._known()
+            known = self.train_ids()
             ids = np.array([known.get(int(v), _UNKNOWN) for v in values], dtype=np.uint8)
             label = ids[where].reshape(raw.shape)
         if (label == _UNKNOWN).any():
-            raise InputError(self._diagnose(raw, label == _UNKNOWN, path))
+            values, counts = np.unique(raw, return_counts=True)
+            pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
+            raise InputError(f"{path}: {self.diagnose(pixels)}")
         return label
 
-    def _known(self) -> dict[int, int]:
+    def train_ids(self) -> dict[int, int]:
+        """Raw value -> train id, for all that are known; ignored ones -> 255."""
         return dict.fromkeys(self.ignored, IGNORE) | {r: i for i, r in enumerate(self.raw)}
 
     def _table(self, size: int) -> NDArray[np.uint8]:
         table = np.full(size, _UNKNOWN, dtype=np.uint8)
-        for raw, train_id in self._known().items():
+        for raw, train_id in self.train_ids().items():
             if 0 <= raw < size:
                 table[raw] = train_id
         return table
 
-    def _diagnose(self, raw: NDArray[np.int64], unknown: NDArray[np.bool_], path: Path) -> str:
-        counts = Counter(dict(zip(*np.unique(raw[unknown], return_counts=True), strict=True)))
+    def diagnose(self, pixels: Mapping[int, int]) -> str:
+        """What is wrong with files of these raw values (value: pixels), some of them unknown."""
+        known = self.train_ids()
+        counts = Counter({value: n for value, n in pixels.items() if value not in known})
         shown = ", ".join(
-            f"{self._name(int(value))} ({n} pixels)" for value, n in counts.most_common(4)
+            f"{self.value_name(value)} ({n} pixels)" for value, n in counts.most_common(4)
         )
         more = f" and {len(counts) - 4} more" if len(counts) > 4 else ""
-        table = ", ".join(self._name(r) for r in _shorten(self.raw))
+        table = ", ".join(self.value_name(r) for r in _shorten(self.raw))
         return (
-            f"{path}: {len(counts)} value(s) outside the table of {len(self.names)} classes: "
-            f"{shown}{more}; the table has {table}{self._ignored_text()}: {self._guess(raw)}"
+            f"{len(counts)} value(s) outside the table of {len(self.names)} classes: "
+            f"{shown}{more}; the table has {table}{self._ignored_text()}: {self.guess(pixels)}"
         )
 
     def _ignored_text(self) -> str:
-        return f" (ignored: {', '.join(map(self._name, self.ignored))})" if self.ignored else ""
+        names = ", ".join(map(self.value_name, self.ignored))
+        return f" (ignored: {names})" if self.ignored else ""
 
-    def _name(self, raw: int) -> str:
+    def value_name(self, raw: int) -> str:
+        """A raw value as people write it: 7, or 0,128,192."""
         if self.encoding == "index" or raw < 0:
             return "..." if raw < 0 else str(raw)
         return "{},{},{}".format(*unpack(raw))
 
-    def _guess(self, raw: NDArray[np.int64]) -> str:
+    def guess(self, raw: Iterable[int]) -> str:
+        """What files of these raw values look like, and how to say so in the description."""
         if self.encoding != "index":
             return "colours that are not in the palette; add them to palette or ignore"
-        values = set(np.unique(raw).tolist())
+        values = set(raw)
         k = len(self.names)
         if values <= {0, 255} or (len(values) == 2 and max(values) == 255):
             return (

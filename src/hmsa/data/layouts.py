@@ -27,8 +27,8 @@ def locate(path: Path) -> tuple[Path, Path | None]:
         name = _recognise(path)
         if name:
             return KNOWN[name], path
-    if path.stem in KNOWN and not path.exists():
-        return KNOWN[path.stem], None
+    if str(path) in KNOWN and not path.is_file():
+        return KNOWN[str(path)], None
     if path.is_dir():
         looked_for = "; ".join(f"{name}: {', '.join(_signs(name))}" for name in KNOWN)
         raise InputError(
