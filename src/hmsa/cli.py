@@ -179,7 +179,10 @@ def _train(options: argparse.Namespace) -> None:
     recipe = read(Recipe, options.config, options.set)
     folder = options.out or Path("runs") / options.config.stem
     data = options.config.parent / recipe.data.dataset
-    best = train(recipe, folder, data, pictures=options.data, resume=options.resume)
+    best = train(
+        recipe, folder, data,
+        pictures=options.data, resume=options.resume, near=options.config.parent,
+    )  # fmt: skip
     say(f"done: {best}")
     print(best)
 

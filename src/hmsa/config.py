@@ -58,6 +58,32 @@ class Augment(Strict):
     blur: Share = Field(0.0, description="probability of a Gaussian blur of sigma 0.15..1.3 pixels")
 
 
+class Extra(Strict):
+    """A further labelled set, coarse or labelled by a network, mixed into the joint stage."""
+
+    dataset: str | None = Field(
+        None, description="YAML file, relative to the recipe; null: that of `data`"
+    )
+    split: str = Field(description="of that dataset; its classes must be those of `data`")
+    share: Share = Field(0.0, description="of the plain pictures that come from this set")
+    boost: list[str] = Field([], description="classes whose class-uniform crops also come from it")
+    until: Share = Field(1.0, description="share of the stage's steps after which it is left out")
+
+
+class Sampling(Strict):
+    """Which picture comes next in the joint stage, and where it is cut; see `TrainingStream`."""
+
+    class_uniform: Share = Field(
+        0.0, description="share of crops around a class, every class as often; the paper: 0.5"
+    )
+    until: Share = Field(1.0, description="share of the steps after which these crops stop")
+    tile: int = Field(1024, ge=1, description="pixels; a class is found once in every tile of this")
+    confidence: Share | dict[str, Share] = Field(
+        0.0, description="pixels stored as less sure are ignored; of all classes, or name: number"
+    )
+    extra: list[Extra] = Field([], description="sets mixed in")
+
+
 class Stage(Strict):
     """One stage of training: an optimizer with a polynomial schedule over a number of steps."""
 
@@ -119,6 +145,7 @@ class Recipe(Strict):
     data: Data
     model: Model = Model()
     augment: Augment = Augment()
+    sampling: Sampling = Sampling()
     joint: Joint = Joint()
     attention: Attention = Attention()
     class_balance: Share = Field(

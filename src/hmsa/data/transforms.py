@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,14 @@ from .labels import IGNORE
 _FILL: dict[Any, Any] = {tv_tensors.Image: (124, 116, 104), tv_tensors.Mask: IGNORE}
 
 
+@dataclass(frozen=True)
+class Point:
+    """A pixel of the picture that the crop has to hold: column and row."""
+
+    x: int
+    y: int
+
+
 def training_transform(
     crop: tuple[int, int],
     scale: tuple[float, float],
@@ -25,7 +34,11 @@ def training_transform(
     color: float,
     blur: float,
 ) -> v2.Transform:
-    """(Image `[3,H,W]` uint8, Mask `[H,W]`) -> the same, `crop` (height, width) pixels large."""
+    """(Image `[3,H,W]` uint8, Mask `[H,W]`) -> the same, `crop` (height, width) pixels large.
+
+    A `Point` as third input is in the crop; without one the crop is anywhere. The steps and their
+    order are the paper's: size, crop, flip, colours, blur.
+    """
     steps: list[v2.Transform] = [RandomScaleCrop(crop, scale), v2.RandomHorizontalFlip(flip)]
     if color:
         steps.append(v2.ColorJitter(color, color, color, hue=color / 5))
@@ -37,8 +50,9 @@ def training_transform(
 class RandomScaleCrop(v2.Transform):
     """Picture resized by a random factor (log-uniform), then a random crop, padded where short.
 
-    The window is cut out of the picture before it is resized: the same result for a fraction of
-    the work when pictures are large.
+    Given a `Point`, every crop that holds it is as likely as any other. The window is cut out of
+    the picture before it is resized: the same result for a fraction of the work when pictures are
+    large.
     """
 
     def __init__(self, crop: tuple[int, int], scale: tuple[float, float]) -> None:
@@ -48,10 +62,15 @@ class RandomScaleCrop(v2.Transform):
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         lo, hi = torch.tensor(self.scale).log()
         factor = float(torch.exp(lo + (hi - lo) * torch.rand(())))
+        point = next((i for i in flat_inputs if isinstance(i, Point)), None)
+        held = (point.y, point.x) if point else (None, None)
         window, resized, padding = [], [], []
-        for side, wanted in zip(F.get_size(flat_inputs[0]), self.crop, strict=True):
+        for side, wanted, at in zip(F.get_size(flat_inputs[0]), self.crop, held, strict=True):
             taken = min(side, max(1, round(wanted / factor)))
-            start = _randint(side - taken)
+            first, last = 0, side - taken
+            if at is not None:
+                first, last = max(first, at - taken + 1), min(last, at)
+            start = first + _randint(last - first)
             length = wanted if taken < side else min(wanted, max(1, round(side * factor)))
             before = _randint(wanted - length)
             window.append((start, taken))
