@@ -29,7 +29,7 @@ from ..config import Sampling
 from ..errors import InputError
 from .datasets import Dataset, open_dataset
 from .tiles import Integers, Progress, TileIndex, cache_folder, tile_index
-from .transforms import Point, collate
+from .transforms import collate
 
 _EVER = sys.maxsize
 
@@ -71,7 +71,7 @@ class Draw:
     source: int  # 0 the main set, then the extras in their order
     index: int  # of the picture in its set
     class_: int | None = None  # that the crop is for; None: a plain picture
-    point: Point | None = None  # that the crop holds: the centre of the class in a tile
+    point: tuple[int, int] | None = None  # x, y that the crop holds: the class's centre in a tile
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,14 @@ class TrainingStream(TorchDataset[tuple[Tensor, Tensor]]):
         with torch.random.fork_rng(devices=[]):
             state = np.random.SeedSequence((self.seed, position)).generate_state(1, np.uint64)[0]
             torch.manual_seed(int(state))
-            sample = self.transform(
+            sample = [
                 tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)),
                 tv_tensors.Mask(torch.from_numpy(label)),
-                *([draw.point] if draw.point else []),
-            )
-            return sample[0], sample[1]
+            ]
+            if draw.point:
+                sample.append(tv_tensors.KeyPoints([draw.point], canvas_size=label.shape))
+            image, label, *_ = self.transform(*sample)
+            return image, label
 
     def source(self, draw: Draw) -> Dataset:
         return self.mix.extras[draw.source - 1].dataset if draw.source else self.dataset
@@ -138,7 +140,7 @@ class TrainingStream(TorchDataset[tuple[Tensor, Tensor]]):
         class_ = pool.classes[place]
         rows, tiles = pool.tiles.of(class_), pool.tiles
         row = rows[self._shuffled(done, len(rows), 3, class_ + 1)[1]]
-        point = Point(int(tiles.x[row]), int(tiles.y[row]))
+        point = int(tiles.x[row]), int(tiles.y[row])
         return Draw(int(pool.source[row]), int(tiles.image[row]), class_, point)
 
     def _shuffled(self, number: int, count: int, *deck: int) -> tuple[int, int]:

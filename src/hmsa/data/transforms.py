@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,14 +18,6 @@ from .labels import IGNORE
 _FILL: dict[Any, Any] = {tv_tensors.Image: (124, 116, 104), tv_tensors.Mask: IGNORE}
 
 
-@dataclass(frozen=True)
-class Point:
-    """A pixel of the picture that the crop has to hold: column and row."""
-
-    x: int
-    y: int
-
-
 def training_transform(
     crop: tuple[int, int],
     scale: tuple[float, float],
@@ -36,8 +27,9 @@ def training_transform(
 ) -> v2.Transform:
     """(Image `[3,H,W]` uint8, Mask `[H,W]`) -> the same, `crop` (height, width) pixels large.
 
-    A `Point` as third input is in the crop; without one the crop is anywhere. The steps and their
-    order are the paper's: size, crop, flip, colours, blur.
+    KeyPoints `[1,2]` as third input, the x and y of a pixel, will be in the crop and come back as
+    where they then are; without them the crop is anywhere. The steps and their order are the
+    paper's: size, crop, flip, colours, blur.
     """
     steps: list[v2.Transform] = [RandomScaleCrop(crop, scale), v2.RandomHorizontalFlip(flip)]
     if color:
@@ -50,9 +42,9 @@ def training_transform(
 class RandomScaleCrop(v2.Transform):
     """Picture resized by a random factor (log-uniform), then a random crop, padded where short.
 
-    Given a `Point`, every crop that holds it is as likely as any other. The window is cut out of
-    the picture before it is resized: the same result for a fraction of the work when pictures are
-    large.
+    Given KeyPoints `[1,2]`, every crop that holds the point is as likely as any other. The window
+    is cut out of the picture before it is resized: the same result for a fraction of the work when
+    pictures are large.
     """
 
     def __init__(self, crop: tuple[int, int], scale: tuple[float, float]) -> None:
@@ -62,8 +54,10 @@ class RandomScaleCrop(v2.Transform):
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         lo, hi = torch.tensor(self.scale).log()
         factor = float(torch.exp(lo + (hi - lo) * torch.rand(())))
-        point = next((i for i in flat_inputs if isinstance(i, Point)), None)
-        held = (point.y, point.x) if point else (None, None)
+        held = next(
+            (i[0].flip(0).tolist() for i in flat_inputs if isinstance(i, tv_tensors.KeyPoints)),
+            (None, None),
+        )
         window, resized, padding = [], [], []
         for side, wanted, at in zip(F.get_size(flat_inputs[0]), self.crop, held, strict=True):
             taken = min(side, max(1, round(wanted / factor)))
@@ -93,7 +87,7 @@ class RandomScaleCrop(v2.Transform):
             out = tv_tensors.Mask(F.resize_image(out[None], params["size"], nearest)[0])
         else:
             out = self._call_kernel(F.resize, out, params["size"], antialias=True)
-        fill = _FILL[type(inpt)]
+        fill = _FILL.get(type(inpt))
         return self._call_kernel(F.pad, out, params["padding"], fill=fill)
 
 
