@@ -11,6 +11,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from .colors import ColorJitter
 from .labels import IGNORE
 
 # Padding that the network sees as nothing: the ImageNet mean, zero after normalisation. The
@@ -33,7 +34,7 @@ def training_transform(
     """
     steps: list[v2.Transform] = [RandomScaleCrop(crop, scale), v2.RandomHorizontalFlip(flip)]
     if color:
-        steps.append(v2.ColorJitter(color, color, color, hue=color / 5))
+        steps.append(ColorJitter(color, color, color, hue=color / 5))
     if blur:
         steps.append(v2.RandomApply([v2.GaussianBlur(7, sigma=(0.15, 1.3))], p=blur))
     return v2.Compose(steps)
