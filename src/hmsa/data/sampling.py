@@ -88,7 +88,8 @@ class TrainingStream(TorchDataset[tuple[Tensor, Tensor]]):
         image, label = self.source(draw).read(draw.index)
         with torch.random.fork_rng(devices=[]):
             state = np.random.SeedSequence((self.seed, position)).generate_state(1, np.uint64)[0]
-            torch.manual_seed(int(state))
+            # torch.manual_seed would seed CUDA's, too, or queue that with a stack trace each time
+            torch.default_generator.manual_seed(int(state))
             sample = [
                 tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)),
                 tv_tensors.Mask(torch.from_numpy(label)),

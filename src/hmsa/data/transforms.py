@@ -88,6 +88,8 @@ class RandomScaleCrop(v2.Transform):
             out = tv_tensors.Mask(F.resize_image(out[None], params["size"], nearest)[0])
         else:
             out = self._call_kernel(F.resize, out, params["size"], antialias=True)
+        if not any(params["padding"]):
+            return out
         fill = _FILL.get(type(inpt))
         return self._call_kernel(F.pad, out, params["padding"], fill=fill)
 
