@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("classes", type=Path, metavar="DATA", help="YAML file with its classes")
     convert.add_argument("-o", "--out", type=Path, required=True, metavar="SAFETENSORS")
 
-    data = verbs.add_parser("data", help="make data")
+    data = verbs.add_parser("data", help="make and look at data")
     kinds = data.add_subparsers(required=True, metavar="WHAT", title="what")
     scenes = _verb(
         kinds, "scenes", _scenes, "draw street scenes as a labelled dataset",
@@ -119,6 +119,20 @@ def _parser() -> argparse.ArgumentParser:
                         help="pictures of a split (train=200, val=40); again for more")  # fmt: skip
     scenes.add_argument("--size", type=_size, default=(256, 512), metavar="HxW", help="(256x512)")
     scenes.add_argument("--seed", type=int, default=0, help="(0)")
+
+    preview = _verb(
+        kinds, "preview", _preview, "draw a sheet of what the network will see",
+        "hmsa data preview datasets/camvid.yaml --split train --recipe configs/camvid.yaml "
+        "-o sheet.png",
+    )  # fmt: skip
+    preview.add_argument("dataset", type=Path, metavar="DATA", help="YAML file of the dataset")
+    preview.add_argument("--split", help="(that which the recipe learns from)")
+    preview.add_argument("--recipe", type=Path, metavar="CONFIG", help="(the defaults)")
+    preview.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                         help="change one knob of the recipe")  # fmt: skip
+    preview.add_argument("--count", type=_positive, default=8, metavar="N", help="samples (8)")
+    preview.add_argument("--data", type=Path, metavar="FOLDER", help="where the pictures are")
+    preview.add_argument("-o", "--out", type=Path, required=True, metavar="PNG")
 
     demo = _verb(
         verbs, "demo", _demo, "the whole story on generated scenes", "hmsa demo --out runs/demo"
@@ -154,6 +168,12 @@ def _scales(text: str) -> list[float]:
     if not scales or not all(0 < s < float("inf") for s in scales):
         raise argparse.ArgumentTypeError(f"{text!r} is not positive numbers like 0.5,1,2")
     return scales
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    return int(text)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -234,6 +254,21 @@ def _scenes(options: argparse.Namespace) -> None:
 
     counts = dict(options.count or [("train", 200), ("val", 40)])
     print(scenes(options.folder, counts, options.size, options.seed))
+
+
+def _preview(options: argparse.Namespace) -> None:
+    from .commands.data import preview
+    from .config import Recipe, changed, read_yaml, validate
+
+    content = read_yaml(options.recipe) if options.recipe else {}
+    given = [f"data.dataset={json.dumps(str(options.dataset))}"]
+    given += [f"data.train={json.dumps(options.split)}"] if options.split else []
+    recipe = validate(
+        Recipe, changed(content, [*options.set, *given]), options.recipe or "the default recipe"
+    )
+    near = (options.recipe or options.dataset).parent
+    print(preview(recipe, options.dataset, options.out, options.count,
+                  pictures=options.data, near=near))  # fmt: skip
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -55,6 +55,9 @@ class Augment(Strict):
     color: Share = Field(
         0.25, description="range of brightness, contrast, saturation; hue: a fifth"
     )
+    hue: float | None = Field(
+        None, ge=0, le=0.5, description="range, share of the circle; null: as above; paper: 0.25"
+    )
     blur: Share = Field(0.0, description="probability of a Gaussian blur of sigma 0.15..1.3 pixels")
 
 
@@ -163,8 +166,12 @@ Section = TypeVar("Section", bound=Strict)
 
 def read(kind: type[Section], path: Path, changes: list[str] | None = None) -> Section:
     """A YAML file as `kind`, with `changes` such as `joint.steps=100` laid over it."""
-    content = read_yaml(path)
-    for change in changes or []:
+    return validate(kind, changed(read_yaml(path), changes or []), path)
+
+
+def changed(content: dict[str, Any], changes: list[str]) -> dict[str, Any]:
+    """`content` with `changes` such as `joint.steps=100` laid over it."""
+    for change in changes:
         key, equals, value = change.partition("=")
         if not equals or not key:
             raise InputError(
@@ -177,7 +184,7 @@ def read(kind: type[Section], path: Path, changes: list[str] | None = None) -> S
             if not isinstance(place, dict):
                 raise InputError(f"--set {change}: {section!r} is a value, not a section")
         place[last] = _number(yaml.safe_load(value))
-    return validate(kind, content, path)
+    return content
 
 
 def validate(kind: type[Section], content: dict[str, Any], source: object) -> Section:

@@ -260,7 +260,7 @@ class _Run:
     def _batches(self, stage: Stage, steps: range, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         augment, fabric = self.recipe.augment, self.fabric
         transform = training_transform(
-            stage.crop, stage.resize, augment.flip, augment.color, augment.blur
+            stage.crop, stage.resize, augment.flip, augment.color, augment.blur, augment.hue
         )
         # Each stage walks its own stream, so that changing the length of one leaves the other be.
         seed = self.recipe.seed * 2 + STAGES.index(self.state.stage)

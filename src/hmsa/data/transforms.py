@@ -25,6 +25,7 @@ def training_transform(
     flip: float,
     color: float,
     blur: float,
+    hue: float | None = None,
 ) -> v2.Transform:
     """(Image `[3,H,W]` uint8, Mask `[H,W]`) -> the same, `crop` (height, width) pixels large.
 
@@ -33,8 +34,9 @@ def training_transform(
     paper's: size, crop, flip, colours, blur.
     """
     steps: list[v2.Transform] = [RandomScaleCrop(crop, scale), v2.RandomHorizontalFlip(flip)]
-    if color:
-        steps.append(ColorJitter(color, color, color, hue=color / 5))
+    hue = color / 5 if hue is None else hue
+    if color or hue:
+        steps.append(ColorJitter(color, color, color, hue=hue))
     if blur:
         steps.append(v2.RandomApply([v2.GaussianBlur(7, sigma=(0.15, 1.3))], p=blur))
     return v2.Compose(steps)
