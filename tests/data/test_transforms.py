@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torchvision import tv_tensors
 
+from hmsa.data.colors import ColorJitter
 from hmsa.data.transforms import RandomScaleCrop, training_transform
 
 
@@ -73,3 +75,16 @@ def test_crops_lie_everywhere_around_their_point():
         for at in (0, 5, 50, 99)
     }
     assert seen == {0: {0}, 5: set(range(6)), 50: set(range(43, 51)), 99: {92}}
+
+
+@pytest.mark.parametrize(
+    ("color", "hue", "bounds"),
+    [(0.25, None, 0.05), (0.25, 0.25, 0.25), (0.0, 0.1, 0.1), (0.25, 0.0, None), (0, None, "off")],
+)
+def test_hue_is_a_fifth_of_color_unless_it_is_given(color, hue, bounds):
+    transform = training_transform((8, 8), (1, 1), flip=0.5, color=color, blur=0, hue=hue)
+    jitter = [step for step in transform.transforms if isinstance(step, ColorJitter)]
+    if bounds == "off":
+        assert not jitter
+    else:
+        assert jitter[0].hue == (None if bounds is None else (-bounds, bounds))
