@@ -87,7 +87,7 @@ class TestHardPixels:
         logits = torch.tensor([[9.0, 8.0, 7.0, 6.0], [0.0] * 4]).view(1, 2, 2, 2)
         loss = hard_cross_entropy(logits, torch.zeros(1, 2, 2, dtype=torch.long), least=0.5)
         hardest = (math.log1p(math.exp(-6)) + math.log1p(math.exp(-7))) / 2
-        assert loss.item() == pytest.approx(hardest, rel=1e-5)
+        assert loss.item() == pytest.approx(hardest, rel=1e-4)
 
     @given(st.integers(0, 1000))
     def test_everything_counts_below_a_threshold_of_one(self, seed):

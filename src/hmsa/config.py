@@ -63,7 +63,36 @@ class Augment(Strict):
     color: Share = Field(
         0.25, description="range of brightness, contrast, saturation; hue: a fifth"
     )
+    hue: float | None = Field(
+        None, ge=0, le=0.5, description="range, share of the circle; null: as above; paper: 0.25"
+    )
     blur: Share = Field(0.0, description="probability of a Gaussian blur of sigma 0.15..1.3 pixels")
+
+
+class Extra(Strict):
+    """A further labelled set, coarse or labelled by a network, mixed into the joint stage."""
+
+    dataset: str | None = Field(
+        None, description="YAML file, relative to the recipe; null: that of `data`"
+    )
+    split: str = Field(description="of that dataset; its classes must be those of `data`")
+    share: Share = Field(0.0, description="of the plain pictures that come from this set")
+    boost: list[str] = Field([], description="classes whose class-uniform crops also come from it")
+    until: Share = Field(1.0, description="share of the stage's steps after which it is left out")
+
+
+class Sampling(Strict):
+    """Which picture comes next in the joint stage, and where it is cut; see `TrainingStream`."""
+
+    class_uniform: Share = Field(
+        0.0, description="share of crops around a class, every class as often; the paper: 0.5"
+    )
+    until: Share = Field(1.0, description="share of the steps after which these crops stop")
+    tile: int = Field(1024, ge=1, description="pixels; a class is found once in every tile of this")
+    confidence: Share | dict[str, Share] = Field(
+        0.0, description="pixels stored as less sure are ignored; of all classes, or name: number"
+    )
+    extra: list[Extra] = Field([], description="sets mixed in")
 
 
 class Stage(Strict):
@@ -134,6 +163,7 @@ class Recipe(Strict):
     data: Data
     model: Model = Model()
     augment: Augment = Augment()
+    sampling: Sampling = Sampling()
     joint: Joint = Joint()
     attention: Attention = Attention()
     inference: Inference = Inference()
@@ -155,8 +185,12 @@ Section = TypeVar("Section", bound=Strict)
 
 def read(kind: type[Section], path: Path, changes: list[str] | None = None) -> Section:
     """A YAML file as `kind`, with `changes` such as `joint.steps=100` laid over it."""
-    content = read_yaml(path)
-    for change in changes or []:
+    return validate(kind, changed(read_yaml(path), changes or []), path)
+
+
+def changed(content: dict[str, Any], changes: list[str]) -> dict[str, Any]:
+    """`content` with `changes` such as `joint.steps=100` laid over it."""
+    for change in changes:
         key, equals, value = change.partition("=")
         if not equals or not key:
             raise InputError(
@@ -169,7 +203,7 @@ def read(kind: type[Section], path: Path, changes: list[str] | None = None) -> S
             if not isinstance(place, dict):
                 raise InputError(f"--set {change}: {section!r} is a value, not a section")
         place[last] = _number(yaml.safe_load(value))
-    return validate(kind, content, path)
+    return content
 
 
 def validate(kind: type[Section], content: dict[str, Any], source: object) -> Section:

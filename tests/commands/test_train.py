@@ -97,6 +97,36 @@ def test_resume_of_a_finished_run_is_nothing_to_do(recipe, hmsa, tmp_path):
     assert (run / "best.safetensors").stat().st_mtime_ns == before
 
 
+def test_class_uniform_crops_and_a_further_set(recipe, hmsa, tmp_path, monkeypatch):
+    """The index is made once and kept; a run that is gone on with ends with equal weights."""
+    from hmsa.commands import train as module
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    content = yaml.safe_load(recipe.read_text()) | {"sampling": {
+        "class_uniform": 0.5, "tile": 32, "until": 0.75,
+        "extra": [{"split": "val", "share": 0.5, "boost": ["post"]}],
+    }, "attention": {"steps": 0}}  # fmt: skip
+    recipe.write_text(yaml.safe_dump(content))
+    assert hmsa("train", recipe, "--out", tmp_path / "whole").code == 0
+    kept = sorted((tmp_path / "cache" / "hmsa").iterdir())
+    assert len(kept) == 2
+    times = [file.stat().st_mtime_ns for file in kept]
+
+    class Impatient(module.Schedule):
+        def __call__(self, optimizer, step):
+            if step == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().__call__(optimizer, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "Schedule", Impatient)
+        assert hmsa("train", recipe, "--out", tmp_path / "parts").code == 130
+    assert hmsa("train", recipe, "--out", tmp_path / "parts", "--resume").code == 0
+    assert [file.stat().st_mtime_ns for file in kept] == times
+    first, second = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_killed_run_can_be_gone_on_with(recipe, tmp_path):
     """SIGKILL, which nothing can catch: what is on disk is whole and the run goes on from it."""
     run = tmp_path / "run"

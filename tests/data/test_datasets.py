@@ -145,6 +145,69 @@ class TestSplits:
         assert dataset.frequencies().tolist() == [4, 4, 6]
 
 
+class TestConfidence:
+    VALUES = np.array([[255, 128, 127, 0], [0, 229, 0, 230]], np.uint8)
+
+    @pytest.fixture
+    def sure(self, folder_dataset, tmp_path):
+        """`(values) -> dataset.yaml` whose one label has them as its confidence."""
+
+        def make(values, name="a_sure.png"):
+            split = {"images": "train/images", "labels": "train/labels", "confidence": "sure"}
+            path = folder_dataset(
+                {"a": LABEL}, splits={"train": split | {"confidence_ending": "_sure"}}
+            )
+            (tmp_path / "pictures" / "sure").mkdir()
+            Image.fromarray(values).save(tmp_path / "pictures" / "sure" / name)
+            return path
+
+        return make
+
+    @pytest.mark.parametrize(
+        ("least", "label"),
+        [
+            (0, [[0, 1, 2, 255], [2, 2, 1, 0]]),
+            (0.5, [[0, 1, 255, 255], [255, 2, 255, 0]]),  # as official: 127 / 255 < 0.5
+            (0.9, [[0, 255, 255, 255], [255, 255, 255, 0]]),
+            (1, [[0, 255, 255, 255], [255, 255, 255, 255]]),
+            ({"water": 0.6}, [[0, 255, 2, 255], [2, 2, 255, 0]]),
+            ({"road": 0.6, "land": 1.0}, [[0, 1, 255, 255], [255, 2, 1, 255]]),
+        ],
+    )
+    def test_less_sure_is_ignored(self, sure, least, label):
+        dataset = open_dataset(sure(self.VALUES), "train").trusting(least)
+        assert dataset.read(0)[1].tolist() == label
+        counts = np.bincount(np.ravel(label), minlength=256)[:3]
+        assert dataset.frequencies().tolist() == counts.tolist()
+
+    def test_without_confidence_everything_counts(self, folder_dataset):
+        dataset = open_dataset(folder_dataset({"a": LABEL}), "train").trusting(0.9)
+        assert (dataset.read(0)[1] == LABEL).all()
+
+    @pytest.mark.parametrize(
+        ("values", "name", "says"),
+        [
+            (VALUES, "b_sure.png", r"1 label\(s\) without confidence, such as .*a.png"),
+            (VALUES[:1], "a_sure.png", r"a_sure.png is a L picture of 4x1.*\(4x2\)"),
+            (VALUES.astype(np.uint16), "a_sure.png", "is a I;16 picture.*8 bits"),
+        ],
+    )
+    def test_mistakes(self, sure, values, name, says):
+        with pytest.raises(InputError, match=says):
+            open_dataset(sure(values, name), "train").trusting(0.5).read(0)
+
+    def test_no_folder(self, folder_dataset):
+        split = {"images": "train/images", "labels": "train/labels", "confidence": "nowhere"}
+        path = folder_dataset({"a": LABEL}, splits={"train": split})
+        with pytest.raises(InputError, match="no folder .*nowhere for its confidence"):
+            open_dataset(path, "train")
+
+    def test_a_class_by_a_wrong_name(self, folder_dataset):
+        dataset = open_dataset(folder_dataset({"a": LABEL}), "train")
+        with pytest.raises(InputError, match="no class 'watr'; did you mean 'water'"):
+            dataset.trusting({"watr": 0.5})
+
+
 def spoil(path, how):
     root = path.parent / "pictures" / "train"
     if how == "no label":

@@ -201,8 +201,8 @@ class TestLocate:
 
     def test_a_recipe_names_what_lies_beside_it_or_a_known_dataset(self, tmp_path):
         recipe = tmp_path / "recipe.yaml"
-        assert beside(recipe, "camvid") == Path("camvid")
-        assert beside(recipe, "mine.yaml") == tmp_path / "mine.yaml"
-        assert beside(recipe, "../mine") == tmp_path / "../mine"
+        assert beside(recipe.parent, "camvid") == Path("camvid")
+        assert beside(recipe.parent, "mine.yaml") == tmp_path / "mine.yaml"
+        assert beside(recipe.parent, "../mine") == tmp_path / "../mine"
         (tmp_path / "camvid").mkdir()
-        assert beside(recipe, "camvid") == tmp_path / "camvid"
+        assert beside(recipe.parent, "camvid") == tmp_path / "camvid"

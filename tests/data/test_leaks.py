@@ -129,8 +129,7 @@ def test_numbers_that_mean_nothing_are_no_recording(splits, checked):
 
 
 def test_camvid(camvid):
-    path = Path(__file__).parents[2] / "datasets" / "camvid.yaml"
-    found = plan(path, ["train", "val"], camvid)
+    found = plan(Path("camvid"), ["train", "val"], camvid)
     with Memory(camvid) as memory:
         seen = {file.path: s for file, s in scan(found.files(), memory)}
     find_leaks(judge(found, seen), seen)

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
+from ..config import Recipe
+from ..data.datasets import open_dataset
+from ..data.sampling import TrainingStream, open_mix
 from ..data.scenes import write_scenes
+from ..data.transforms import training_transform
 from ..errors import InputError
+from ..files import replace
+from ..pictures import overlay, panel
+from ..runtime import Meter
 
 
 def scenes(folder: Path, counts: dict[str, int], size: tuple[int, int], seed: int = 0) -> Path:
@@ -15,3 +24,35 @@ def scenes(folder: Path, counts: dict[str, int], size: tuple[int, int], seed: in
     if min(size) < 64:
         raise InputError(f"size {size[0]}x{size[1]}: scenes need at least 64 pixels a side")
     return write_scenes(folder, counts, size, seed)
+
+
+def preview(
+    recipe: Recipe, data: Path, out: Path, count: int, *, pictures: Path | None, near: Path
+) -> Path:
+    """A PNG sheet of the first `count` samples of the joint stage, the label laid over each.
+
+    The very samples that `hmsa train` begins with. data, pictures, near: as for `train`.
+    """
+    stage, augment, sampling = recipe.joint, recipe.augment, recipe.sampling
+    learn = open_dataset(data, recipe.data.train, pictures).trusting(sampling.confidence)
+    positions = max(count, stage.steps * stage.batch)
+    mix = open_mix(learn, sampling, positions, near=near, pictures=pictures, progress=Meter)
+    transform = training_transform(
+        stage.crop, stage.resize, augment.flip, augment.color, augment.blur, augment.hue,
+        recipe.data.long_edge,
+    )  # fmt: skip
+    stream = TrainingStream(learn, transform, recipe.seed * 2, mix)
+    palette, names = np.array(learn.labels.palette, np.uint8), learn.labels.names
+    cells = []
+    for position in range(count):
+        draw = stream.draw(position)
+        image, label = stream[position]
+        crop, ids = image.permute(1, 2, 0).numpy(), label.numpy()
+        source = stream.source(draw)
+        of = f" ({source.split})" if draw.source else ""
+        why = "plain" if draw.class_ is None else f"around {names[draw.class_]}"
+        cells.append((f"{source.pairs[draw.index].name}{of}", crop))
+        cells.append((why, overlay(crop, ids, palette, 0.6)))
+    rows = [cells[i : i + 4] for i in range(0, len(cells), 4)]
+    replace(out, lambda temporary: panel(rows).save(temporary, format="PNG"))
+    return out

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from ..checkpoint import begin_from, save
 from ..config import Attention, Joint, Recipe, Stage
 from ..data.datasets import Dataset, open_dataset
-from ..data.sampling import TrainingStream, batches
+from ..data.sampling import Mix, TrainingStream, batches, open_mix
 from ..data.transforms import training_transform
 from ..errors import InputError
 from ..files import replace
@@ -28,7 +26,7 @@ from ..model import HMSA, Encoded, Output, build
 from ..optim import Schedule, class_weights, make_optimizer, moving_average
 from ..predictor import Predictor
 from ..record import Record
-from ..runtime import Meter, describe_machine, launch, loader_processes, say
+from ..runtime import Meter, describe_machine, interruptible, launch, loader_processes, say
 from .evaluate import score
 
 STAGES = ("joint", "attention")
@@ -50,8 +48,17 @@ class State:
     tensors: dict[str, Any] = field(default_factory=dict)  # model, averaged, optimizer
 
 
-def train(recipe: Recipe, folder: Path, data: Path, *, pictures: Path | None, resume: bool) -> Path:
-    """Run the recipe; returns the best checkpoint. data: the dataset's YAML file.
+def train(
+    recipe: Recipe,
+    folder: Path,
+    data: Path,
+    *,
+    pictures: Path | None,
+    resume: bool,
+    near: Path = Path(),
+) -> Path:
+    """Run the recipe; returns the best checkpoint. data: the dataset's YAML file; near: the folder
+    that the recipe's other paths start from.
 
     folder receives best.safetensors, last.safetensors, resume.pt, metrics.csv and TensorBoard
     events. Raises Interrupted after saving when the user stops it.
@@ -59,10 +66,14 @@ def train(recipe: Recipe, folder: Path, data: Path, *, pictures: Path | None, re
     state = _start_or_resume(recipe, folder, resume)
     fabric = launch(recipe.accelerator, recipe.devices, recipe.precision)
     fabric.seed_everything(recipe.seed, verbose=False)
-    learn = open_dataset(data, recipe.data.train, pictures)
+    sampling = recipe.sampling
+    learn = open_dataset(data, recipe.data.train, pictures).trusting(sampling.confidence)
     judge = open_dataset(data, recipe.data.val, pictures)
     judge.frequencies()  # a label outside the table shows now rather than at the first validation
-    run = _Run(fabric, recipe, folder, learn, judge, state)
+    positions = recipe.joint.steps * recipe.joint.batch * fabric.world_size
+    with fabric.rank_zero_first():  # the others then find the tile index that it made
+        mix = open_mix(learn, sampling, positions, near=near, pictures=pictures, progress=Meter)
+    run = _Run(fabric, recipe, folder, learn, judge, mix, state)
     if fabric.is_global_zero:
         size = sum(p.numel() for p in run.model.parameters()) / 1e6
         say(
@@ -109,10 +120,11 @@ class _Run:
         folder: Path,
         learn: Dataset,
         judge: Dataset,
+        mix: Mix,
         state: State,
     ) -> None:
         self.fabric, self.recipe, self.folder = fabric, recipe, folder
-        self.learn, self.judge, self.state = learn, judge, state
+        self.learn, self.judge, self.mix, self.state = learn, judge, mix, state
         network = {"classes": len(learn.labels.names)} | recipe.model.model_dump()
         if recipe.model.fusion == "explicit":
             network["scales"] = recipe.joint.scales
@@ -262,11 +274,12 @@ class _Run:
         augment, fabric = self.recipe.augment, self.fabric
         transform = training_transform(
             stage.crop, stage.resize, augment.flip, augment.color, augment.blur,
-            self.recipe.data.long_edge,
+            augment.hue, self.recipe.data.long_edge,
         )  # fmt: skip
         # Each stage walks its own stream, so that changing the length of one leaves the other be.
         seed = self.recipe.seed * 2 + STAGES.index(self.state.stage)
-        stream = TrainingStream(self.learn, transform, seed)
+        mix = self.mix if isinstance(stage, Joint) else Mix()
+        stream = TrainingStream(self.learn, transform, seed, mix)
         rank, processes = fabric.global_rank, fabric.world_size
         for pair in batches(stream, steps, batch, self._workers(), rank, processes):
             yield fabric.to_device(pair)
@@ -320,22 +333,3 @@ def stack(parts: list[Encoded]) -> Encoded:
     features = [part.features for part in parts if part.features is not None]
     logits = torch.cat([part.logits for part in parts])
     return parts[0]._replace(features=torch.cat(features) if features else None, logits=logits)
-
-
-@contextmanager
-def interruptible() -> Iterator[Any]:
-    """Ctrl-C and SIGTERM are noted, to be obeyed between two steps; a second one acts at once."""
-    noted: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        noted.append(number)
-        if len(noted) > 1:
-            raise KeyboardInterrupt
-        say("stopping after this step; once more stops without saving")
-
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(noted)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -20,9 +20,9 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
@@ -33,7 +33,7 @@ from pydantic import Field
 
 from ..config import Strict, read
 from ..errors import InputError
-from .images import pictures_below, read_image, read_size
+from .images import open_picture, pictures_below, read_image, read_size
 from .labels import IGNORE, Encoding, LabelSet, pack, spread
 from .layouts import locate
 from .lists import SUFFIXES, read_list
@@ -49,6 +49,10 @@ class Split(Strict):
     exclude: list[str] = Field([], description="file-name patterns to leave out")
     image_ending: str = Field("", description="end of an image's name; other files are passed by")
     label_ending: str = Field("", description="end of a label's name; other files are passed by")
+    confidence: str | None = Field(
+        None, description="folder of 8-bit pictures beside the labels; value = floor(255 p)"
+    )
+    confidence_ending: str = Field("", description="end of such a picture's name")
 
 
 class Description(Strict):
@@ -69,6 +73,7 @@ class Pair:
     name: str  # path below the image folder, without suffix
     image: Path
     label: Path
+    confidence: Path | None = None  # 8 bits, floor(255 p) that the label is right
     weight: float = 1.0  # how often it is drawn, against others
     source: str = ""  # where it is from, as a list file says
 
@@ -81,6 +86,7 @@ class Dataset:
     split: str
     pairs: tuple[Pair, ...]
     labels: LabelSet
+    lowest: tuple[int, ...] = ()  # stored confidence that a pixel of each class needs to count
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -88,19 +94,52 @@ class Dataset:
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image `[H,W,3]` RGB and label `[H,W]` train ids, 255 = ignore."""
         pair = self.pairs[index]
-        image, label = read_image(pair.image), self.labels.read(pair.label)
+        image, label = read_image(pair.image), self.read_label(index)
         if image.shape[:2] != label.shape:
             raise InputError(sizes_differ(pair, image.shape[:2], label.shape))
         return image, label
 
+    def read_label(self, index: int) -> NDArray[np.uint8]:
+        """Label `[H,W]` train ids; 255 = ignore, also where it is less sure than it must be."""
+        pair = self.pairs[index]
+        label = self.labels.read(pair.label)
+        if pair.confidence and any(self.lowest):
+            with open_picture(pair.confidence) as picture:
+                if picture.mode != "L" or picture.size != label.shape[::-1]:
+                    raise InputError(
+                        f"{pair.confidence} is a {picture.mode} picture of "
+                        f"{picture.size[0]}x{picture.size[1]}; a confidence has 8 bits, one "
+                        f"channel and the size of {pair.label} ({label.shape[1]}x{label.shape[0]})"
+                    )
+                confidence = np.asarray(picture)
+            needed = np.zeros(256, np.uint8)
+            needed[: len(self.lowest)] = self.lowest
+            label[confidence < needed[label]] = IGNORE
+        return label
+
+    def trusting(self, confidence: float | Mapping[str, float]) -> Dataset:
+        """The same, with labels that ignore what was stored with less than this `confidence`.
+
+        One number for all classes, or class name -> number; 0 keeps everything.
+        """
+        names = self.labels.names
+        if isinstance(confidence, Mapping):
+            for name in confidence:
+                self.labels.index(name, "confidence")
+            wanted = [confidence.get(name, 0.0) for name in names]
+        else:
+            wanted = [confidence] * len(names)
+        lowest = np.searchsorted(np.arange(256) / 255, wanted)
+        return replace(self, lowest=tuple(lowest.tolist()))
+
     def frequencies(self) -> NDArray[np.int64]:
         """Pixels of each class `[K]`. Reads every label, so it also finds bad ones before a run."""
 
-        def count(pair: Pair) -> NDArray[np.int64]:
-            return np.bincount(self.labels.read(pair.label).ravel(), minlength=256)
+        def count(index: int) -> NDArray[np.int64]:
+            return np.bincount(self.read_label(index).ravel(), minlength=256)
 
         with ThreadPoolExecutor() as pool:
-            total = sum(pool.map(count, self.pairs), np.zeros(256, np.int64))
+            total = sum(pool.map(count, range(len(self))), np.zeros(256, np.int64))
         return total[: len(self.labels.names)]
 
 
@@ -242,11 +281,11 @@ def _pairs(root: Path, split: Split, source: str) -> tuple[Pair, ...]:
         for folder in folders(root, names):
             if not folder.is_dir():
                 raise InputError(f"{source}: no folder {folder} for its {kind}")
-    found = list_files(root, split)
-    for files in (*found[0].values(), *found[1].values()):
+    listed = list_files(root, split)
+    for files in (*listed[0].values(), *listed[1].values()):
         if len(files) > 1:
             raise InputError(f"{files[0]} and {files[1]} share one name; which is it? keep one")
-    images, labels = ({stem: file for stem, (file,) in files.items()} for files in found)
+    images, labels = ({stem: file for stem, (file,) in files.items()} for files in listed)
     if not images:
         ending = f" that end in {split.image_ending}" if split.image_ending else ""
         raise InputError(f"{source}: no pictures{ending} in {split.images}; the split is empty")
@@ -257,7 +296,19 @@ def _pairs(root: Path, split: Split, source: str) -> tuple[Pair, ...]:
                 f"{source}: {len(alone)} file(s) without {what}, such as {alone[0]}; "
                 f"add the {what}s or exclude the files"
             )
-    return tuple(Pair(stem, images[stem], labels[stem]) for stem in images)
+    confidences: dict[str, Path] = {}
+    if split.confidence is not None:
+        if not (root / split.confidence).is_dir():
+            raise InputError(f"{source}: no folder {root / split.confidence} for its confidence")
+        found = _by_stem([root / split.confidence], split.confidence_ending)
+        confidences = {stem: files[0] for stem, files in found.items()}
+        alone = [labels[stem] for stem in labels if stem not in confidences]
+        if alone:
+            raise InputError(
+                f"{source}: {len(alone)} label(s) without confidence, such as {alone[0]}; add the "
+                f"pictures to {root / split.confidence} or leave out `confidence`"
+            )
+    return tuple(Pair(s, images[s], labels[s], confidences.get(s)) for s in images)
 
 
 def _check_size(pair: Pair) -> str | None:

@@ -47,10 +47,12 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 def to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
     """`[H,W,3]` uint8 RGB from a Pillow image of any mode."""
-    picture = ImageOps.exif_transpose(picture)
+    picture.load()  # a PNG may have its orientation at its end
+    if picture.getexif().get(_ORIENTATION, 1) != 1:  # else it would be copied all the same
+        picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I") or picture.mode == "F":
         return np.repeat(_to_8_bits(np.asarray(picture))[..., None], 3, axis=2)
-    return np.array(picture.convert("RGB"))
+    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def read_size(path: Path) -> tuple[int, int]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import colorsys
+import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class LabelSet:
             raw = self.raw_of(picture, path)
         return self._lookup(raw, path)
 
-    def raw_of(self, picture: Image.Image, path: Path) -> NDArray[np.int64]:
+    def raw_of(self, picture: Image.Image, path: Path) -> NDArray[np.integer]:
         """An open label file -> `[H,W]` values or packed colours. InputError: another encoding."""
         if self.encoding == "index":
             raw = np.asarray(picture)
@@ -52,7 +53,7 @@ class LabelSet:
                         "the palette"
                     )
                 raw = raw[..., 0]
-            return raw.astype(np.int64)
+            return raw if raw.dtype == np.uint8 else raw.astype(np.int64)
         if self.encoding == "palette" and picture.mode != "P":
             raise InputError(
                 f"{path} is a {picture.mode} picture, not a palette one; set encoding: "
@@ -60,10 +61,21 @@ class LabelSet:
             )
         return pack(np.asarray(picture.convert("RGB")))
 
-    def _lookup(self, raw: NDArray[np.int64], path: Path) -> NDArray[np.uint8]:
+    def index(self, name: str, source: object) -> int:
+        """Train id of a class; where there is none, InputError names `source` and the nearest."""
+        if name not in self.names:
+            near = difflib.get_close_matches(name, self.names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self.names)}"
+            raise InputError(f"{source}: no class {name!r}; {hint}")
+        return self.names.index(name)
+
+    def _lookup(self, raw: NDArray[np.integer], path: Path) -> NDArray[np.uint8]:
         if not raw.size:
             return raw.astype(np.uint8)
-        if raw.max() < 65536 and raw.min() >= 0:  # a table beats a search in small ranges
+        if raw.dtype == np.uint8:  # by far the most files; this is the quickest table there is
+            translated = bytearray(raw).translate(self._table(256).tobytes())
+            label = np.frombuffer(translated, np.uint8).reshape(raw.shape)
+        elif raw.max() < 65536 and raw.min() >= 0:  # a table beats a search in small ranges
             label = self._table(65536 if raw.max() > 255 else 256)[raw]
         else:
             values, where = np.unique(raw, return_inverse=True)

@@ -42,9 +42,9 @@ def locate(path: Path) -> tuple[Path, Path | None]:
     return path, None
 
 
-def beside(recipe: Path, dataset: str) -> Path:
-    """What a recipe file means by `dataset`: a path from where it lies, or else a bare name."""
-    path = recipe.parent / dataset
+def beside(folder: Path, dataset: str) -> Path:
+    """What a recipe in `folder` means by `dataset`: a path from there, or else a bare name."""
+    path = folder / dataset
     return Path(dataset) if _is_bare(Path(dataset)) and not path.exists() else path
 
 

@@ -86,7 +86,7 @@ def _image(picture: Image.Image) -> Seen:
 def _label(picture: Image.Image, path: Path, labels: LabelSet) -> Seen:
     foreign = ""
     try:
-        raw = labels.raw_of(picture, path)
+        raw = labels.raw_of(picture, path).astype(np.int64)
     except InputError as error:
         foreign = str(error)
         raw = pack(np.asarray(picture.convert("RGB")))

@@ -11,6 +11,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from .colors import ColorJitter
 from .labels import IGNORE
 
 # Padding that the network sees as nothing: the ImageNet mean, zero after normalisation. The
@@ -24,14 +25,21 @@ def training_transform(
     flip: float,
     color: float,
     blur: float,
+    hue: float | None = None,
     long_edge: int | None = None,
 ) -> v2.Transform:
-    """(Image `[3,H,W]` uint8, Mask `[H,W]`) -> the same, `crop` (height, width) pixels large."""
+    """(Image `[3,H,W]` uint8, Mask `[H,W]`) -> the same, `crop` (height, width) pixels large.
+
+    KeyPoints `[1,2]` as third input, the x and y of a pixel, will be in the crop and come back as
+    where they then are; without them the crop is anywhere. The steps and their order are the
+    paper's: size, crop, flip, colours, blur.
+    """
     steps: list[v2.Transform] = [
         RandomScaleCrop(crop, scale, long_edge), v2.RandomHorizontalFlip(flip)
     ]  # fmt: skip
-    if color:
-        steps.append(v2.ColorJitter(color, color, color, hue=color / 5))
+    hue = color / 5 if hue is None else hue
+    if color or hue:
+        steps.append(ColorJitter(color, color, color, hue=hue))
     if blur:
         steps.append(v2.RandomApply([v2.GaussianBlur(7, sigma=(0.15, 1.3))], p=blur))
     return v2.Compose(steps)
@@ -40,9 +48,9 @@ def training_transform(
 class RandomScaleCrop(v2.Transform):
     """Picture resized by a random factor (log-uniform), then a random crop, padded where short.
 
-    The window is cut out of the picture before it is resized: the same result for a fraction of
-    the work when pictures are large. long_edge: the pixels that the factor is counted from; None:
-    those that the picture has.
+    Given KeyPoints `[1,2]`, every crop that holds the point is as likely as any other. The window
+    is cut out of the picture before it is resized: the same result for a fraction of the work when
+    pictures are large. long_edge: pixels that the factor is counted from; None: those it has.
     """
 
     def __init__(
@@ -56,10 +64,17 @@ class RandomScaleCrop(v2.Transform):
         factor = float(torch.exp(lo + (hi - lo) * torch.rand(())))
         if self.long_edge:
             factor *= self.long_edge / max(F.get_size(flat_inputs[0]))
+        held = next(
+            (i[0].flip(0).tolist() for i in flat_inputs if isinstance(i, tv_tensors.KeyPoints)),
+            (None, None),
+        )
         window, resized, padding = [], [], []
-        for side, wanted in zip(F.get_size(flat_inputs[0]), self.crop, strict=True):
+        for side, wanted, at in zip(F.get_size(flat_inputs[0]), self.crop, held, strict=True):
             taken = min(side, max(1, round(wanted / factor)))
-            start = _randint(side - taken)
+            first, last = 0, side - taken
+            if at is not None:
+                first, last = max(first, at - taken + 1), min(last, at)
+            start = first + _randint(last - first)
             length = wanted if taken < side else min(wanted, max(1, round(side * factor)))
             before = _randint(wanted - length)
             window.append((start, taken))
@@ -82,7 +97,9 @@ class RandomScaleCrop(v2.Transform):
             out = tv_tensors.Mask(F.resize_image(out[None], params["size"], nearest)[0])
         else:
             out = self._call_kernel(F.resize, out, params["size"], antialias=True)
-        fill = _FILL[type(inpt)]
+        if not any(params["padding"]):
+            return out
+        fill = _FILL.get(type(inpt))
         return self._call_kernel(F.pad, out, params["padding"], fill=fill)
 
 

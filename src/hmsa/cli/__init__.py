@@ -6,16 +6,17 @@ Results go to stdout, logs to stderr. Exit codes: 0 done, 1 failure, 2 usage or 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from . import __version__
-from .errors import InputError
+from .. import __version__
+from ..errors import InputError
+from .arguments import scale_list, show, typed, verb
+from .data import RESUMING, add_data
 
 DESCRIPTION = "Semantic segmentation with hierarchical multi-scale attention."
 
@@ -27,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Parse and do; returns the exit code."""
     options = _parser().parse_args(arguments)
-    from .commands.train import Interrupted  # behind the parser: --help need not wait for torch
-    from .runtime import keep_memory, say
+    from ..commands.train import Interrupted  # behind the parser: --help need not wait for torch
+    from ..runtime import keep_memory, say
 
     keep_memory()
     try:
@@ -53,10 +54,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _how_to_go_on(options: argparse.Namespace, arguments: Sequence[str] | None) -> str:
-    if options.verb in (_check, _stats):
-        return "; the same command goes on"
     if options.verb is not _train:
-        return ""
+        return "; the same command goes on" if options.verb in RESUMING else ""
     typed = [a for a in (arguments or sys.argv[1:]) if a != "--resume"]
     return f"; go on with: hmsa {shlex.join([*typed, '--resume'])}"
 
@@ -67,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show where a failure happened")
     verbs = parser.add_subparsers(required=True, metavar="VERB", title="verbs")
 
-    train = _verb(
+    train = verb(
         verbs, "train", _train, "train a network by a recipe",
         "hmsa train configs/camvid.yaml --data CamVid --set joint.steps=100 --out runs/try",
     )  # fmt: skip
@@ -78,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data", type=Path, metavar="FOLDER", help="where the pictures are")
     train.add_argument("--resume", action="store_true", help="go on with the run in RUN")
 
-    evaluate = _verb(
+    evaluate = verb(
         verbs, "evaluate", _evaluate, "compare fusions on labelled pictures",
         "hmsa evaluate runs/camvid camvid --data CamVid --split val --scales 0.5,1,2",
     )  # fmt: skip
@@ -93,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="the JSON line alone on stdout")
     _inference(evaluate)
 
-    predict = _verb(
+    predict = verb(
         verbs, "predict", _predict, "label pictures",
         "hmsa predict runs/camvid photo.jpg folder/ 'more/*.png' -o out --panel",
     )  # fmt: skip
@@ -104,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
                          help="also image, prediction and weight of each scale")  # fmt: skip
     _inference(predict)
 
-    convert = _verb(
+    convert = verb(
         verbs, "convert", _convert, "turn an official checkpoint, or a run, into a folder to share",
         "hmsa convert best_checkpoint.pth cityscapes -o cityscapes",
     )  # fmt: skip
@@ -115,48 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("-o", "--out", type=Path, required=True, metavar="OUT",
                          help="folder to share, or one .safetensors file")  # fmt: skip
 
-    data = verbs.add_parser("data", help="make, import, check and measure data")
-    kinds = data.add_subparsers(required=True, metavar="WHAT", title="what")
-    scenes = _verb(
-        kinds, "scenes", _scenes, "draw street scenes as a labelled dataset",
-        "hmsa data scenes scenes --count train=400 --count val=40",
-    )  # fmt: skip
-    scenes.add_argument("folder", type=Path, metavar="FOLDER", help="new or empty")
-    scenes.add_argument("--count", action="append", metavar="SPLIT=N", type=_count,
-                        help="pictures of a split (train=200, val=40); again for more")  # fmt: skip
-    scenes.add_argument("--size", type=_size, default=(256, 512), metavar="HxW", help="(256x512)")
-    scenes.add_argument("--seed", type=int, default=0, help="(0)")
+    add_data(verbs)
 
-    masks = _verb(
-        kinds, "import", _import, "make a dataset of what an annotation tool exported",
-        "hmsa data import task.zip my-pictures --ignore background",
-    )  # fmt: skip
-    masks.add_argument("source", type=Path, metavar="SOURCE",
-                       help="CVAT zip (Segmentation mask 1.1) or COCO panoptic json")  # fmt: skip
-    masks.add_argument("folder", type=Path, metavar="OUT", help="new or empty")
-    masks.add_argument("--images", type=Path, metavar="FOLDER",
-                       help="the pictures, if they are not in SOURCE; they stay there")  # fmt: skip
-    masks.add_argument("--ignore", action="append", default=[], metavar="CLASS",
-                       help="a class that means no label; again for more")  # fmt: skip
-    masks.add_argument("--split", default="train", metavar="SPLIT",
-                       help="its name where SOURCE gives none (train)")  # fmt: skip
-
-    check = _verb(
-        kinds, "check", _check, "find what is wrong with a dataset",
-        "hmsa data check camvid --split train --split val",
-    )  # fmt: skip
-    check.add_argument("--report", type=Path, metavar="HTML", help="page (runs/check-NAME.html)")
-    stats = _verb(
-        kinds, "stats", _stats, "class frequencies, mean and deviation of a dataset",
-        "hmsa data stats camvid --split train",
-    )  # fmt: skip
-    for verb in (check, stats):
-        verb.add_argument("dataset", type=Path, metavar="DATA", help="YAML file of the dataset")
-        verb.add_argument("--split", action="append", default=[], help="(all); again for more")
-        verb.add_argument("--data", type=Path, metavar="FOLDER", help="where the pictures are")
-        verb.add_argument("--json", action="store_true", help="the JSON line alone on stdout")
-
-    demo = _verb(
+    demo = verb(
         verbs, "demo", _demo, "the whole story on generated scenes", "hmsa demo --out runs/demo"
     )
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="FOLDER")
@@ -166,17 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _verb(group: Any, name: str, work: Any, what: str, example: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = group.add_parser(
-        name, help=what, description=f"{what[0].upper()}{what[1:]}.", allow_abbrev=False,
-        epilog=f"example: {example}",
-    )  # fmt: skip
-    parser.set_defaults(verb=work)
-    return parser
-
-
 def _inference(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--scales", type=_scales, metavar="S,S,...",
+    parser.add_argument("--scales", type=scale_list, metavar="S,S,...",
                         help="any positive numbers (those it was trained for)")  # fmt: skip
     parser.add_argument("--flip", action=argparse.BooleanOptionalAction,
                         help="mirror the picture, too (as it was trained for)")  # fmt: skip
@@ -184,64 +135,42 @@ def _inference(parser: argparse.ArgumentParser) -> None:
                         help="auto: bf16 where the machine is fast at it")  # fmt: skip
 
 
-def _scales(text: str) -> list[float]:
-    try:
-        scales = [float(part) for part in text.split(",")]
-    except ValueError:
-        scales = []
-    if not scales or not all(0 < s < float("inf") for s in scales):
-        raise argparse.ArgumentTypeError(f"{text!r} is not positive numbers like 0.5,1,2")
-    return scales
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        height, width = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, like 256x512") from None
-    return height, width
-
-
-def _count(text: str) -> tuple[str, int]:
-    split, _, number = text.partition("=")
-    if not split or not number.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not SPLIT=N, like train=200")
-    return split, int(number)
-
-
 def _train(options: argparse.Namespace) -> None:
-    from .commands.train import train
-    from .config import Recipe, read
-    from .data.layouts import beside
-    from .runtime import say
+    from ..commands.train import train
+    from ..config import Recipe, read
+    from ..data.layouts import beside
+    from ..runtime import say
 
     recipe = read(Recipe, options.config, options.set)
     folder = options.out or Path("runs") / options.config.stem
-    data = beside(options.config, recipe.data.dataset)
-    best = train(recipe, folder, data, pictures=options.data, resume=options.resume)
+    data = beside(options.config.parent, recipe.data.dataset)
+    best = train(
+        recipe, folder, data,
+        pictures=options.data, resume=options.resume, near=options.config.parent,
+    )  # fmt: skip
     say(f"done: {best}")
     print(best)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from .commands.evaluate import evaluate
+    from ..commands.evaluate import evaluate
 
     source: Path = options.checkpoint
     folder = source if source.is_dir() else source.parent
-    _show(
+    show(
         options.json,
         *evaluate(
             source, options.dataset, options.split, options.scales,
             pictures=options.data, precision=options.precision, flip=options.flip,
             report=options.report or folder / f"report-{options.split}.html",
-            command=_typed(),
+            command=typed(),
         ),
     )  # fmt: skip
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from .commands.predict import predict
-    from .runtime import say
+    from ..commands.predict import predict
+    from ..runtime import say
 
     done, problems = predict(
         options.checkpoint, options.paths, options.out, options.scales,
@@ -256,7 +185,7 @@ def _predict(options: argparse.Namespace) -> int:
 def _convert(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from .commands.convert import convert
+    from ..commands.convert import convert
 
     table, problem = convert(options.source, options.out, options.classes)
     if table:
@@ -266,62 +195,7 @@ def _convert(options: argparse.Namespace) -> None:
     print(options.out)
 
 
-def _scenes(options: argparse.Namespace) -> None:
-    from .commands.data import scenes
-
-    counts = dict(options.count or [("train", 200), ("val", 40)])
-    print(scenes(options.folder, counts, options.size, options.seed))
-
-
-def _import(options: argparse.Namespace) -> None:
-    from .data.imports import import_masks
-    from .runtime import say
-
-    made = import_masks(
-        options.source, options.folder, options.images, options.ignore, options.split
-    )
-    counts = ", ".join(f"{n} in {split}" for split, n in made.pictures.items())
-    say(f"labelled pictures: {counts}; {made.unlabelled} of the export are not labelled yet")
-    print(made.description)
-
-
-def _check(options: argparse.Namespace) -> int:
-    from .commands.data_check import check
-
-    source: Path = options.dataset
-    name = source.parent.resolve().name if source.name == "dataset.yaml" else source.stem
-    summary, table = check(
-        source, options.split, data=options.data,
-        report=options.report or Path("runs") / f"check-{name}.html", command=_typed(),
-    )  # fmt: skip
-    _show(options.json, summary, table)
-    return 2 if summary["errors"] else 0
-
-
-def _stats(options: argparse.Namespace) -> int:
-    from .commands.data_check import stats
-    from .runtime import say
-
-    summary, table, errors = stats(options.dataset, options.split, options.data)
-    _show(options.json, summary, table)
-    for error in errors:
-        say(f"hmsa: {error}")
-    return 2 if errors else 0
-
-
 def _demo(options: argparse.Namespace) -> None:
-    from .commands.demo import demo
+    from ..commands.demo import demo
 
-    _show(options.json, *demo(options.out, options.set))
-
-
-def _show(json_alone: bool, summary: dict[str, Any], table: Any) -> None:
-    from .commands.evaluate import print_result
-
-    if not json_alone:
-        print_result(summary, table)
-    print(json.dumps(summary))
-
-
-def _typed() -> str:
-    return shlex.join(["hmsa", *sys.argv[1:]])
+    show(options.json, *demo(options.out, options.set))
