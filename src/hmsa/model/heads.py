@@ -122,7 +122,8 @@ class OCRHead(Head):
         belongs = (query @ key / query.shape[-1] ** 0.5).softmax(2)  # [B,hw,K]
         context = belongs @ self.value(regions).flatten(2).mT  # [B,hw,w]
         context = self.context(context.mT.unflatten(2, grid))
-        features = self.merge(torch.cat([context, pixels], 1))
+        (reduce, *norm), dropout = self.merge
+        features = dropout(nn.Sequential(*norm)(pointwise(reduce, [context, pixels])))
         return Reading(features, self.semantic(features), aux)
 
 
@@ -150,10 +151,22 @@ class DeepLabHead(Head):
 
     def forward(self, levels: list[Tensor]) -> Reading:
         fine, deep = levels[0], levels[-1]
-        pooled = resize(self.pooled(deep.mean((2, 3), keepdim=True)), deep.shape[-2:])
-        seen = self.reduce(torch.cat([pooled, *(branch(deep) for branch in self.dilated)], 1))
+        pooled = self.pooled(deep.mean((2, 3), keepdim=True))  # [B,width,1,1], for every place
+        seen = pointwise(self.reduce, [pooled, *(branch(deep) for branch in self.dilated)])
         features = torch.cat([self.reduce_fine(fine), resize(seen, fine.shape[-2:])], 1)
         return Reading(features, self.semantic(features))
+
+
+def pointwise(conv: nn.Conv2d, parts: list[Tensor]) -> Tensor:
+    """A 1x1 convolution without bias of stacked maps, unstacked: no copy is kept for backward.
+
+    parts `[B,C_i,h,w]`, the C_i adding up to the convolution's inputs; a part of 1x1 is everywhere.
+    """
+    weights = conv.weight.split([part.shape[1] for part in parts], dim=1)
+    first, *others = (F.conv2d(part, w) for part, w in zip(parts, weights, strict=True))
+    for each in others:
+        first = first + each
+    return first
 
 
 def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
