@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 
 from hmsa import HMSA, checkpoint
 from hmsa.errors import InputError
-from hmsa.files import replace
 from hmsa.model import build
 
 
@@ -209,17 +208,3 @@ class TestBeginFrom:
         checkpoint.save(tmp_path / "a.safetensors", HMSA(3, "resnet18", width=8))
         with pytest.raises(InputError, match=r"start: .* has .* for trunk"):
             checkpoint.begin_from(HMSA(3, "hrnet_w18_small", width=8), tmp_path / "a.safetensors")
-
-
-def test_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def fail(temporary):
-        temporary.write_text("half")
-        raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        replace(path, fail)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -162,7 +163,7 @@ def test_refuses_to_go_on_with_another_recipe(trained, hmsa):
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "loss"), [("sgd", "cross_entropy"), ("adamw", "cross_entropy"), ("adamw", "rmi")]
+    ("optimizer", "loss"), [("sgd", "cross_entropy"), ("adamw", "ohem"), ("adamw", "rmi")]
 )
 def test_loss_falls(scenes, hmsa, tmp_path, optimizer, loss):
     """The same few pictures for forty steps: whatever is wired wrong shows here."""
@@ -211,3 +212,48 @@ def test_two_processes_learn_as_one(recipe, tmp_path):
     assert done.returncode == 0, done.stderr
     assert len(rows(run)) == 3
     HMSA.from_pretrained(run)
+
+
+@pytest.mark.parametrize(
+    ("fusion", "scales"),
+    [
+        ("average", [1.0]),  # a single scale
+        ("average", [0.5, 1.0]),
+        ("max", [0.5, 1.0]),
+        ("explicit", [0.5, 1.0, 2.0]),
+        ("pair", [0.5, 1.0]),
+    ],
+)
+def test_every_rival_trains_and_is_evaluated(scenes, recipe, hmsa, tmp_path, fusion, scales):
+    """Both stages where there is attention to train; then the same verb scores it, with flip."""
+    changes = [f"model.fusion={fusion}", *(f"{s}.scales={scales}" for s in ("joint", "attention"))]
+    settings = [argument for change in changes for argument in ("--set", change)]
+    run = tmp_path / "run"
+    assert hmsa("train", recipe, "--out", run, *settings).code == 0
+    stages = {row["stage"] for row in rows(run)}
+    assert stages == ({"joint", "attention"} if fusion in ("explicit", "pair") else {"joint"})
+    card = HMSA.from_pretrained(run).card
+    assert (card.network["fusion"], card.scales) == (fusion, scales)
+    ran = hmsa("evaluate", run, scenes, "--split", "val", "--flip", "--json")
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)
+    assert found["flip"] is True
+    assert set(found["miou"]) == {"single", "average", "max", fusion}
+    assert ("weight" in found) == (fusion != "max")
+    assert list(found["iou"]) == [fusion]
+    page = (run / "report-val.html").read_text()
+    assert "; flip" in page
+
+
+def test_begins_from_another_network(recipe, hmsa, trained, tmp_path):
+    """Nothing learnt, nothing lost: what it begins from is what it saves."""
+    settings = [f"start={trained}", "joint.lr=1e-12", "attention.steps=0", "joint.ema=0"]
+    run = tmp_path / "run"
+    ran = hmsa("train", recipe, "--out", run, *(a for s in settings for a in ("--set", s)))
+    assert ran.code == 0
+    assert "fresh: nothing" in ran.err
+    before, after = weights(trained), weights(run)
+    kept = [name for name, value in before.items() if not name.endswith(("mean", "var", "tracked"))
+            and torch.allclose(after[name], value, atol=1e-6)]  # fmt: skip
+    assert len(kept) > 100
+    assert all(name in kept for name in before if name.endswith("weight"))

@@ -169,11 +169,3 @@ def test_progress_is_shown_only_for_work(path, tmp_path):
     for _ in range(2):
         tile_index(open_dataset(path, "train"), 32, tmp_path, progress)
     assert seen == [("tiles of train", 2), "+", "+"]
-
-
-def test_cache_folder(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert tiles.cache_folder() == tmp_path / "hmsa"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert tiles.cache_folder() == tmp_path / ".cache" / "hmsa"

@@ -27,9 +27,10 @@ from torchvision.transforms import v2
 
 from ..config import Sampling
 from ..errors import InputError
+from ..files import cache_folder
 from .datasets import Dataset, open_dataset
 from .layouts import beside
-from .tiles import Integers, Progress, TileIndex, cache_folder, tile_index
+from .tiles import Integers, Progress, TileIndex, tile_index
 from .transforms import collate
 
 _EVER = sys.maxsize

@@ -56,10 +56,6 @@ class TileIndex:
         return TileIndex(*(column[kept] for column in vars(self).values()))
 
 
-def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hmsa"
-
-
 def tile_index(
     dataset: Dataset, tile: int, cache: Path | None, progress: Progress | None = None
 ) -> TileIndex:
