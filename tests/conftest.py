@@ -151,6 +151,9 @@ def layout(tmp_path):
                 for file in (file for kind in files for file in kind):
                     file.parent.mkdir(parents=True, exist_ok=True)
                     file.write_text("neither image nor label")
+                    if file.stem.endswith("_instanceIds"):
+                        ids = np.resize(np.array(values, np.uint16), size) * 1000 + 1
+                        Image.fromarray(ids).save(file)
                 Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(files[0][0])
                 for file in files[1]:
                     picture = Image.fromarray(np.resize(np.array(values, np.uint8), size))

@@ -1,5 +1,6 @@
 import base64
 import io
+import math
 import os
 import re
 from html.parser import HTMLParser
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from hmsa import pictures
-from hmsa.report import Example, Repair, Report, iou, verdict, write_report
+from hmsa.report import Example, Repair, Report, Trusted, iou, verdict, write_report
 
 NAMES = ["road", "sky", "pole", "tram"]  # no pixel is a tram
 PALETTE = np.array([[128, 64, 128], [70, 130, 180], [153, 153, 153], [0, 80, 100]], np.uint8)
@@ -97,6 +98,19 @@ def full() -> Report:
         curves=curves,
         examples=examples,
         repairs=[Repair(examples[0].name, 0.5, crop(examples[0]), 0.125)],
+    )
+
+
+def trusted() -> Trusted:
+    """Of 1000 pixels, claimed 0.25, 0.75 and 0.95, half, 0.7 and 0.9 are right; a bin is empty."""
+    kept = np.linspace(1, 0, 256)
+    return Trusted(
+        ece=0.0675,
+        confidence=np.array([0.25, np.nan, 0.75, 0.95]),
+        accuracy=np.array([0.5, np.nan, 0.7, 0.9]),
+        pixels=np.array([100, 0, 300, 600]),
+        kept=kept,
+        right=np.where(kept > 0, 1 - kept / 5, np.nan),
     )
 
 
@@ -358,3 +372,20 @@ def test_a_failed_write_leaves_the_old_page_and_no_litter(tmp_path, monkeypatch)
     assert path.read_text() == "the old page"
     write_report(path, full())
     assert "the old page" not in path.read_text(encoding="utf-8")
+
+
+def test_further_scores_and_trust(tmp_path):
+    report = full()
+    report.scores = [("Boundary F1", 0.512), ("Instance-level IoU", math.nan)]
+    report.trusted = trusted()
+    write_report(tmp_path / "page.html", report)
+    source = (tmp_path / "page.html").read_text()
+    page = Page(source)
+    assert "Further scores of hierarchical" in page.headings
+    assert "How far its confidence can be trusted" in page.headings
+    assert "51.2" in page.words
+    assert source.count("<rect") == 3, "an empty bin has no bar"
+    assert "60.0% of the pixels, 90.0 % right" in source
+    assert "expected calibration error 6.8" in source
+    assert "90.0 of the surest half" in source
+    assert not page.loads or all(link.startswith("data:") for link in page.loads)

@@ -5,7 +5,7 @@ Knows nothing about models: whatever it shows was computed before.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,22 @@ class Repair:
 
 
 @dataclass
+class Trusted:
+    """How far the network's confidence is to be trusted; every share is in 0..1.
+
+    confidence, accuracy [B] and pixels [B] of bins of confidence, nan where one is empty;
+    kept, right [256]: with pixels below a threshold dropped, the share left and how much is right.
+    """
+
+    ece: float
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+    pixels: NDArray[np.int64]
+    kept: NDArray[np.float64]
+    right: NDArray[np.float64]
+
+
+@dataclass
 class Report:
     """All that one page shows; an empty list, dict or None leaves its section out."""
 
@@ -59,6 +75,8 @@ class Report:
     curves: Sequence[Mapping[str, float | str]]  # rows of metrics.csv; val_miou in 0..1
     examples: list[Example]
     repairs: list[Repair]
+    scores: list[tuple[str, float]] = field(default_factory=list)  # beside IoU: name, 0..1
+    trusted: Trusted | None = None
 
 
 def iou(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -191,12 +209,47 @@ def _chart(report: Report, key: str, title: str, factor: float, peak: bool) -> V
     return {
         "title": title,
         "summary": summary,
+        "axis": "step",
         "line": " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in data),
         "dots": [(x(step), y(value)) for step, value in data] if len(data) <= 40 else [],
         "y": [(y(tick), f"{tick:.6g}") for tick in y_ticks],
         "x": [(x(t), f"{t:.6g}") for t in _ticks(start, end) if start <= t <= end],
         "stages": stages,
     }
+
+
+def _trusted(trusted: Trusted) -> list[View]:
+    """A reliability diagram, and what it costs to keep more, as `_chart` draws."""
+
+    def place(x: float, y: float) -> tuple[float, float]:  # percent both
+        return 46 + 4.2 * x, 214 - 1.9 * y
+
+    ticks = range(0, 101, 20)
+    frame = {
+        "dots": [], "stages": [],
+        "x": [(place(t, 0)[0], f"{t}") for t in ticks],
+        "y": [(place(0, t)[1], f"{t}") for t in ticks],
+    }  # fmt: skip
+    bins, share = len(trusted.pixels), trusted.pixels / max(1, trusted.pixels.sum())
+    bars = []
+    for i, accuracy in enumerate(100 * trusted.accuracy):
+        if share[i] > 0:
+            (x, y), told = place(100 * i / bins, accuracy), f"{accuracy:.1f} % right"
+            width, height = 420 / bins - 2, max(1.0, 214 - y)
+            bars.append((x + 1, y, width, height, f"{share[i]:.1%} of the pixels, {told}"))
+    known = np.isfinite(trusted.right) & (trusted.kept > 0)
+    curve = [place(*point) for point in 100 * np.stack([trusted.kept, trusted.right], 1)[known]]
+    half = trusted.right[known][np.abs(trusted.kept[known] - 0.5).argmin()] if curve else math.nan
+    return [
+        frame
+        | {"title": "Right against claimed", "axis": "confidence, %", "bars": bars, "line": ""}
+        | {"summary": f"in %; expected calibration error {100 * trusted.ece:.1f}"}
+        | {"rule": [*place(0, 0), *place(100, 100)]},
+        frame
+        | {"title": "Right among what is kept", "axis": "pixels kept, the surest first, %"}
+        | {"summary": f"in %; {100 * half:.1f} of the surest half"}
+        | {"line": " ".join(f"{x:.1f},{y:.1f}" for x, y in curve)},
+    ]
 
 
 def _example(example: Example, report: Report, wrong: float | None = None) -> View:
@@ -228,7 +281,8 @@ def _example(example: Example, report: Report, wrong: float | None = None) -> Vi
 
 def _page(report: Report) -> str:
     scores = {key: iou(matrix) for key, matrix in report.matrices.items()}
-    matrix = report.matrices.get("hierarchical")
+    own = next(reversed(report.matrices), "")  # the network's own fusion comes last
+    matrix = report.matrices.get(own)
     charts = [
         _chart(report, "loss", "Training loss", 1.0, peak=False),
         _chart(report, "val_miou", "Validation mIoU", 100.0, peak=True),
@@ -242,6 +296,8 @@ def _page(report: Report) -> str:
         classes=_class_table(report, scores) if scores else None,
         trust=_trust(report),
         charts=[chart for chart in charts if chart],
+        trusted=_trusted(report.trusted) if report.trusted else [],
+        own=own,
         confusion=None if matrix is None else 100 * matrix / np.maximum(matrix.sum(1), 1)[:, None],
         repairs=[(r, _example(r.example, report, wrong=r.scale)) for r in report.repairs],
         examples=[_example(example, report) for example in report.examples],

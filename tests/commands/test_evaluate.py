@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from PIL import Image
 
 from hmsa import HMSA
-from hmsa.commands.evaluate import best, measure, worst_first
+from hmsa.commands.evaluate import best, worst_first
 from hmsa.data.datasets import open_dataset
+from hmsa.data.descriptions import read_classes
+from hmsa.evaluation import measure
 from hmsa.metrics import Confusion
 from hmsa.model import average
 from hmsa.predictor import Predictor
@@ -122,8 +127,90 @@ def test_camvid_reads_through_every_fusion(hmsa, tmp_path, camvid):
 
 
 def open_camvid_description():
-    import yaml
-
     from hmsa.data.layouts import KNOWN
 
     return yaml.safe_load(KNOWN["camvid"].read_text())
+
+
+@pytest.fixture
+def streets(tmp_path, layout):
+    """Cityscapes in its layout: scenes of blocks with instances, and a network for 19 classes."""
+    root = layout("cityscapes", [7, 8, 26, 24, 0], (64, 96))
+    rng = np.random.default_rng(0)
+    for file in root.glob("gtFine/val/*/*_labelIds.png"):
+        raw = rng.choice([7, 11, 17, 21, 23, 24, 26, 33, 4], (8, 12)).repeat(8, 0).repeat(8, 1)
+        number = np.arange(96).reshape(8, 12).repeat(8, 0).repeat(8, 1)
+        ids = np.where(np.isin(raw, [24, 26, 33]), raw * 1000 + number, raw)
+        Image.fromarray(raw.astype(np.uint8)).save(file)
+        instances = file.with_name(file.name.replace("labelIds", "instanceIds"))
+        Image.fromarray(ids.astype(np.uint16)).save(instances)
+    torch.manual_seed(1)
+    model = HMSA(19, "mobilenetv3_small_050", width=8)
+    model.card.names = list(read_classes(Path("cityscapes")).names)
+    model.save_pretrained(tmp_path / "network")
+    return root, tmp_path / "network"
+
+
+def test_cityscapes_scores_are_those_of_its_own_scripts(hmsa, streets, tmp_path, monkeypatch):
+    """What is submitted, scored by cityscapesscripts, is what is printed: to 1e-9."""
+    root, network = streets
+    out = tmp_path / "submission"
+    ran = hmsa("evaluate", network, root, "--submission", out, "--json", "--scales", "0.5,1")
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)
+    written = sorted(out.iterdir())
+    assert [p.name for p in written] == ["lindau_0_21_leftImg8bit.png"]
+    raw = np.array(Image.open(written[0]))
+    assert raw.dtype == np.uint8
+    assert set(np.unique(raw)) <= set(read_classes(Path("cityscapes")).raw)
+
+    if not hasattr(np, "in1d"):  # gone in NumPy 2.4
+        monkeypatch.setattr(np, "in1d", np.isin, raising=False)
+    scripts = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    monkeypatch.setattr(scripts.args, "quiet", True)
+    monkeypatch.setattr(scripts.args, "JSONOutput", False)
+    truth = sorted(str(p) for p in root.glob("gtFine/val/*/*_labelIds.png"))
+    theirs = scripts.evaluateImgLists([str(p) for p in written], truth, scripts.args)
+    close = {"rel": 0, "abs": 1e-9}
+    assert found["miou"]["hierarchical"] == pytest.approx(theirs["averageScoreClasses"], **close)
+    categories = found["category_iou"]["hierarchical"]
+    assert list(categories) == [
+        "flat", "construction", "object", "nature", "sky", "human", "vehicle"
+    ]  # fmt: skip
+    for name, value in categories.items():
+        assert value == pytest.approx(theirs["categoryScores"][name], **close), name
+    each = found["instance_iou"]["hierarchical"]
+    assert each["mean"] == pytest.approx(theirs["averageScoreInstClasses"], **close)
+    assert each["class"]["car"] == pytest.approx(theirs["classInstScores"]["car"], **close)
+    assert each["class"]["road"] is None
+
+
+def test_scores_beside_iou(trained, scenes):
+    found = measure(Predictor.load(trained, (1,), "fp32"), open_dataset(scenes, "val"))
+    summary = found.summary(read_classes(scenes).names)
+    own = found.confusion["hierarchical"]
+    assert summary["weighted_iou"]["hierarchical"] == own.weighted_iou()
+    assert summary["mean_accuracy"]["hierarchical"] == own.mean_accuracy()
+    assert 0 <= summary["boundary"]["hierarchical"]["iou"] <= 1
+    assert 0 <= summary["calibration"]["hierarchical"]["ece"] <= 1
+    labelled = int(own.matrix.sum())
+    assert int(found.calibration.counts.sum()) == labelled
+    assert int(found.calibration.counts[..., 1].sum()) == int(own.matrix.diagonal().sum())
+    assert "category_iou" not in summary
+    assert "instance_iou" not in summary
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"encoding": "rgb", "ignore": [[0, 0, 0]]}, "its labels are colours, not values"),
+    ],
+)
+def test_no_submission(hmsa, trained, scenes, tmp_path, change, says):
+    content = yaml.safe_load(scenes.read_text()) | change
+    content["path"] = str(scenes.parent)
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(content))
+    arguments = ("--submission", tmp_path / "out", "--split", "val")
+    ran = hmsa("evaluate", trained, tmp_path / "other.yaml", *arguments)
+    assert ran.code == 2
+    assert says in ran.err

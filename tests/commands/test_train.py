@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+from conftest import TINY_RECIPE
 from hmsa import HMSA
 from hmsa.commands.train import Schedule, class_weights
 from hmsa.config import Joint
@@ -257,3 +259,16 @@ def test_begins_from_another_network(recipe, hmsa, trained, tmp_path):
             and torch.allclose(after[name], value, atol=1e-6)]  # fmt: skip
     assert len(kept) > 100
     assert all(name in kept for name in before if name.endswith("weight"))
+
+
+@pytest.mark.parametrize(("value", "says"), [(0, "hold land alone"), (255, "hold no class alone")])
+def test_nothing_to_tell_apart_is_said_before_the_first_step(hmsa, folder_dataset, value, says):
+    """Such as 0/255 masks, whose 255 means "no label" by default."""
+    data = folder_dataset({"a": np.full((64, 64), value, np.uint8)})
+    file = data.parent / "recipe.yaml"
+    content = {"dataset": str(data), "val": "train"}
+    file.write_text(yaml.safe_dump(TINY_RECIPE | {"data": content}))
+    ran = hmsa("train", file, "--out", data.parent / "run")
+    assert ran.code == 2
+    assert says in ran.err
+    assert "hmsa data check" in ran.err

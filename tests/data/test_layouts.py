@@ -11,7 +11,8 @@ import yaml
 from PIL import Image
 
 from conftest import LAYOUTS, SHARED, TINY_RECIPE
-from hmsa.data.datasets import open_dataset, read_classes
+from hmsa.data.datasets import open_dataset
+from hmsa.data.descriptions import read_classes
 from hmsa.data.layouts import KNOWN, beside, locate
 from hmsa.errors import InputError
 

@@ -89,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", type=Path, metavar="FOLDER", help="where the pictures are")
     evaluate.add_argument("--report", type=Path, metavar="HTML",
                           help="page (report-SPLIT.html beside the checkpoint)")  # fmt: skip
+    evaluate.add_argument("--submission", type=Path, metavar="FOLDER",
+                          help="also write labels as the Cityscapes server takes them")  # fmt: skip
     evaluate.add_argument("--json", action="store_true", help="the JSON line alone on stdout")
     _inference(evaluate)
 
@@ -162,6 +164,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         *evaluate(
             source, options.dataset, options.split, options.scales,
             pictures=options.data, precision=options.precision, flip=options.flip,
+            submission=options.submission,
             report=options.report or folder / f"report-{options.split}.html",
             command=typed(),
         ),

@@ -8,7 +8,7 @@ from rich.table import Table
 from torch import Tensor
 
 from .. import checkpoint
-from ..data.datasets import read_classes
+from ..data.descriptions import read_classes
 from ..errors import InputError
 from ..model import HMSA, build
 from ..official import NETWORKS, read

@@ -3,79 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from .. import __version__
 from ..data.datasets import Dataset, open_dataset
-from ..data.labels import IGNORE
 from ..errors import InputError
-from ..metrics import Confusion
+from ..evaluation import Evaluation, Window, measure
+from ..files import replace
+from ..metrics import Calibration
 from ..predictor import Predictor, Segmentation
 from ..record import read_curves
-from ..report import Example, Repair, Report, verdict, write_report
-from ..runtime import Meter, Precision, describe_machine, say, use_bf16
+from ..report import Example, Repair, Report, Trusted, verdict, write_report
+from ..runtime import Precision, describe_machine, say, use_bf16
 
 EXAMPLES = 8  # shown in the report: half of them the worst
 REPAIRS_PER_SCALE = 2
-
-
-@dataclass(frozen=True)
-class Window:
-    """A square of one picture where fusion mended what one scale got wrong."""
-
-    gained: float  # mended less spoilt, as a share of its pixels
-    index: int
-    scale: float
-    place: tuple[slice, slice]
-
-
-@dataclass
-class Evaluation:
-    """What one pass over a split found.
-
-    Fusions: each scale ("0.5"), "average", "max", and the network's own, "hierarchical" as a rule.
-    """
-
-    scales: list[float]
-    own: str  # name of the network's own fusion
-    confusion: dict[str, Confusion]
-    weights: (
-        NDArray[np.float64] | None
-    )  # [K,S] mean effective weight of each scale on each true class
-    mious: list[float]  # of the fused label, per picture
-    windows: list[Window]
-
-    def summary(self, names: Sequence[str]) -> dict[str, Any]:
-        """The JSON object; keys are relied upon by scripts."""
-        scores = {name: confusion.miou() for name, confusion in self.confusion.items()}
-        single = {f"{s:g}": scores.pop(f"{s:g}") for s in self.scales}
-        own = self.confusion[self.own]
-        iou = zip(names, own.iou().tolist(), strict=True)
-        summary = {
-            "miou": {"single": single} | scores,
-            "iou": {self.own: {name: None if math.isnan(v) else v for name, v in iou}},
-            "accuracy": {self.own: own.accuracy()},
-            "images": len(self.mious),
-        }
-        if self.weights is not None:
-            summary["weight"] = {
-                name: {
-                    f"{s:g}": None if math.isnan(w) else w
-                    for s, w in zip(self.scales, row.tolist(), strict=True)
-                }
-                for name, row in zip(names, self.weights, strict=True)
-            }
-        return summary
 
 
 def evaluate(
@@ -88,11 +39,14 @@ def evaluate(
     report: Path | None = None,
     precision: Precision = "auto",
     flip: bool | None = None,
+    submission: Path | None = None,
     command: str = "",
 ) -> tuple[dict[str, Any], Table]:
     """Checkpoint `source` on a split of the dataset `data`; writes the report page if one is named.
 
     Returns the JSON object and the table for people. pictures: where the dataset's files are.
+    submission: a folder for the predictions in the dataset's own values, one PNG for each image
+    and named like it, as the Cityscapes server takes them.
     """
     predictor = Predictor.load(source, scales, precision, flip)
     card = predictor.model.card
@@ -103,7 +57,7 @@ def evaluate(
             f"has {len(dataset.labels.names)} ({', '.join(dataset.labels.names[:4])}, ...); "
             "both must name the same classes in the same order"
         )
-    found = measure(predictor, dataset)
+    found = measure(predictor, dataset, _submit(dataset, submission) if submission else None)
     summary = found.summary(card.names) | {
         "split": split,
         "checkpoint": str(source),
@@ -126,8 +80,10 @@ def evaluate(
                 ("Command", command),
             ],
             names=card.names,
-            palette=np.array(card.palette, np.uint8),
+            palette=np.array(dataset.labels.palette, np.uint8),
             matrices={k: c.matrix.cpu().numpy() for k, c in found.confusion.items()},
+            scores=_scores(found),
+            trusted=_trusted(found.calibration),
             weights=found.weights if len(predictor.scales) > 1 else None,
             scales=predictor.scales,
             curves=read_curves(source if source.is_dir() else source.parent),
@@ -141,55 +97,42 @@ def evaluate(
     return summary, score_table(found, card.names, split)
 
 
-def measure(predictor: Predictor, dataset: Dataset) -> Evaluation:
-    """One pass over the split: everything but pictures, in memory that does not grow with it."""
-    k, scales = len(dataset.labels.names), predictor.scales
-    own = predictor.model.fusion
-    fusions = [*(f"{s:g}" for s in scales), "average", "max", own]
-    confusion = {name: Confusion(k) for name in fusions}
-    weights, pixels = np.zeros((len(scales), k)), np.zeros(k)
-    mious: list[float] = []
-    windows: list[Window] = []
-    with Meter("evaluate", len(dataset)) as meter:
-        for index in range(len(dataset)):
-            image, label = dataset.read(index)
-            seen = predictor(image, detail=True)
-            alone = Confusion(k)
-            alone.add(torch.from_numpy(label), torch.from_numpy(seen.label))
-            mious.append(alone.miou())
-            alone_or_pooled = {f"{s:g}": one for s, one in seen.single.items()} | seen.pooled
-            for name, predicted in (alone_or_pooled | {own: seen.label}).items():
-                confusion[name].add(torch.from_numpy(label), torch.from_numpy(predicted))
-            for row, scale in enumerate(seen.weights):
-                heavy = np.bincount(label.ravel(), seen.weights[scale].ravel(), minlength=256)
-                weights[row] += heavy[:k]
-            pixels += np.bincount(label.ravel(), minlength=256)[:k]
-            windows += [_mended(seen, label, scale, index) for scale in scales]
-            meter.advance()
-    with np.errstate(invalid="ignore"):
-        mean_weights = (weights / pixels).T if weights.any() else None
-    return Evaluation(scales, own, confusion, mean_weights, mious, windows)
+def _submit(dataset: Dataset, folder: Path) -> Callable[[int, Segmentation], object]:
+    stems = Counter(pair.image.stem for pair in dataset.pairs)
+    twice = next((stem for stem, n in stems.items() if n > 1), None)
+    if twice or dataset.labels.encoding != "index":
+        why = f"two images are named {twice}" if twice else "its labels are colours, not values"
+        raise InputError(f"no submission of {dataset.source}, split {dataset.split}: {why}")
+
+    def write(index: int, seen: Segmentation) -> None:
+        picture = Image.fromarray(dataset.labels.to_raw(seen.label))
+        file = folder / f"{dataset.pairs[index].image.stem}.png"
+        replace(file, lambda temporary: picture.save(temporary, format="PNG"))
+
+    return write
 
 
-def score(predictor: Predictor, dataset: Dataset, rank: int = 0, processes: int = 1) -> Confusion:
-    """The fused prediction alone, on this process's share of the pictures."""
-    confusion = Confusion(len(dataset.labels.names))
-    for index in range(rank, len(dataset), processes):
-        image, label = dataset.read(index)
-        confusion.add(torch.from_numpy(label), torch.from_numpy(predictor(image).label))
-    return confusion
+def _scores(found: Evaluation) -> list[tuple[str, float]]:
+    """What the page tells beside IoU: name, 0..1."""
+    own, (f1, band) = found.confusion[found.own], found.outlines
+    scores = [
+        ("Pixel accuracy", own.accuracy()),
+        ("Mean class accuracy", own.mean_accuracy()),
+        ("Frequency-weighted IoU", own.weighted_iou()),
+        (f"Boundary F1, within {f1.tolerance:.2%} of the diagonal", f1.mf1()),
+        (f"Boundary IoU, bands of {band.width:.0%} of the diagonal", band.miou()),
+    ]
+    if found.categories:
+        scores.append(("Category IoU", float(np.nanmean(list(found.categories.values())))))
+    if found.instances:
+        scores.append(("Instance-level IoU (iIoU)", found.instances.miou()))
+    return scores
 
 
-def _mended(seen: Segmentation, label: NDArray[np.uint8], scale: float, index: int) -> Window:
-    """The square of this picture where the fused label is right most where `scale` is wrong."""
-    valid = label != IGNORE
-    gain = (seen.label == label) * 1.0 - (seen.single[scale] == label) * 1.0
-    side = max(1, min(label.shape) // 3)
-    sums = np.pad(np.cumsum(np.cumsum(gain * valid, 0), 1), ((1, 0), (1, 0)))
-    boxes = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-    y, x = np.unravel_index(int(boxes.argmax()), boxes.shape)
-    place = (slice(int(y), int(y) + side), slice(int(x), int(x) + side))
-    return Window(float(boxes[y, x]) / side**2, index, scale, place)
+def _trusted(calibration: Calibration) -> Trusted:
+    bins, kept = calibration.reliability(), calibration.risk_coverage()
+    arrays = (*bins, kept.kept, kept.accuracy)
+    return Trusted(calibration.ece(), *(each.cpu().numpy() for each in arrays))
 
 
 def best(windows: list[Window]) -> list[Window]:

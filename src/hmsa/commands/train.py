@@ -20,6 +20,7 @@ from ..data.datasets import Dataset, open_dataset
 from ..data.sampling import Mix, TrainingStream, batches, open_mix
 from ..data.transforms import training_transform
 from ..errors import InputError
+from ..evaluation import score
 from ..files import replace
 from ..losses import objective
 from ..model import HMSA, Encoded, Output, build
@@ -27,7 +28,6 @@ from ..optim import Schedule, class_weights, make_optimizer, moving_average
 from ..predictor import Predictor
 from ..record import Record
 from ..runtime import Meter, describe_machine, interruptible, launch, loader_processes, say
-from .evaluate import score
 
 STAGES = ("joint", "attention")
 LOG_EVERY = 10  # steps
@@ -146,7 +146,14 @@ class _Run:
         self.model = self.model.to(memory_format=torch.channels_last)
         if "model" in state.tensors:
             self.model.load_state_dict(state.tensors["model"])
-        self.weight = class_weights(learn.frequencies(), recipe.class_balance).to(fabric.device)
+        pixels = learn.frequencies()
+        if (pixels > 0).sum() < 2:
+            held = ", ".join(n for n, p in zip(card.names, pixels, strict=True) if p) or "no class"
+            raise InputError(
+                f"{learn.source}, split {learn.split}: its labels hold {held} alone, there is "
+                "nothing to tell apart; `hmsa data check` shows what values they have"
+            )
+        self.weight = class_weights(pixels, recipe.class_balance).to(fabric.device)
         self.record = Record(folder, self._done()) if fabric.is_global_zero else None
 
     def stage(self, name: str) -> None:

@@ -14,16 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .datasets import (
-    Pair,
-    Split,
-    describe,
-    find_split,
-    folders,
-    label_set,
-    list_files,
-    sizes_differ,
-)
+from .datasets import Pair, list_files, sizes_differ
+from .descriptions import Split, describe, find_split, folders, label_set
 from .findings import Findings, Part, Unknown
 from .labels import IGNORE, unpack
 from .lists import read_list

@@ -1,71 +1,21 @@
-"""A dataset = a folder and one small YAML file that says what is in it; no code.
-
-    path: ../pictures            # relative to this file
-    splits:                      # a folder with images/ and labels/, or both named, or a list file
-      train: train
-      val: {images: val/images, labels: val/labels, exclude: ["night_*"]}
-      drawn: pictures.csv        # see lists.py
-    names: [sky, road, post]     # or value: name, where the values in the files are not 0, 1, 2
-    palette: [[70, 130, 180], [128, 64, 128], [220, 220, 0]]
-    encoding: index              # index | palette | rgb
-    ignore: [255]                # values (rgb: colours) that mean "no label"
-
-An image and its label share the path below their folders, but for `.jpg`, `.png` and the like, and
-for what the split says they end in: {.., image_ending: _leftImg8bit, label_ending: _labelIds}.
-Images and labels may also be lists of folders, read as one.
-"""
+"""One split of a dataset: pairs of files, complete and of one size, and what their labels mean."""
 
 from __future__ import annotations
 
-import difflib
-import os
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from ..config import Strict, read
 from ..errors import InputError
+from .descriptions import Split, describe, find_split, folders, label_set
 from .images import open_picture, pictures_below, read_image, read_size
-from .labels import IGNORE, Encoding, LabelSet, pack, spread
-from .layouts import locate
-from .lists import SUFFIXES, read_list
-
-Byte = Annotated[int, Field(ge=0, le=255)]
-Color = tuple[Byte, Byte, Byte]
-
-
-class Split(Strict):
-    images: str | list[str]
-    labels: str | list[str]
-    include: list[str] = Field(["*"], description="file-name patterns to take")
-    exclude: list[str] = Field([], description="file-name patterns to leave out")
-    image_ending: str = Field("", description="end of an image's name; other files are passed by")
-    label_ending: str = Field("", description="end of a label's name; other files are passed by")
-    confidence: str | None = Field(
-        None, description="folder of 8-bit pictures beside the labels; value = floor(255 p)"
-    )
-    confidence_ending: str = Field("", description="end of such a picture's name")
-
-
-class Description(Strict):
-    """The YAML file."""
-
-    path: str = Field(".", description="where its pictures are; relative to the file")
-    path_from: str | None = Field(None, description="environment variable that overrules path")
-    known_by: list[str] = Field([], description="what its folder holds, or is called; layouts.py")
-    splits: dict[str, str | Split]
-    names: list[str] | dict[int, str]
-    palette: list[Color] | None = None
-    encoding: Encoding = "index"
-    ignore: list[int | Color] | int = IGNORE
+from .labels import IGNORE, LabelSet
+from .lists import read_list
 
 
 @dataclass(frozen=True)
@@ -74,6 +24,7 @@ class Pair:
     image: Path
     label: Path
     confidence: Path | None = None  # 8 bits, floor(255 p) that the label is right
+    instances: Path | None = None  # 16 bits; above 1000: class and number of an instance
     weight: float = 1.0  # how often it is drawn, against others
     source: str = ""  # where it is from, as a list file says
 
@@ -87,6 +38,8 @@ class Dataset:
     pairs: tuple[Pair, ...]
     labels: LabelSet
     lowest: tuple[int, ...] = ()  # stored confidence that a pixel of each class needs to count
+    categories: dict[str, tuple[int, ...]] = field(default_factory=dict)  # name -> train ids
+    instance_sizes: tuple[float, ...] = ()  # K mean pixels of an instance, nan: has none
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -116,6 +69,15 @@ class Dataset:
             needed[: len(self.lowest)] = self.lowest
             label[confidence < needed[label]] = IGNORE
         return label
+
+    def read_instances(self, index: int) -> NDArray[np.int64] | None:
+        """`[H,W]`: ids of single instances, 0 where there is none; None without such a picture."""
+        file = self.pairs[index].instances
+        if file is None:
+            return None
+        with open_picture(file) as picture:
+            ids = np.asarray(picture).astype(np.int64)
+        return ids * (ids > 1000)  # as Cityscapes stores them: below, a class or a group
 
     def trusting(self, confidence: float | Mapping[str, float]) -> Dataset:
         """The same, with labels that ignore what was stored with less than this `confidence`.
@@ -162,31 +124,18 @@ def open_dataset(path: Path, split: str, data: Path | None = None) -> Dataset:
         for problem in pool.map(_check_size, pairs):
             if problem:
                 raise InputError(problem)
-    return Dataset(file, split, pairs, labels)
-
-
-def describe(path: Path, data: Path | None = None) -> tuple[Path, Description, Path]:
-    """The YAML file that `path` means, what it says, and the folder of its pictures, which is."""
-    file, folder = locate(path)
-    description = read(Description, file)
-    root = data or folder or _root(description, file)
-    if not root.is_dir():
-        mend = f"mend {description.path_from or '`path` there'} or pass --data FOLDER"
-        raise InputError(f"{path}: no folder {root}; {mend}")
-    return file, description, root
-
-
-def find_split(description: Description, name: str, source: object) -> Split | str:
-    """The folders of a split, or the name of its list file."""
-    if name not in description.splits:
-        near = difflib.get_close_matches(name, description.splits, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        known = ", ".join(description.splits)
-        raise InputError(f"{source} has no split {name!r}, only {known}{hint}")
-    split = description.splits[name]
-    if isinstance(split, Split) or Path(split).suffix.lower() in SUFFIXES:
-        return split
-    return Split(images=f"{split}/images", labels=f"{split}/labels")
+    sizes = description.instance_sizes
+    return Dataset(
+        file,
+        split,
+        pairs,
+        labels,
+        categories={
+            category: tuple(labels.index(name, f"{file}: categories") for name in names)
+            for category, names in description.categories.items()
+        },
+        instance_sizes=tuple(sizes.get(name, np.nan) for name in labels.names) if sizes else (),
+    )
 
 
 def list_files(root: Path, split: Split) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
@@ -204,65 +153,6 @@ def list_files(root: Path, split: Split) -> tuple[dict[str, list[Path]], dict[st
         }
 
     return files(split.images, split.image_ending), files(split.labels, split.label_ending)
-
-
-def folders(root: Path, names: str | list[str]) -> list[Path]:
-    return [root / name for name in ([names] if isinstance(names, str) else names)]
-
-
-def read_classes(path: Path) -> LabelSet:
-    """The class table of the dataset that `path` means, its pictures left alone."""
-    file, _ = locate(path)
-    return label_set(read(Description, file), file)
-
-
-def label_set(description: Description, source: object) -> LabelSet:
-    names = description.names
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    count = len(names)
-    if not 1 <= count <= 254:
-        raise InputError(f"{source}: names lists {count} classes; 1 to 254 can be handled")
-    twice = [name for name, times in Counter(names.values()).items() if times > 1]
-    if twice:
-        raise InputError(f"{source}: names has {twice[0]!r} twice; every class needs its own name")
-    palette = description.palette or spread(count)
-    if len(palette) != count:
-        raise InputError(f"{source}: palette has {len(palette)} colours for {count} names")
-    ignore = description.ignore if isinstance(description.ignore, list) else [description.ignore]
-    colored = description.encoding != "index"
-    if colored and description.palette is None:
-        raise InputError(f"{source}: encoding {description.encoding} needs a palette")
-    wrong = [v for v in ignore if isinstance(v, tuple) != colored and v != IGNORE]
-    if wrong:
-        wanted = "colours such as [0, 0, 0]" if colored else "values such as 255"
-        raise InputError(f"{source}: ignore has {wrong[0]!r}, but this encoding needs {wanted}")
-
-    def packed(colors: Iterable[Color]) -> tuple[int, ...]:
-        return tuple(int(pack(np.array(c, np.uint8))) for c in colors)
-
-    if colored:
-        raw, ignored = packed(palette), packed(c for c in ignore if isinstance(c, tuple))
-    else:
-        raw, ignored = tuple(names), tuple(v for v in ignore if isinstance(v, int))
-    if len(set(raw)) < count:
-        raise InputError(f"{source}: two classes have one colour; give each its own")
-    both = set(raw) & set(ignored)
-    if both and "ignore" in description.model_fields_set:  # a class may take over the default 255
-        raise InputError(f"{source}: ignore has a value that is also a class ({min(both)})")
-    return LabelSet(tuple(names.values()), tuple(palette), raw, ignored, description.encoding)
-
-
-def _root(description: Description, file: Path) -> Path:
-    """Where the pictures are by the description alone."""
-    variable = description.path_from
-    if variable and os.environ.get(variable):
-        return Path(os.environ[variable])
-    if variable and "path" not in description.model_fields_set:
-        raise InputError(
-            f"{file.stem}: where are its pictures? pass --data FOLDER or set {variable}=FOLDER"
-        )
-    return file.parent / description.path
 
 
 def _by_stem(places: list[Path], ending: str) -> dict[str, list[Path]]:
@@ -296,19 +186,24 @@ def _pairs(root: Path, split: Split, source: str) -> tuple[Pair, ...]:
                 f"{source}: {len(alone)} file(s) without {what}, such as {alone[0]}; "
                 f"add the {what}s or exclude the files"
             )
-    confidences: dict[str, Path] = {}
-    if split.confidence is not None:
-        if not (root / split.confidence).is_dir():
-            raise InputError(f"{source}: no folder {root / split.confidence} for its confidence")
-        found = _by_stem([root / split.confidence], split.confidence_ending)
-        confidences = {stem: files[0] for stem, files in found.items()}
-        alone = [labels[stem] for stem in labels if stem not in confidences]
-        if alone:
-            raise InputError(
-                f"{source}: {len(alone)} label(s) without confidence, such as {alone[0]}; add the "
-                f"pictures to {root / split.confidence} or leave out `confidence`"
-            )
-    return tuple(Pair(s, images[s], labels[s], confidences.get(s)) for s in images)
+    confidence = _beside(root, split.confidence, split.confidence_ending)
+    alone = [file for stem, file in labels.items() if stem not in confidence]
+    if split.confidence is not None and alone:
+        raise InputError(
+            f"{source}: {len(alone)} label(s) without confidence, such as {alone[0]}; add the "
+            f"pictures to {root / split.confidence} or leave out `confidence`"
+        )
+    instances = _beside(root, split.instances, split.instance_ending)  # optional in a release
+    return tuple(
+        Pair(stem, images[stem], labels[stem], confidence.get(stem), instances.get(stem))
+        for stem in images
+    )
+
+
+def _beside(root: Path, names: str | list[str] | None, ending: str) -> dict[str, Path]:
+    """Further pictures by the name that pairs them."""
+    places = [] if names is None else folders(root, names)
+    return {stem: files[0] for stem, files in _by_stem(places, ending).items()}
 
 
 def _check_size(pair: Pair) -> str | None:

@@ -29,7 +29,7 @@ from PIL import Image
 
 from ..config import validate
 from ..errors import InputError
-from .datasets import Color, Description, label_set
+from .descriptions import Color, Description, label_set
 from .images import open_picture, pictures_below, read_size
 from .labels import IGNORE, LabelSet, pack
 

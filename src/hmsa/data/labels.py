@@ -61,6 +61,10 @@ class LabelSet:
             )
         return pack(np.asarray(picture.convert("RGB")))
 
+    def to_raw(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Train ids (not 255) -> the values that files of this table hold; `index` encoding."""
+        return np.array(self.raw, np.uint8)[label]
+
     def index(self, name: str, source: object) -> int:
         """Train id of a class; where there is none, InputError names `source` and the nearest."""
         if name not in self.names:

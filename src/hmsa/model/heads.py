@@ -7,7 +7,7 @@ finest level. Attention over scales is no part of a head: see `HMSA` and its riv
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,11 @@ class ConvBNReLU(nn.Sequential):
             nn.BatchNorm2d(outputs),
             nn.ReLU(inplace=True),
         )
+
+    def of_parts(self, parts: list[Tensor]) -> Tensor:
+        """The same of `torch.cat(parts, 1)`, where the kernel is 1x1; see `pointwise`."""
+        conv, norm, relu = cast(tuple[nn.Conv2d, nn.Module, nn.Module], tuple(self))
+        return cast(Tensor, relu(norm(pointwise(conv, parts))))
 
 
 def predictor(inputs: int, width: int, outputs: int, bias: bool = True) -> nn.Sequential:
@@ -107,7 +112,8 @@ class OCRHead(Head):
         self.key = nn.Sequential(ConvBNReLU(middle, width, 1), ConvBNReLU(width, width, 1))
         self.value = ConvBNReLU(middle, width, 1)
         self.context = ConvBNReLU(width, middle, 1)
-        self.merge = nn.Sequential(ConvBNReLU(2 * middle, middle, 1), nn.Dropout2d(0.05))
+        self.merge = ConvBNReLU(2 * middle, middle, 1)
+        self.dropout = nn.Dropout2d(0.05)
         self.semantic = nn.Conv2d(middle, classes, 1)
         self.features = middle
 
@@ -122,8 +128,7 @@ class OCRHead(Head):
         belongs = (query @ key / query.shape[-1] ** 0.5).softmax(2)  # [B,hw,K]
         context = belongs @ self.value(regions).flatten(2).mT  # [B,hw,w]
         context = self.context(context.mT.unflatten(2, grid))
-        (reduce, *norm), dropout = self.merge
-        features = dropout(nn.Sequential(*norm)(pointwise(reduce, [context, pixels])))
+        features = self.dropout(self.merge.of_parts([context, pixels]))
         return Reading(features, self.semantic(features), aux)
 
 
