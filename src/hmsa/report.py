@@ -236,7 +236,11 @@ def _trusted(trusted: Trusted) -> list[View]:
         if share[i] > 0:
             (x, y), told = place(100 * i / bins, accuracy), f"{accuracy:.1f} % right"
             width, height = 420 / bins - 2, max(1.0, 214 - y)
-            bars.append((x + 1, y, width, height, f"{share[i]:.1%} of the pixels, {told}"))
+            told = f"{share[i]:.1%} of the pixels, {told}"
+            # Pale where hardly a pixel lies, so that a single one does not shout
+            bars.append(
+                (x + 1, y, width, height, 0.12 + 0.6 * min(1, bins * share[i]) ** 0.5, told)
+            )
     known = np.isfinite(trusted.right) & (trusted.kept > 0)
     curve = [place(*point) for point in 100 * np.stack([trusted.kept, trusted.right], 1)[known]]
     half = trusted.right[known][np.abs(trusted.kept[known] - 0.5).argmin()] if curve else math.nan

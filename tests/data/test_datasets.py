@@ -199,9 +199,7 @@ class TestConfidence:
     def test_no_folder(self, folder_dataset):
         split = {"images": "train/images", "labels": "train/labels", "confidence": "nowhere"}
         path = folder_dataset({"a": LABEL}, splits={"train": split})
-        with pytest.raises(
-            InputError, match="1 label.* without confidence, .*nowhere or"
-        ):
+        with pytest.raises(InputError, match="1 label.* without confidence, .*nowhere or"):
             open_dataset(path, "train")
 
     def test_a_class_by_a_wrong_name(self, folder_dataset):

@@ -33,7 +33,7 @@ def plan(path: Path, splits: Sequence[str] = (), data: Path | None = None) -> Fi
     """
     file, description, root = describe(path, data)
     root = root.resolve()
-    found = Findings(file, root, label_set(description, file))
+    found = Findings(path, root, label_set(description, file))
     classes = len(found.labels.names)
     for name in splits or description.splits:
         known = len(found.problems)
