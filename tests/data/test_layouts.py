@@ -138,17 +138,24 @@ class TestCityscapes:
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_each_is_learnt_and_evaluated(hmsa, layout, tmp_path, name):
+def test_each_is_checked_learnt_and_evaluated(hmsa, layout, tmp_path, name):
+    """The whole way: check, index (crops are class-uniform), a training step, evaluation."""
     recipe = tmp_path / "recipe.yaml"
     content = TINY_RECIPE | {
         "data": {"dataset": str(layout(name, VALUES[name][0], (64, 96))), "workers": 0},
         "joint": TINY_RECIPE["joint"] | {"steps": 1, "validate_every": 1},
         "attention": {"steps": 0},
+        "sampling": {"class_uniform": 0.5},
     }
+    dataset = content["data"]["dataset"]
+    checked = ("data", "check", dataset, "--split", "train", "--split", "val", "--json")
+    ran = hmsa(*checked, "--report", tmp_path / "check.html")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["errors"] == []
     recipe.write_text(yaml.safe_dump(content))
     ran = hmsa("train", recipe, "--out", tmp_path / "run")
     assert ran.code == 0, ran.err
-    ran = hmsa("evaluate", tmp_path / "run", content["data"]["dataset"], "--json", "--scales", "1")
+    ran = hmsa("evaluate", tmp_path / "run", dataset, "--json", "--scales", "1")
     assert ran.code == 0, ran.err
     assert json.loads(ran.out)["images"] == 1
 

@@ -301,3 +301,18 @@ def test_processes_share_out_a_mix(world, monkeypatch, processes):
     for rank in range(processes):
         list(batches(stream, range(48 // (2 * processes)), 2, 0, rank, processes))
     assert sorted(seen) == list(range(48))
+
+
+@given(st.lists(st.sampled_from([0.5, 1.0, 2.0, 5.0]), min_size=2, max_size=12), st.integers(0, 99))
+def test_a_picture_comes_as_often_as_its_weight_says(weights, seed):
+    pairs = tuple(
+        Pair(str(i), Path("a"), Path("b"), weight=weight) for i, weight in enumerate(weights)
+    )
+    table = LabelSet(("a", "b"), ((0, 0, 0),) * 2, (0, 1))
+    dataset = Dataset(Path("x.yaml"), "train", pairs, table)
+    dealt, n, passes = TrainingStream(dataset, TRANSFORM, seed), len(weights), 8
+    for done in range(passes):
+        drawn = [dealt.draw(done * n + place).index for place in range(n)]
+        times = np.bincount(drawn, minlength=n)
+        expected = np.array(weights) * n / sum(weights)
+        assert (abs(times - expected) < 1 + 1e-9).all()

@@ -111,9 +111,8 @@ class TrainingStream(TorchDataset[tuple[Tensor, Tensor]]):
         if turn == 0:
             return self._class_uniform(number, position)
         if turn <= len(self.mix.extras):
-            pictures = len(self.mix.extras[turn - 1].dataset)
-            return Draw(turn, self._shuffled(number, pictures, 1, turn)[1])
-        return Draw(0, self._shuffled(number, len(self.dataset))[1])
+            return Draw(turn, self._picture(number, self.mix.extras[turn - 1].dataset, 1, turn))
+        return Draw(0, self._picture(number, self.dataset))
 
     def _dealt(self, position: int) -> list[int]:
         """How many of the positions before this one went to each source.
@@ -145,6 +144,19 @@ class TrainingStream(TorchDataset[tuple[Tensor, Tensor]]):
         row = rows[self._shuffled(done, len(rows), 3, class_ + 1)[1]]
         point = int(tiles.x[row]), int(tiles.y[row])
         return Draw(int(pool.source[row]), int(tiles.image[row]), class_, point)
+
+    def _picture(self, number: int, dataset: Dataset, *deck: int) -> int:
+        """Each comes once a pass; where they have weights, as often as its share of them says.
+
+        That is rounded up or down, and never both more and less than another of its weight by two.
+        """
+        done, slot = self._shuffled(number, len(dataset), *deck)
+        weights = np.array([pair.weight for pair in dataset.pairs])
+        if (weights == weights[0]).all():
+            return slot
+        edges = weights.cumsum() * (len(dataset) / weights.sum())
+        shift = np.random.default_rng((self.seed, done, *deck, 4)).random()
+        return int(np.searchsorted(edges, slot + shift, side="right").clip(0, len(dataset) - 1))
 
     def _shuffled(self, number: int, count: int, *deck: int) -> tuple[int, int]:
         """The passes over `count` things done before draw `number`, and which it shows."""
