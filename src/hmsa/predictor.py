@@ -18,9 +18,12 @@ from torch import Tensor
 
 from .data.images import read_image, to_rgb
 from .model import HMSA, Output, average, maximum
+from .model.bands import bands
 from .model.heads import resize
 from .model.hmsa import ordered
 from .runtime import Precision, autocast, best_device
+
+ROWS = 64  # of a band, in pixels of the picture
 
 
 @dataclass(frozen=True)
@@ -86,16 +89,27 @@ class Predictor:
             factor = self.long_edge / max(size)
             grid = [max(1, round(side * factor)) for side in size]
             pixels = F.interpolate(pixels.float() / 255, grid, mode="bilinear", antialias=True)
-        passes = [self._look(pixels)]
-        if self.flip:
-            passes.append(self._look(pixels.flip(-1)))
+        passes = [pixels, pixels.flip(-1)] if self.flip else [pixels]
+        if not detail and self.model.fusion == HMSA.fusion:
+            return self._in_bands(passes, size)
+        return self._whole([self._look(each) for each in passes], size, detail)
 
+    def _in_bands(self, passes: list[Tensor], size: tuple[int, int]) -> Segmentation:
+        """Logits of a few rows at a time; those of the whole picture never exist."""
+        with autocast(self.device, self.precision):
+            nodes = [self.model.banded(each, self.scales, size) for each in passes]
+        found = Segmentation(np.empty(size, np.uint8), np.empty(size, np.uint8))
+        for start, stop in bands(size[0], ROWS):
+            logits = [node.rows(start, stop) for node in nodes]
+            _decide(_mean(logits), found, slice(start, stop))
+        return found
+
+    def _whole(self, passes: list[Output], size: tuple[int, int], detail: bool) -> Segmentation:
         def mean(maps: list[Tensor]) -> Tensor:  # one of each pass
-            first, *mirrored = (resize(each, size) for each in maps)
-            return (first + mirrored[0].flip(-1)) / 2 if mirrored else first
+            return _mean([resize(each, size) for each in maps])
 
-        confidence, label = mean([seen.logits for seen in passes]).softmax(1).max(1)
-        found = Segmentation(_to_uint8(label), _to_uint8((confidence * 255).floor()))
+        found = Segmentation(np.empty(size, np.uint8), np.empty(size, np.uint8))
+        _decide(mean([seen.logits for seen in passes]), found, slice(None))
         if not detail:
             return found
         for scale in self.scales:
@@ -114,6 +128,18 @@ class Predictor:
     def _look(self, pixels: Tensor) -> Output:
         with autocast(self.device, self.precision):
             return self.model(pixels, self.scales)  # type: ignore[no-any-return]
+
+
+def _mean(passes: list[Tensor]) -> Tensor:
+    """Of a picture's maps, or of those and its mirror image's."""
+    first, *mirrored = passes
+    return (first + mirrored[0].flip(-1)) / 2 if mirrored else first
+
+
+def _decide(logits: Tensor, found: Segmentation, rows: slice) -> None:
+    confidence, label = logits.softmax(1).max(1)
+    found.label[rows] = _to_uint8(label)
+    found.confidence[rows] = _to_uint8((confidence * 255).floor())
 
 
 def _to_uint8(maps: Tensor) -> NDArray[np.uint8]:

@@ -1,23 +1,28 @@
 """Heads: feature levels of one scale in, logits out, and the features that attention looks at.
 
-Contract: `head(levels)` takes the levels of a `Trunk` and returns a `Reading` on the grid of the
-finest level. Attention over scales is no part of a head: see `HMSA` and its rivals.
+Contract: `head(levels, attended)` takes the levels of a `Trunk` and returns a `Reading` on the grid
+of the finest level; attended: whether attention will look at it. Attention over scales is no part
+of a head: see `HMSA` and its rivals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .bands import Resized, Whole, bands
+
+ROWS = 32  # of a band, on the trunk's grid
+
 
 class Reading(NamedTuple):
     """What a head says of one scale."""
 
-    features: Tensor  # [B,C,h,w], what the attention head looks at
+    features: Tensor | None  # [B,C,h,w], what attention looks at; may be None where it does not
     logits: Tensor  # [B,K,h,w]
     aux: Tensor | None = None  # [B,K,h,w], logits of an auxiliary head, where there is one
 
@@ -56,7 +61,7 @@ class Head(nn.Module):
     features: int  # channels that attention looks at
     bias = False  # in the last layers, as in the official code
 
-    def forward(self, levels: list[Tensor]) -> Reading:
+    def forward(self, levels: list[Tensor], attended: bool = True) -> Reading:
         raise NotImplementedError
 
 
@@ -74,7 +79,7 @@ class PlainHead(Head):
         self.semantic = predictor(width, width, classes)
         self.features = width
 
-    def forward(self, levels: list[Tensor]) -> Reading:
+    def forward(self, levels: list[Tensor], attended: bool = True) -> Reading:
         grid = levels[0].shape[-2:]
         reduced = [reduce(level) for reduce, level in zip(self.reduce, levels, strict=True)]
         features = self.norm(sum(resize(level, grid) for level in reduced))
@@ -89,7 +94,7 @@ class StackedHead(Head):
         self.features = sum(channels)
         self.semantic = predictor(self.features, width, classes, bias=False)
 
-    def forward(self, levels: list[Tensor]) -> Reading:
+    def forward(self, levels: list[Tensor], attended: bool = True) -> Reading:
         features = torch.cat([resize(level, levels[0].shape[-2:]) for level in levels], 1)
         return Reading(features, self.semantic(features))
 
@@ -117,19 +122,44 @@ class OCRHead(Head):
         self.semantic = nn.Conv2d(middle, classes, 1)
         self.features = middle
 
-    def forward(self, levels: list[Tensor]) -> Reading:
+    def forward(self, levels: list[Tensor], attended: bool = True) -> Reading:
         grid = levels[0].shape[-2:]
-        stacked = torch.cat([resize(level, grid) for level in levels], 1)
-        aux, pixels = self.aux(stacked), self.pixels(stacked)
+        # While nothing is to be learnt, everything goes by bands of rows: the stacked levels, and
+        # what is made of them, are by far the largest maps of the network.
+        learning = self.training or torch.is_grad_enabled()
+        cuts = list(bands(grid[0], grid[0] if learning else ROWS))
+        aux, pixels = together(grid[0], (self._pixels(levels, cut) for cut in cuts))
         # One vector per class: the mean of its pixels, weighted by how surely they are of it
         share = aux.flatten(2).softmax(2)  # [B,K,hw]
         regions = (share @ pixels.flatten(2).mT).mT[..., None]  # [B,2w,K,1]
-        query, key = self.query(pixels).flatten(2).mT, self.key(regions).flatten(2)
+        key, value = self.key(regions).flatten(2), self.value(regions).flatten(2).mT
+        logits, *features = together(
+            grid[0],
+            (self._in_context(pixels[..., a:b, :], key, value, attended) for a, b in cuts),
+        )
+        return Reading(features[0] if attended else None, logits, aux)
+
+    def _pixels(self, levels: list[Tensor], band: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Rows of the auxiliary logits, and of the pixels' features, which see a row beyond."""
+        height, width = levels[0].shape[-2:]
+        start, stop = band
+        first, last = max(0, start - 1), min(height, stop + 1)
+        stacked = torch.cat(
+            [Resized(Whole(level), (height, width)).rows(first, last) for level in levels], 1
+        )
+        inner = slice(start - first, stop - first)
+        return self.aux(stacked[..., inner, :]), self.pixels(stacked)[..., inner, :]
+
+    def _in_context(
+        self, pixels: Tensor, key: Tensor, value: Tensor, attended: bool
+    ) -> tuple[Tensor, ...]:
+        """Logits and, if need be, features of pixels that know what region they belong to."""
+        query = self.query(pixels).flatten(2).mT
         belongs = (query @ key / query.shape[-1] ** 0.5).softmax(2)  # [B,hw,K]
-        context = belongs @ self.value(regions).flatten(2).mT  # [B,hw,w]
-        context = self.context(context.mT.unflatten(2, grid))
+        context = self.context((belongs @ value).mT.unflatten(2, pixels.shape[-2:]))
         features = self.dropout(self.merge.of_parts([context, pixels]))
-        return Reading(features, self.semantic(features), aux)
+        logits = self.semantic(features)
+        return (logits, features) if attended else (logits,)
 
 
 class DeepLabHead(Head):
@@ -154,12 +184,33 @@ class DeepLabHead(Head):
         self.features = self.FINE + width
         self.semantic = predictor(self.features, width, classes, bias=False)
 
-    def forward(self, levels: list[Tensor]) -> Reading:
+    def forward(self, levels: list[Tensor], attended: bool = True) -> Reading:
         fine, deep = levels[0], levels[-1]
         pooled = self.pooled(deep.mean((2, 3), keepdim=True))  # [B,width,1,1], for every place
         seen = pointwise(self.reduce, [pooled, *(branch(deep) for branch in self.dilated)])
         features = torch.cat([self.reduce_fine(fine), resize(seen, fine.shape[-2:])], 1)
         return Reading(features, self.semantic(features))
+
+
+def together(height: int, parts: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Bands of rows of some maps as those maps, with no second copy of the bands."""
+    done, whole = 0, None
+    for part in parts:
+        rows = part[0].shape[2]
+        if rows == height:
+            return part
+        if whole is None:
+            whole = tuple(
+                each.new_empty(*each.shape[:2], height, each.shape[3]).contiguous(
+                    memory_format=torch.channels_last
+                )
+                for each in part
+            )
+        for target, each in zip(whole, part, strict=True):
+            target[:, :, done : done + rows] = each
+        done += rows
+    assert whole is not None
+    return whole
 
 
 def pointwise(conv: nn.Conv2d, parts: list[Tensor]) -> Tensor:

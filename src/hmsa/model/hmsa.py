@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import Card, Pretrained
 from ..errors import InputError
+from .bands import Node, Small, chain_of
 from .heads import DeepLabHead, Head, OCRHead, PlainHead, StackedHead, predictor, resize
 from .trunk import Trunk
 
@@ -165,10 +166,9 @@ class HMSA(nn.Module, Pretrained):
         """The expensive half of `forward`: trunk and semantic head at each scale."""
         image = self.normalise(image)
         # Coarse before fine: the coarse pass knows what the finer ones will weigh.
-        encoded = {scale: self.at_scale(image, scale) for scale in ordered(scales)}
-        finest = max(encoded)
-        encoded[finest] = encoded[finest]._replace(features=None)
-        return encoded
+        *coarser, finest = ordered(scales)
+        encoded = {scale: self.at_scale(image, scale) for scale in coarser}
+        return encoded | {finest: self.at_scale(image, finest, attended=False)}
 
     def attend(self, encoded: Mapping[float, Encoded], size: Sequence[int]) -> Output:
         """The cheap half: the attention head on what `encode` saw, then the chain to `size`."""
@@ -181,28 +181,46 @@ class HMSA(nn.Module, Pretrained):
             maps[scale] = Maps(to_pixels(seen.logits, seen), attention, aux)
         return Output(self.fold(maps, size), maps, self.fold)
 
+    def banded(self, image: Tensor, scales: Sequence[float], size: Sequence[int]) -> Node:
+        """`forward`'s logits, brought to `size`, of which rows are made when they are asked for.
+
+        One scale after the other; of each only maps on the trunk's grid are kept.
+        """
+        image, small = self.normalise(image), {}
+        for scale in ordered(scales):
+            seen, attention = self.at_scale(image, scale, scale < max(scales)), None
+            if self.attention and seen.features is not None:
+                attention = torch.sigmoid(_wide(self.attention(seen.features)))
+            small[scale] = Small(_wide(seen.logits), attention, seen.padded, seen.size)
+        return chain_of(small, size)
+
     def normalise(self, image: Tensor) -> Tensor:
         if image.dtype == torch.uint8:
             image = image.to(self.mean.dtype) / 255
         return (image.to(self.mean.dtype) - self.mean) / self.std
 
-    def at_scale(self, image: Tensor, scale: float) -> Encoded:
+    def at_scale(self, image: Tensor, scale: float, attended: bool = True) -> Encoded:
         """image `[B,3,H,W]`, normalised: trunk and head at one scale."""
         h, w = (max(1, math.floor(n * scale)) for n in image.shape[-2:])
         image = resize(image, (h, w))
         down, right = -h % self.trunk.multiple, -w % self.trunk.multiple
-        seen = self.head(self.trunk(F.pad(image, (0, right, 0, down), "replicate")))
+        levels = self.trunk(F.pad(image, (0, right, 0, down), "replicate"))
+        seen = self.head(levels, attended)
         # Auxiliary logits serve training alone
         aux = seen.aux if self.training else None
-        return Encoded(seen.features, seen.logits, aux, (h + down, w + right), (h, w))
+        features = seen.features if attended else None
+        return Encoded(features, seen.logits, aux, (h + down, w + right), (h, w))
 
 
 def to_pixels(maps: Tensor, seen: Encoded) -> Tensor:
     """From the trunk's grid to the pixels of the image at this scale, padding cut off."""
-    # Fusion is arithmetic on logits: never in the 8 bits of mantissa that autocast leaves.
-    maps = maps if maps.dtype == torch.float64 else maps.float()
     h, w = seen.size
-    return resize(maps, seen.padded)[..., :h, :w]
+    return resize(_wide(maps), seen.padded)[..., :h, :w]
+
+
+def _wide(maps: Tensor) -> Tensor:
+    """Fusion is arithmetic on logits: never in the 8 bits of mantissa that autocast leaves."""
+    return maps if maps.dtype == torch.float64 else maps.float()
 
 
 def ordered(scales: Sequence[float]) -> list[float]:
