@@ -27,7 +27,8 @@ Seen = TypeVar("Seen")
 
 SUFFIXES = {".mp4", ".mov", ".avi", ".mkv", ".webm"}
 _FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
-_ENCODERS = ("libx264", "libopenh264", "mpeg4")  # the best that is there is taken
+_ENCODERS = ("libx264", "mpeg4")  # the first that PyAV was built with is taken
+_BT709, _STUDIO_RANGE = 1, 1  # numbers of ITU-T H.273 and of FFmpeg
 
 
 def redrawn(source: Path) -> str:
@@ -69,12 +70,15 @@ def _redraw(
                 elif packet.dts is not None:  # else the end of the stream
                     sounds.append(packet)
 
-        def write(frame: Any, image: Bytes, seen: Any) -> None:
+        def pass_sound() -> None:
             while sounds:
                 packet = sounds.popleft()
                 packet.stream = tracks[packet.stream.index]
                 made.mux(packet)
+
+        def write(frame: Any, image: Bytes, seen: Any) -> None:
             encoder.add(draw(image, seen), frame)
+            pass_sound()  # not before: the first packet starts the file, sizes must be known
 
         for _, problem in flow(frames(), _upright, look, write, threads=1):
             if problem:
@@ -82,10 +86,7 @@ def _redraw(
             meter.advance()
         if not meter.done:
             raise InputError(f"{taken.name} holds no frame that can be decoded")
-        while sounds:
-            packet = sounds.popleft()
-            packet.stream = tracks[packet.stream.index]
-            made.mux(packet)
+        pass_sound()
         encoder.close()
 
 
@@ -100,7 +101,8 @@ class _Encoder:
         self._stream = made.add_stream(
             codec, rate=self._rate, options={"crf": "20"} if best else {}
         )
-        self._stream.time_base = self._stream.codec_context.time_base = video.time_base
+        if best:  # the other knows no times finer than 1/65535 s
+            self._stream.time_base = self._stream.codec_context.time_base = video.time_base
         self._best, self._last = best, -1
 
     def add(self, image: Bytes, frame: Any) -> None:
@@ -110,11 +112,17 @@ class _Encoder:
             stream.width, stream.height = width, height
             # Half as many colours need even sides
             stream.pix_fmt = "yuv444p" if self._best and (width % 2 or height % 2) else "yuv420p"
+            about = stream.codec_context  # said, or else players guess, by the size
+            about.colorspace = about.color_primaries = about.color_trc = _BT709
+            about.color_range = _STUDIO_RANGE
             if not self._best:  # its default is for the size of a stamp
                 stream.bit_rate = int(width * height * self._rate / 5)
             if self._video.sample_aspect_ratio and not frame.rotation % 180:
                 stream.codec_context.sample_aspect_ratio = self._video.sample_aspect_ratio
         drawn = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        drawn = drawn.reformat(
+            format=stream.pix_fmt, dst_colorspace=_BT709, dst_color_range=_STUDIO_RANGE
+        )
         step = 1 / (self._rate * self._video.time_base)
         pts = frame.pts if frame.pts is not None else self._last + max(1, round(step))
         self._last = drawn.pts = max(pts, self._last + 1)
