@@ -151,6 +151,26 @@ class TestGoingOn:
         assert "before" not in last
         assert "(8 of them before)" in run("--scales", "0.5,1")
 
+    @pytest.mark.parametrize(
+        ("error", "code", "says"),
+        [
+            (OSError(28, "No space left on device"), 2, "cannot be written to (No space left"),
+            (KeyboardInterrupt(), 130, "stopped; the same command goes on"),
+        ],
+    )
+    def test_stopped_from_outside(self, run, odd_pictures, monkeypatch, error, code, says):
+        def stop(*_):
+            raise error
+
+        with monkeypatch.context() as patched:
+            patched.setattr("hmsa.outputs.writer.palette_png", stop)
+            assert says in run("--scales", "1", code=code)
+        assert "8 picture(s) labelled" in run("--scales", "1")
+
+    def test_a_file_in_the_place_of_the_folder(self, run, odd_pictures, tmp_path):
+        (tmp_path / "out").write_text("mine")
+        assert "cannot be written to" in run("--scales", "1", code=2)
+
     def test_results_are_not_taken_for_pictures(self, hmsa, trained, odd_pictures):
         for _ in range(2):
             ran = hmsa("predict", trained, odd_pictures, "-o", odd_pictures, "--scales", "1")

@@ -64,7 +64,7 @@ def predict(
         "save": writer.save,
     }
     made, problems = 0, []
-    with Ledger(out, settings, overwrite=overwrite) as ledger:
+    with _writable(out), Ledger(out, settings, overwrite=overwrite) as ledger:
         results = {name: _results(writer, name, file) for name, file in found.items()}
         todo = [item for item in found.items() if not ledger.has(*item, results[item[0]])]
         sweep(file for name, _ in todo for file in results[name])
@@ -72,9 +72,8 @@ def predict(
         stills = [item for item in todo if not _is_video(item[1])]
 
         def write(item: Item, image: NDArray[np.uint8], seen: Segmentation) -> None:
-            with _writable(out):
-                writer.write(*item, image, seen)
-                ledger.add(item[0])
+            writer.write(*item, image, seen)
+            ledger.add(item[0])
 
         def see(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
             return predictor(frame).label
@@ -91,14 +90,13 @@ def predict(
                 made += not problem
                 meter.advance()
         for name, file in films:
-            with _writable(out):
-                try:
-                    video.redraw(file, results[name][0], see, writer.tint)
-                except InputError as error:
-                    problems.append(str(error))
-                else:
-                    ledger.add(name)
-                    made += 1
+            try:
+                video.redraw(file, results[name][0], see, writer.tint)
+            except InputError as error:
+                problems.append(str(error))
+            else:
+                ledger.add(name)
+                made += 1
     return Done(made, len(found) - len(todo), problems)
 
 
