@@ -55,6 +55,24 @@ def test_run_folder_prefers_best(tmp_path, model):
     assert HMSA.from_pretrained(tmp_path).card.metrics == {}
 
 
+def test_fingerprint_is_of_what_counts(tmp_path, model):
+    checkpoint.save(tmp_path / "run" / "best.safetensors", model)
+    file = checkpoint.fingerprint(tmp_path / "run" / "best.safetensors")
+    assert checkpoint.fingerprint(tmp_path / "run") == file
+    (tmp_path / "run" / "config.json").write_text("of another program")
+    assert checkpoint.fingerprint(tmp_path / "run") == file
+    model.save_pretrained(tmp_path / "folder")
+    folder = checkpoint.fingerprint(tmp_path / "folder")
+    config = tmp_path / "folder" / "config.json"
+    config.write_text(config.read_text().replace("sky", "air"))
+    assert checkpoint.fingerprint(tmp_path / "folder") != folder
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+        checkpoint.save(tmp_path / "run" / "best.safetensors", model)
+        next(model.parameters()).sub_(1)
+    assert checkpoint.fingerprint(tmp_path / "run") != file
+
+
 class TestFolder:
     def test_round_trip(self, tmp_path, model):
         model.save_pretrained(tmp_path / "streets")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hmsa.files import cache_folder, replace
+from hmsa.files import cache_folder, replace, sweep
 
 
 def test_failed_write_leaves_the_old_file(tmp_path):
@@ -27,3 +27,10 @@ def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "hmsa"
+
+
+def test_only_what_was_left_of_the_paths_named_is_swept(tmp_path):
+    for name in (".a.b.png.x1_y2z34", ".c.png.12345678", ".a.b.png", "a.b.png"):
+        (tmp_path / name).touch()
+    sweep([tmp_path / "a.b.png", tmp_path / "none" / "c.png"])
+    assert {p.name for p in tmp_path.iterdir()} == {".c.png.12345678", ".a.b.png", "a.b.png"}

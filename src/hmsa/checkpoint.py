@@ -7,6 +7,7 @@ file), config.json (the same card, which counts if somebody edited it) and READM
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import tempfile
@@ -163,6 +164,17 @@ def read(path: Path) -> tuple[dict[str, Tensor], Card]:
     except (ValueError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{source}: its card is damaged ({reason})") from None
+
+
+def fingerprint(source: str | Path) -> str:
+    """SHA-256 of the weights of a checkpoint, and of the card beside them where that counts."""
+    file = _find(source, {})
+    digest = hashlib.sha256()
+    for part in (file, file.with_name(CONFIG)):
+        if part is file or (file.name == WEIGHTS and part.is_file()):
+            with part.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _find(source: str | Path, hub: Mapping[str, Any]) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +27,12 @@ def replace(path: Path, write: Callable[[Path], Any]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(paths: Iterable[Path]) -> None:
+    """Remove what `replace` left behind where it was killed while it made one of `paths`."""
+    wanted = set(paths)
+    for folder in {path.parent for path in wanted}:
+        for left in folder.glob(".*"):
+            if folder / left.name[1:].rpartition(".")[0] in wanted:
+                left.unlink(missing_ok=True)

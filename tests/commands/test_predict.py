@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -63,7 +68,201 @@ def test_a_bad_picture_does_not_stop_the_rest(hmsa, trained, odd_pictures, tmp_p
     assert len(list((tmp_path / "out" / "labels").rglob("*.png"))) == 8
 
 
+def files_below(out):
+    return {p.relative_to(out).as_posix(): p for p in out.rglob("*") if p.is_file()}
+
+
+class TestSaving:
+    KINDS = "label,overlay,confidence,weights,panel,npz,rle"
+
+    def test_all_kinds(self, hmsa, trained, odd_pictures, tmp_path):
+        out = tmp_path / "out"
+        one = odd_pictures / "sub" / "odd.bmp"
+        ran = hmsa("predict", trained, one, "-o", out, "--scales", "1,0.5", "--save", self.KINDS)
+        assert ran.code == 0, ran.err
+        assert set(files_below(out)) == {
+            *("predict.json", "predict-done.jsonl"),
+            *("labels/odd.png", "overlay/odd.jpg", "confidence/odd.png", "panel/odd.png"),
+            *("weights/0.5/odd.png", "weights/1/odd.png", "npz/odd.npz", "rle/odd.json"),
+        }
+        seen = Predictor.load(trained, (0.5, 1))(one, detail=True)
+        with np.load(out / "npz" / "odd.npz") as held:
+            assert (held["label"] == seen.label).all()
+            assert (held["confidence"] == seen.confidence).all()
+            assert held["scales"].tolist() == [0.5, 1]
+            assert held["weights"].shape == (2, 37, 50)
+            np.testing.assert_allclose(held["weights"][1], seen.weights[1], atol=1e-3)
+        with Image.open(out / "weights" / "0.5" / "odd.png") as weight:
+            np.testing.assert_allclose(np.asarray(weight) / 255, seen.weights[0.5], atol=0.003)
+        coco = json.loads((out / "rle" / "odd.json").read_text())
+        assert coco["images"][0]["file_name"] == "odd.bmp"
+        assert {a["category_id"]: a["area"] for a in coco["annotations"]} == {
+            int(k): int((seen.label == k).sum()) for k in np.unique(seen.label)
+        }
+
+    def test_only_what_is_asked_for(self, hmsa, trained, odd_pictures, tmp_path):
+        out = tmp_path / "out"
+        ran = hmsa("predict", trained, odd_pictures / "gray.png", "-o", out, "--save", "rle,npz")
+        assert ran.code == 0
+        assert {p.split("/")[0] for p in files_below(out)} == {
+            *("rle", "npz", "predict.json", "predict-done.jsonl")
+        }
+
+    def test_unknown_kinds_are_named(self, hmsa, trained, tmp_path):
+        ran = hmsa("predict", trained, tmp_path, "-o", tmp_path / "out", "--save", "label,masks")
+        assert ran.code == 2
+        assert "'masks' is none of label, overlay" in ran.err
+
+
+class TestGoingOn:
+    @pytest.fixture
+    def run(self, hmsa, trained, tmp_path):
+        def run(*more, code=0):
+            ran = hmsa("predict", trained, tmp_path / "in", "-o", tmp_path / "out", *more)
+            assert ran.code == code, ran.err
+            return ran.err.splitlines()[-1]
+
+        return run
+
+    def test_only_what_is_missing_is_done(self, run, odd_pictures, tmp_path):
+        out = tmp_path / "out"
+        run("--scales", "1")
+        before = {name: file.stat().st_mtime_ns for name, file in files_below(out).items()}
+        (out / "overlay" / "gray.jpg").unlink()
+        Image.new("RGB", (20, 30)).save(odd_pictures / "rgba.png")
+        assert "8 picture(s) labelled" in (last := run("--scales", "1"))
+        assert "(6 of them before)" in last
+        after = {name: file.stat().st_mtime_ns for name, file in files_below(out).items()}
+        redone = {name.split(".")[0].split("/")[1] for name in before
+                  if before[name] != after[name] and "/" in name}  # fmt: skip
+        assert redone == {"gray", "rgba"}
+        with Image.open(out / "labels" / "rgba.png") as label:
+            assert label.size == (20, 30)
+
+    def test_other_settings_are_refused_unless_overwritten(self, run, odd_pictures, tmp_path):
+        run("--scales", "1")
+        for more, says in (
+            (["--scales", "0.5,1"], "have scales 1.0, asked is 0.5,1.0"),
+            (["--scales", "1", "--flip"], "have flip False, asked is True"),
+            (["--scales", "1", "--panel"], "asked is label,overlay,confidence,panel"),
+        ):
+            assert says in run(*more, code=2)
+        assert "8 picture(s) labelled" in (last := run("--scales", "0.5,1", "--overwrite"))
+        assert "before" not in last
+        assert "(8 of them before)" in run("--scales", "0.5,1")
+
+    @pytest.mark.parametrize(
+        ("error", "code", "says"),
+        [
+            (OSError(28, "No space left on device"), 2, "cannot be written to (No space left"),
+            (KeyboardInterrupt(), 130, "stopped; the same command goes on"),
+        ],
+    )
+    def test_stopped_from_outside(self, run, odd_pictures, monkeypatch, error, code, says):
+        def stop(*_):
+            raise error
+
+        with monkeypatch.context() as patched:
+            patched.setattr("hmsa.outputs.writer.palette_png", stop)
+            assert says in run("--scales", "1", code=code)
+        assert "8 picture(s) labelled" in run("--scales", "1")
+
+    def test_a_file_in_the_place_of_the_folder(self, run, odd_pictures, tmp_path):
+        (tmp_path / "out").write_text("mine")
+        assert "cannot be written to" in run("--scales", "1", code=2)
+
+    def test_results_are_not_taken_for_pictures(self, hmsa, trained, odd_pictures):
+        for _ in range(2):
+            ran = hmsa("predict", trained, odd_pictures, "-o", odd_pictures, "--scales", "1")
+            assert "8 picture(s) labelled" in ran.err
+
+    def test_killed_in_the_middle(self, hmsa, trained, tmp_path):
+        """A real process and a real SIGKILL; what is there then is whole, and is left alone."""
+        folder, out, count = tmp_path / "in", tmp_path / "out", 40
+        folder.mkdir()
+        for i in range(count):
+            Image.effect_noise((160, 128), 10 + i).save(folder / f"{i:03}.png")
+        arguments = ["predict", trained, folder, "-o", out, "--scales", "0.5,1", "--save",
+                     "label,overlay,npz"]  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hmsa", *map(str, arguments)], stderr=subprocess.PIPE
+        )
+        ledger, until = out / "predict-done.jsonl", time.monotonic() + 60
+        while not ledger.is_file() or ledger.read_bytes().count(b"\n") < 4:
+            assert process.poll() is None, process.stderr.read().decode()
+            assert time.monotonic() < until
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+
+        done = [json.loads(line)[0] for line in ledger.read_text().splitlines()]
+        assert 4 <= len(done) < count
+        whole = {name: f for name, f in files_below(out).items() if not f.name.startswith(".")}
+        for name in done:
+            assert {f"labels/{name}.png", f"overlay/{name}.jpg", f"npz/{name}.npz"} <= set(whole)
+        self.decode(whole)
+        before = {name: whole[name].stat().st_mtime_ns for name in whole}
+        (out / "npz" / ".039.npz.k1lled_x").write_bytes(b"torn")  # as a kill may leave it
+
+        ran = hmsa(*arguments)
+        assert ran.code == 0, ran.err
+        assert f"{count} picture(s) labelled in {out} ({len(done)} of them before)" in ran.err
+        after = files_below(out)
+        assert set(after) == {"predict.json", "predict-done.jsonl"} | {
+            f"{kind}/{i:03}.{suffix}" for i in range(count)
+            for kind, suffix in (("labels", "png"), ("overlay", "jpg"), ("npz", "npz"))
+        }  # fmt: skip
+        self.decode(after)
+        for name in done:
+            file = f"labels/{name}.png"
+            assert after[file].stat().st_mtime_ns == before[file], "done twice"
+
+    @staticmethod
+    def decode(files):
+        for name, file in files.items():
+            if name.endswith(".npz"):
+                with np.load(file) as held:
+                    assert held["label"].shape == (128, 160)
+            elif not name.startswith("predict"):
+                assert read_image(file).shape == (128, 160, 3)
+
+
+def test_a_video_beside_pictures(hmsa, trained, odd_pictures, tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(odd_pictures / "ride.mp4"), "w") as made:
+        stream = made.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(5):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 50 * i, np.uint8))
+            frame.pts = i
+            made.mux(stream.encode(frame))
+        made.mux(stream.encode(None))
+    (odd_pictures / "bad.mkv").write_bytes(b"nonsense")
+    out = tmp_path / "out"
+    for before in ("", " (9 of them before)"):
+        ran = hmsa("predict", trained, odd_pictures, "-o", out, "--scales", "1")
+        assert ran.code == 2
+        assert f"9 picture(s) labelled in {out}{before}, 1 could not be read" in ran.err
+        assert "bad.mkv cannot be decoded" in ran.err
+    with av.open(str(out / "overlay" / "ride.mp4")) as taken:
+        frames = [frame.to_ndarray(format="rgb24") for frame in taken.decode(video=0)]
+    assert len(frames) == 5
+    assert frames[0].max() > 20, "black is tinted by its class"
+
+
 class TestFinding:
+    def test_lists(self, odd_pictures, tmp_path):
+        file = tmp_path / "list.txt"
+        file.write_text(f"# two\nin/gray.png\n\n in/sub/odd.bmp \n{odd_pictures}/rgba.png\n")
+        found = find_pictures([str(file)])
+        root = str(odd_pictures).strip("/")
+        assert sorted(found) == sorted(["in/gray", "in/sub/odd", f"{root}/rgba"])
+        assert all(path.is_file() for path in found.values())
+        file.write_text("in/gray.png\nin/grey.png")
+        with pytest.raises(InputError, match=r"list.txt line 2: no file in/grey.png"):
+            find_pictures([str(file)])
+
     def test_files_folders_globs(self, odd_pictures):
         found = find_pictures([
             str(odd_pictures / "gray.png"), str(odd_pictures / "sub"), str(odd_pictures / "r*.png")

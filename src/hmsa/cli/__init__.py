@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..errors import InputError
-from .arguments import scale_list, show, typed, verb
+from .arguments import save_list, scale_list, show, typed, verb
 from .data import RESUMING, add_data
 
 DESCRIPTION = "Semantic segmentation with hierarchical multi-scale attention."
@@ -54,6 +54,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _how_to_go_on(options: argparse.Namespace, arguments: Sequence[str] | None) -> str:
+    if options.verb is _predict:
+        return f"; the same command{' without --overwrite' * options.overwrite} goes on"
     if options.verb is not _train:
         return "; the same command goes on" if options.verb in RESUMING else ""
     typed = [a for a in (arguments or sys.argv[1:]) if a != "--resume"]
@@ -95,14 +97,21 @@ def _parser() -> argparse.ArgumentParser:
     _inference(evaluate)
 
     predict = verb(
-        verbs, "predict", _predict, "label pictures",
-        "hmsa predict runs/camvid photo.jpg folder/ 'more/*.png' -o out --panel",
+        verbs, "predict", _predict, "label pictures and videos",
+        "hmsa predict runs/camvid photo.jpg folder/ 'more/*.png' -o out --save label,overlay,rle",
     )  # fmt: skip
     predict.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file or run folder")
-    predict.add_argument("paths", nargs="+", metavar="PATH", help="files, folders or globs")
-    predict.add_argument("-o", "--out", type=Path, required=True, metavar="OUT")
+    predict.add_argument("paths", nargs="+", metavar="PATH",
+                         help="files, folders, globs, or .txt lists of paths")  # fmt: skip
+    predict.add_argument("-o", "--out", type=Path, required=True, metavar="OUT",
+                         help="folder; what the same settings did there is kept")  # fmt: skip
+    predict.add_argument("--save", type=save_list, metavar="KIND,KIND,...",
+                         default=["label", "overlay", "confidence"],
+                         help="label, overlay, confidence, weights, panel, npz, rle (the first "
+                              "three); of a video always its overlay")  # fmt: skip
     predict.add_argument("--panel", action="store_true",
-                         help="also image, prediction and weight of each scale")  # fmt: skip
+                         help="also save panel: prediction and weight of each scale")  # fmt: skip
+    predict.add_argument("--overwrite", action="store_true", help="do all of it anew")
     _inference(predict)
 
     convert = verb(
@@ -175,14 +184,17 @@ def _predict(options: argparse.Namespace) -> int:
     from ..commands.predict import predict
     from ..runtime import say
 
-    done, problems = predict(
+    done = predict(
         options.checkpoint, options.paths, options.out, options.scales,
-        with_panel=options.panel, precision=options.precision, flip=options.flip,
+        save=options.save + ["panel"] * options.panel, overwrite=options.overwrite,
+        precision=options.precision, flip=options.flip,
     )  # fmt: skip
-    for problem in problems:
+    for problem in done.problems:
         say(f"hmsa: {problem}")
-    say(f"{done} picture(s) labelled in {options.out}, {len(problems)} could not be read")
-    return 2 if problems else 0
+    before = f" ({done.before} of them before)" if done.before else ""
+    say(f"{done.made + done.before} picture(s) labelled in {options.out}{before}, "
+        f"{len(done.problems)} could not be read")  # fmt: skip
+    return 2 if done.problems else 0
 
 
 def _convert(options: argparse.Namespace) -> None:

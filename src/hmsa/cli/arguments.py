@@ -28,6 +28,16 @@ def scale_list(text: str) -> list[float]:
     return scales
 
 
+def save_list(text: str) -> list[str]:
+    from ..outputs import KINDS  # only now: --help need not wait for torch
+
+    kinds = text.split(",")
+    strange = [kind for kind in kinds if kind not in KINDS]
+    if strange:
+        raise argparse.ArgumentTypeError(f"{strange[0]!r} is none of {', '.join(KINDS)}")
+    return kinds
+
+
 def whole_number(text: str) -> int:
     if not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")

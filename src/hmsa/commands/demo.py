@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ..config import Recipe, read
 from ..data.scenes import write_scenes
+from ..outputs import DEFAULT
 from ..runtime import say
 from .evaluate import evaluate
 from .predict import predict
@@ -35,5 +36,5 @@ def demo(folder: Path, changes: list[str] | None = None) -> tuple[dict[str, Any]
     result = evaluate(best, data, "test", report=report, command="hmsa demo")
     say(f"4/4 predicting four scenes into {folder / 'predictions'}")
     pictures = sorted(str(p) for p in (scenes / "test" / "images").iterdir())[:4]
-    predict(best, pictures, folder / "predictions", with_panel=True)
+    predict(best, pictures, folder / "predictions", save=(*DEFAULT, "panel"))
     return result

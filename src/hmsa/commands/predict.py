@@ -1,22 +1,36 @@
-"""`hmsa predict`: labels, overlays and confidence for files, folders and globs."""
+"""`hmsa predict`: labels, overlays, confidence and more for files, folders, globs and videos."""
 
 from __future__ import annotations
 
 import glob
+import os
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
 
-from ..data.images import SUFFIXES, pictures_below, read_image
-from ..data.labels import spread
+from ..checkpoint import fingerprint
+from ..data.images import SUFFIXES, read_image, read_size
 from ..errors import InputError
-from ..files import replace
-from ..pictures import colorize, heat, overlay, palette_png, panel
+from ..files import sweep
+from ..outputs import DEFAULT, KINDS, Ledger, Writer, video
+from ..pipeline import flow
 from ..predictor import Predictor, Segmentation
 from ..runtime import Meter, Precision
+
+Item = tuple[str, Path]  # the name that results get, and the picture
+_LISTS = {".txt"}
+_ROOM = 32 << 20  # pixels read and not yet written: some hundred MiB beside the network
+
+
+class Done(NamedTuple):
+    made: int  # pictures and videos
+    before: int  # done by an earlier run, and kept
+    problems: list[str]  # one line for each that could not be done
 
 
 def predict(
@@ -25,53 +39,93 @@ def predict(
     out: Path,
     scales: Sequence[float] | None = None,
     *,
-    with_panel: bool = False,
+    save: Sequence[str] = DEFAULT,
+    overwrite: bool = False,
     precision: Precision = "auto",
     flip: bool | None = None,
-) -> tuple[int, list[str]]:
-    """Write labels/, overlay/, confidence/ (and panel/) under `out`, one file each per picture.
+) -> Done:
+    """Write what is in `save`, keys of `outputs.KINDS`, of each picture into its folder in `out`.
 
-    Returns how many pictures were done, and one line for each that could not be.
+    What an earlier run has done there with the same settings is kept; InputError if its settings
+    were others, unless `overwrite`. Of a video, its overlay is made.
     """
-    files = find_pictures(paths)
+    found = find_pictures(paths, out)
+    if any(map(_is_video, found.values())):
+        video.pyav()  # or else said now, not after hours of pictures
     predictor = Predictor.load(source, scales, precision, flip)
     card = predictor.model.card
-    palette = np.array(card.palette or spread(len(card.names)), np.uint8)
-    problems: list[str] = []
-    with Meter("predict", len(files)) as meter:
-        for name, file in files.items():
+    scales = sorted(scales or card.scales)
+    writer = Writer(out, save, card, scales)
+    settings = {
+        "checkpoint": fingerprint(source),
+        "scales": [float(s) for s in scales],
+        "flip": card.flip if flip is None else flip,
+        "precision": precision,
+        "save": writer.save,
+    }
+    made, problems = 0, []
+    with _writable(out), Ledger(out, settings, overwrite=overwrite) as ledger:
+        results = {name: _results(writer, name, file) for name, file in found.items()}
+        todo = [item for item in found.items() if not ledger.has(*item, results[item[0]])]
+        sweep(file for name, _ in todo for file in results[name])
+        films = [item for item in todo if _is_video(item[1])]
+        stills = [item for item in todo if not _is_video(item[1])]
+
+        def write(item: Item, image: NDArray[np.uint8], seen: Segmentation) -> None:
+            writer.write(*item, image, seen)
+            ledger.add(item[0])
+
+        def see(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            return predictor(frame).label
+
+        threads = min(8, os.cpu_count() or 1)
+        steps = flow(
+            stills, _read, lambda image: predictor(image, detail=writer.detail), write,
+            threads=threads, cost=_pixels, room=_ROOM,
+        )  # fmt: skip
+        all_stills = len(found) - sum(map(_is_video, found.values()))
+        with Meter("predict", all_stills, all_stills - len(stills)) as meter:
+            for _, problem in steps:
+                problems += [str(problem)] if problem else []
+                made += not problem
+                meter.advance()
+        for name, file in films:
             try:
-                image = read_image(file)
-                seen = predictor(image, detail=with_panel)
-                _write(out, name, image, seen, palette, with_panel)
+                video.redraw(file, results[name][0], see, writer.tint)
             except InputError as error:
                 problems.append(str(error))
-            meter.advance()
-    return len(files) - len(problems), problems
+            else:
+                ledger.add(name)
+                made += 1
+    return Done(made, len(found) - len(todo), problems)
 
 
-def find_pictures(paths: Sequence[str]) -> dict[str, Path]:
-    """Pictures by the name that their results get: the path below the folder given, no suffix.
+def find_pictures(paths: Sequence[str], out: Path | None = None) -> dict[str, Path]:
+    """Pictures and videos by the name that their results get: the path below the folder given, or
+    as the list has it, no suffix.
 
-    Where two would get one name (a.jpg beside a.png), both keep their suffix in it.
+    Where two would get one name (a.jpg beside a.png), both keep their suffix in it. What lies in
+    the folders of results in `out` is not looked at, nor is it listed.
     """
     found: list[tuple[str, Path]] = []
     for text in paths:
         path = Path(text)
         if path.is_dir():
-            found += [(f.relative_to(path).as_posix(), f) for f in pictures_below(path)]
+            below = sorted(p for p in path.rglob("*") if _is_ours(p, out))
+            found += [(f.relative_to(path).as_posix(), f) for f in below]
+        elif path.is_file() and path.suffix.lower() in _LISTS:
+            found += _listed(path)
         elif path.is_file():
             found.append((path.name, path))
         else:
             matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
-            pictures = [m for m in matches if m.suffix.lower() in SUFFIXES and m.is_file()]
+            pictures = [m for m in matches if _is_ours(m, out)]
             if not pictures:
                 raise InputError(f"no picture matches {text!r}; give files, folders or a glob")
             found += [(file.name, file) for file in pictures]
     if not found:
-        raise InputError(
-            f"no pictures in {', '.join(paths)}; known suffixes: {', '.join(sorted(SUFFIXES))}"
-        )
+        known = ", ".join(sorted(SUFFIXES | video.SUFFIXES))
+        raise InputError(f"no pictures in {', '.join(paths)}; known suffixes: {known}")
     stems = Counter(str(Path(name).with_suffix("")) for name, _ in found)
     named: dict[str, Path] = {}
     for name, file in found:
@@ -83,30 +137,64 @@ def find_pictures(paths: Sequence[str]) -> dict[str, Path]:
     return named
 
 
-def _write(
-    out: Path,
-    name: str,
-    image: np.ndarray,
-    seen: Segmentation,
-    palette: np.ndarray,
-    with_panel: bool,
-) -> None:
-    tinted = overlay(image, seen.label, palette)
-    pictures = {
-        f"labels/{name}.png": palette_png(seen.label, palette),
-        f"overlay/{name}.jpg": Image.fromarray(tinted),
-        f"confidence/{name}.png": Image.fromarray(seen.confidence),
-    }
-    if with_panel:
-        scales = list(seen.single)
-        rows = [
-            [("image", image), ("fused", tinted),
-             ("confidence", heat(seen.confidence / np.float32(255)))],
-            [(f"prediction at {s:g}", colorize(seen.single[s], palette)) for s in scales],
-            [(f"weight of {s:g}", heat(weight)) for s, weight in seen.weights.items()],
-        ]  # fmt: skip
-        rows = [row for row in rows if row]
-        pictures[f"panel/{name}.png"] = panel(rows)
-    for file, picture in pictures.items():
-        kind = "JPEG" if file.endswith(".jpg") else "PNG"
-        replace(out / file, lambda t, p=picture, k=kind: p.save(t, format=k, quality=92))  # type: ignore[misc]
+def _is_ours(file: Path, out: Path | None) -> bool:
+    if file.suffix.lower() not in SUFFIXES | video.SUFFIXES or file.name.startswith("."):
+        return False
+    if out is not None:
+        below = os.path.relpath(file, out).split(os.sep)[0]
+        if below in {form.split("/")[0] for form in KINDS.values()}:
+            return False
+    return file.is_file()
+
+
+def _listed(file: Path) -> Iterator[tuple[str, Path]]:
+    """The pictures of a list: a path a line, relative to the list; # begins a comment."""
+    try:
+        lines = file.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is not a readable list in UTF-8: {error}") from None
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if line and not line.startswith("#"):
+            path = PurePath(line)
+            if not (file.parent / path).is_file():
+                raise InputError(f"{file} line {number}: no file {line}; mend the path")
+            name = "/".join(part for part in path.parts if part not in (path.anchor, ".."))
+            yield name, file.parent / path
+
+
+def _is_video(file: Path) -> bool:
+    return file.suffix.lower() in video.SUFFIXES
+
+
+def _results(writer: Writer, name: str, file: Path) -> list[Path]:
+    if _is_video(file):
+        return [writer.out / "overlay" / f"{name}{video.redrawn(file)}"]
+    return writer.files(name)
+
+
+def _read(item: Item) -> NDArray[np.uint8]:
+    try:
+        return read_image(item[1])
+    except InputError:
+        raise
+    except Exception as error:  # whatever else a decoder may raise must not stop the others
+        raise InputError(f"{item[1]} cannot be decoded ({error}); replace or remove it") from None
+
+
+def _pixels(item: Item) -> int:
+    try:
+        height, width = read_size(item[1])
+    except Exception:
+        return 0  # reading it will tell why
+    return height * width
+
+
+@contextmanager
+def _writable(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{out} cannot be written to ({error.strerror or error}); mend that, and the same "
+            "command goes on"
+        ) from None
