@@ -13,6 +13,8 @@ from PIL import Image
 from ..data.images import SUFFIXES, pictures_below, read_image
 from ..data.labels import spread
 from ..errors import InputError
+from ..exported import SUFFIXES as EXPORTED
+from ..exported import Exported
 from ..files import replace
 from ..pictures import colorize, heat, overlay, palette_png, panel
 from ..predictor import Predictor, Segmentation
@@ -34,8 +36,15 @@ def predict(
     Returns how many pictures were done, and one line for each that could not be.
     """
     files = find_pictures(paths)
-    predictor = Predictor.load(source, scales, precision, flip)
-    card = predictor.model.card
+    predictor: Predictor | Exported
+    if source.suffix in EXPORTED.values():
+        if with_panel:
+            raise InputError(f"{source} tells no scale apart; for --panel, give the checkpoint")
+        predictor = Exported.load(source, scales, precision, flip)
+        card = predictor.card
+    else:
+        predictor = Predictor.load(source, scales, precision, flip)
+        card = predictor.model.card
     palette = np.array(card.palette or spread(len(card.names)), np.uint8)
     problems: list[str] = []
     with Meter("predict", len(files)) as meter:
@@ -45,7 +54,7 @@ def predict(
                 seen = predictor(image, detail=with_panel)
                 _write(out, name, image, seen, palette, with_panel)
             except InputError as error:
-                problems.append(str(error))
+                problems.append(str(error) if str(file) in str(error) else f"{file}: {error}")
             meter.advance()
     return len(files) - len(problems), problems
 
