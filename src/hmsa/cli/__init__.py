@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..errors import InputError
-from .arguments import save_list, scale_list, show, typed, verb
+from .arguments import graph_size, save_list, scale_list, show, typed, verb
 from .data import RESUMING, add_data
 
 DESCRIPTION = "Semantic segmentation with hierarchical multi-scale attention."
@@ -100,7 +100,8 @@ def _parser() -> argparse.ArgumentParser:
         verbs, "predict", _predict, "label pictures and videos",
         "hmsa predict runs/camvid photo.jpg folder/ 'more/*.png' -o out --save label,overlay,rle",
     )  # fmt: skip
-    predict.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file or run folder")
+    predict.add_argument("checkpoint", type=Path, metavar="CHECKPOINT",
+                         help="file or run folder, or what hmsa export wrote")  # fmt: skip
     predict.add_argument("paths", nargs="+", metavar="PATH",
                          help="files, folders, globs, or .txt lists of paths")  # fmt: skip
     predict.add_argument("-o", "--out", type=Path, required=True, metavar="OUT",
@@ -125,6 +126,18 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("-o", "--out", type=Path, required=True, metavar="OUT",
                          help="folder to share, or one .safetensors file")  # fmt: skip
 
+    export = verb(
+        verbs, "export", _export, "freeze a network and its scales in one ONNX or torch file",
+        "hmsa export runs/camvid -o camvid.onnx --scales 0.5,1 --size 360x480",
+    )  # fmt: skip
+    export.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file or run folder")
+    export.add_argument("-o", "--out", type=Path, required=True, metavar="OUT",
+                        help="file to write: .onnx, or .pt2 for torch")  # fmt: skip
+    export.add_argument("--to", choices=("onnx", "torch"), help="(by the suffix of OUT)")
+    export.add_argument("--size", type=graph_size, metavar="HxW",
+                        help="the one size of pictures that it takes (dynamic: any)")  # fmt: skip
+    _chain(export)
+
     add_data(verbs)
 
     demo = verb(
@@ -137,11 +150,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _inference(parser: argparse.ArgumentParser) -> None:
+def _chain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scales", type=scale_list, metavar="S,S,...",
                         help="any positive numbers (those it was trained for)")  # fmt: skip
     parser.add_argument("--flip", action=argparse.BooleanOptionalAction,
                         help="mirror the picture, too (as it was trained for)")  # fmt: skip
+
+
+def _inference(parser: argparse.ArgumentParser) -> None:
+    _chain(parser)
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
                         help="auto: bf16 where the machine is fast at it")  # fmt: skip
 
@@ -208,6 +225,20 @@ def _convert(options: argparse.Namespace) -> None:
     if problem:
         raise InputError(problem)
     print(options.out)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from ..commands.export import export
+    from ..runtime import say
+
+    table, problem = export(
+        options.checkpoint, options.out, options.to, options.scales, options.size, options.flip
+    )
+    Console(stderr=True).print(table)
+    say(f"hmsa: {problem}") if problem else print(options.out)
+    return 1 if problem else 0
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -52,6 +52,14 @@ def height_width(text: str) -> tuple[int, int]:
     return height, width
 
 
+def graph_size(text: str) -> tuple[int, int] | None:
+    """None, any size, for the word dynamic."""
+    size = None if text == "dynamic" else height_width(text)
+    if size and min(size) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} has a side without pixels")
+    return size
+
+
 def split_count(text: str) -> tuple[str, int]:
     split, _, number = text.partition("=")
     if not split or not number.isdigit():

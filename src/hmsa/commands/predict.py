@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from ..checkpoint import fingerprint
 from ..data.images import SUFFIXES, read_image, read_size
 from ..errors import InputError
+from ..exported import SUFFIXES as EXPORTED
+from ..exported import Exported
 from ..files import sweep
 from ..outputs import DEFAULT, KINDS, Ledger, Writer, video
 from ..pipeline import flow
@@ -52,10 +54,19 @@ def predict(
     found = find_pictures(paths, out)
     if any(map(_is_video, found.values())):
         video.pyav()  # or else said now, not after hours of pictures
-    predictor = Predictor.load(source, scales, precision, flip)
-    card = predictor.model.card
+    predictor: Predictor | Exported
+    if source.suffix in EXPORTED.values():
+        predictor = Exported.load(source, scales, precision, flip)
+        card = predictor.card
+    else:
+        predictor = Predictor.load(source, scales, precision, flip)
+        card = predictor.model.card
     scales = sorted(scales or card.scales)
     writer = Writer(out, save, card, scales)
+    if writer.detail and isinstance(predictor, Exported):
+        raise InputError(
+            f"{source} tells no scale apart; for weights or a panel, give the checkpoint"
+        )
     settings = {
         "checkpoint": fingerprint(source),
         "scales": [float(s) for s in scales],
@@ -85,8 +96,10 @@ def predict(
         )  # fmt: skip
         all_stills = len(found) - sum(map(_is_video, found.values()))
         with Meter("predict", all_stills, all_stills - len(stills)) as meter:
-            for _, problem in steps:
-                problems += [str(problem)] if problem else []
+            for (_, file), problem in steps:
+                if problem:
+                    named = str(file) in str(problem)
+                    problems.append(str(problem) if named else f"{file}: {problem}")
                 made += not problem
                 meter.advance()
         for name, file in films:
