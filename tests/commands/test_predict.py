@@ -52,7 +52,7 @@ def test_every_kind_of_picture(hmsa, trained, odd_pictures, tmp_path):
         assert label.mode == "P"
         assert label.size == (37, 50), "upright, as a viewer shows the picture"
     predictor = Predictor.load(trained, (0.5, 1))
-    seen = predictor(read_image(odd_pictures / "gray.png"))
+    seen = predictor(read_image(odd_pictures / "gray.png"), detail=True)
     with Image.open(out / "labels" / "gray.png") as label:
         assert (np.asarray(label) == seen.label).all()
         assert label.getpalette()[:3] == [70, 130, 180]
