@@ -7,6 +7,7 @@ file), config.json (the same card, which counts if somebody edited it) and READM
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import tempfile
@@ -115,6 +116,12 @@ def save(path: Path, model: Any) -> None:
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     header = {"format": "pt", "hmsa": model.card.model_dump_json()}
     replace(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+
+
+def fingerprint(source: str | Path) -> str:
+    """sha256, in hex, of the weights file that `source` means, as `from_pretrained` takes it."""
+    with _find(source, {}).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def begin_from(model: Any, source: str | Path) -> list[str]:

@@ -16,6 +16,7 @@ from typing import NoReturn
 from .. import __version__
 from ..errors import InputError
 from .arguments import scale_list, show, typed, verb
+from .autolabel import add_autolabel, autolabel
 from .data import RESUMING, add_data
 
 DESCRIPTION = "Semantic segmentation with hierarchical multi-scale attention."
@@ -55,7 +56,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _how_to_go_on(options: argparse.Namespace, arguments: Sequence[str] | None) -> str:
     if options.verb is not _train:
-        return "; the same command goes on" if options.verb in RESUMING else ""
+        return "; the same command goes on" if options.verb in (*RESUMING, autolabel) else ""
     typed = [a for a in (arguments or sys.argv[1:]) if a != "--resume"]
     return f"; go on with: hmsa {shlex.join([*typed, '--resume'])}"
 
@@ -104,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--panel", action="store_true",
                          help="also image, prediction and weight of each scale")  # fmt: skip
     _inference(predict)
+
+    _inference(add_autolabel(verbs))
 
     convert = verb(
         verbs, "convert", _convert, "turn an official checkpoint, or a run, into a folder to share",
