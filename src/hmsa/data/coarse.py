@@ -17,7 +17,8 @@ from .labels import IGNORE
 class Coarse:
     """Labels by people. Where one speaks it counts, with confidence 255.
 
-    fill: train ids of the only classes that are taken over; None: all of them.
+    fill: train ids of the only classes that are taken over; None: all of them. The official code
+    fills truck, bus and train so, but only in pictures where the network saw the class, too.
     """
 
     dataset: Dataset
