@@ -191,7 +191,7 @@ def _table(
         for rule, numbers in found.items():
             kept = counts[k, value >= numbers[k]].sum()
             missed = rule == "precision" and k in unreached
-            cells.append("not reached" if missed else f"{numbers[k]:.4f}")
+            cells.append("never" if missed else f"{numbers[k]:.4f}")
             cells.append(f"{kept / pixels[k]:.1%}" if pixels[k] else "")
         table.add_row(name, *cells)
     told = [f"fixed {rules.threshold:g}", f"the surest {rules.keep:.0%} of each class"]
