@@ -16,6 +16,7 @@ from typing import NoReturn
 from .. import __version__
 from ..errors import InputError
 from .arguments import graph_size, save_list, scale_list, show, typed, verb
+from .autolabel import add_autolabel, autolabel
 from .data import RESUMING, add_data
 
 DESCRIPTION = "Semantic segmentation with hierarchical multi-scale attention."
@@ -57,7 +58,7 @@ def _how_to_go_on(options: argparse.Namespace, arguments: Sequence[str] | None) 
     if options.verb is _predict:
         return f"; the same command{' without --overwrite' * options.overwrite} goes on"
     if options.verb is not _train:
-        return "; the same command goes on" if options.verb in RESUMING else ""
+        return "; the same command goes on" if options.verb in (*RESUMING, autolabel) else ""
     typed = [a for a in (arguments or sys.argv[1:]) if a != "--resume"]
     return f"; go on with: hmsa {shlex.join([*typed, '--resume'])}"
 
@@ -114,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
                          help="also save panel: prediction and weight of each scale")  # fmt: skip
     predict.add_argument("--overwrite", action="store_true", help="do all of it anew")
     _inference(predict)
+
+    _inference(add_autolabel(verbs))
 
     convert = verb(
         verbs, "convert", _convert, "turn an official checkpoint, or a run, into a folder to share",

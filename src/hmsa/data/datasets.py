@@ -65,7 +65,7 @@ class Dataset:
                         f"channel and the size of {pair.label} ({label.shape[1]}x{label.shape[0]})"
                     )
                 confidence = np.asarray(picture)
-            needed = np.zeros(256, np.uint8)
+            needed = np.zeros(256, np.uint16)  # 256: none is sure enough
             needed[: len(self.lowest)] = self.lowest
             label[confidence < needed[label]] = IGNORE
         return label

@@ -9,6 +9,7 @@ from .boundary import BoundaryF1, BoundaryIoU
 from .calibration import Calibration, Reliability, RiskCoverage
 from .confusion import Confusion
 from .instances import InstanceConfusion
+from .thresholds import precise, surest
 
 __all__ = [
     "BoundaryF1",
@@ -18,4 +19,6 @@ __all__ = [
     "InstanceConfusion",
     "Reliability",
     "RiskCoverage",
+    "precise",
+    "surest",
 ]

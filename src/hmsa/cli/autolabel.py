@@ -1,0 +1,78 @@
+"""`hmsa autolabel`: labels for many pictures, by a network that has seen few."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .arguments import show, verb
+
+
+def add_autolabel(verbs: Any) -> argparse.ArgumentParser:
+    """The parser, still without what concerns inference."""
+    parser = verb(
+        verbs, "autolabel", autolabel, "label many pictures for a student to learn from",
+        "hmsa autolabel runs/camvid more-pictures/ -o labelled --held-out camvid --split test",
+    )  # fmt: skip
+    parser.add_argument("teacher", type=Path, metavar="TEACHER", help="file or run folder")
+    parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of pictures")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT",
+                        help="new, or that of a run to go on with")  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true",
+                        help="label anew if the teacher or a setting is another now")  # fmt: skip
+    parser.add_argument("--raw", type=Path, metavar="DATA",
+                        help="write the values that files of this dataset hold")  # fmt: skip
+
+    people = parser.add_argument_group("coarse labels by people, of the same pictures")
+    people.add_argument("--coarse", type=Path, metavar="DATA", help="dataset that has them")
+    people.add_argument("--coarse-split", default="train", metavar="S", help="(train)")
+    how = people.add_mutually_exclusive_group()
+    how.add_argument("--override", action="store_true", help="where they speak they count")
+    how.add_argument("--fill", metavar="NAME,NAME,...", help="only where they say these classes")
+
+    rules = parser.add_argument_group("how sure a label must be, class by class: thresholds.json")
+    rules.add_argument("--threshold", type=_share, default=0.5, metavar="T",
+                       help="fixed: one for all classes (0.5)")  # fmt: skip
+    rules.add_argument("--keep", type=_share, default=0.5, metavar="SHARE",
+                       help="quantile: what keeps the surest of each class (0.5)")  # fmt: skip
+    rules.add_argument("--held-out", type=Path, metavar="DATA",
+                       help="precision: labels that the teacher has not learnt from")  # fmt: skip
+    rules.add_argument("--split", default="val", metavar="S", help="of the held-out dataset (val)")
+    rules.add_argument("--precision-target", type=_share, default=0.95, metavar="P",
+                       help="share of the labels kept that is right there (0.95)")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="the JSON line alone on stdout")
+    return parser
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share in 0..1, like 0.9")
+    return share
+
+
+def autolabel(options: argparse.Namespace) -> int:
+    from ..commands.autolabel import Rules, autolabel
+    from ..runtime import say
+
+    if bool(options.coarse) != (options.override or options.fill is not None):
+        raise InputError(
+            "coarse labels need --coarse DATA and what to take of them: --override or --fill NAMES"
+        )
+    summary, table, problems = autolabel(
+        options.teacher, options.images, options.out, options.scales,
+        flip=options.flip, precision=options.precision, overwrite=options.overwrite,
+        raw=options.raw, coarse=options.coarse, coarse_split=options.coarse_split,
+        fill=None if options.fill is None else options.fill.split(","),
+        rules=Rules(options.threshold, options.keep, options.held_out, options.split,
+                    options.precision_target),
+    )  # fmt: skip
+    for problem in problems:
+        say(f"hmsa: {problem}")
+    show(options.json, summary, table)
+    return 2 if problems else 0
