@@ -155,16 +155,17 @@ def test_what_is_not_in_the_graph(hmsa, files, picture, tmp_path, arguments, tol
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("name", "arguments", "told"),
     [
-        (["-o", "net.bin"], "has to end in .onnx or .pt2"),
-        (["-o", "net.onnx", "--to", "torch"], "has to end in .pt2"),
-        (["-o", "net.pt2"], "long edge of 120"),
+        ("chain", ["-o", "net.bin"], "has to end in .onnx or .pt2"),
+        ("chain", ["-o", "net.onnx", "--to", "torch"], "has to end in .pt2"),
+        ("chain", ["-o", "net.onnx", "--scales", "0.7,1"], "scale 0.7 is not exact"),
+        ("large", ["-o", "net.pt2", "--size", "dynamic"], "long edge of 120"),
     ],
 )
-def test_what_cannot_be_exported(hmsa, checkpoints, tmp_path, monkeypatch, arguments, told):
+def test_what_cannot_be_exported(hmsa, checkpoints, tmp_path, monkeypatch, name, arguments, told):
     monkeypatch.chdir(tmp_path)
-    ran = hmsa("export", checkpoints["large"], *arguments)
+    ran = hmsa("export", checkpoints[name], *arguments)
     assert ran.code == 2
     assert told in ran.err
     assert list(tmp_path.iterdir()) == []

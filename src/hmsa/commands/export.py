@@ -56,6 +56,12 @@ def export(
             f"{source} brings pictures to a long edge of {predictor.long_edge}, which a graph of "
             "any size cannot; name one: --size HxW"
         )
+    rounded = [s for s in predictor.scales if s != float(np.float32(s))]
+    if kind == "onnx" and not size and rounded:
+        raise InputError(
+            f"scale {rounded[0]:g} is not exact in the 32 bits that ONNX has for sizes; name one "
+            "(--size HxW), take scales such as 0.5 or 0.75, or use --to torch"
+        )
     model, chain, flips = predictor.model.cpu(), predictor.scales, predictor.flip
     eager = Predictor(model, chain, "fp32", "cpu", flip=flips, long_edge=predictor.long_edge)
     program = freeze(Frozen(model, tuple(chain), flips, predictor.long_edge), size)
