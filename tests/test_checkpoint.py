@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 
@@ -227,12 +226,3 @@ class TestBeginFrom:
         checkpoint.save(tmp_path / "a.safetensors", HMSA(3, "resnet18", width=8))
         with pytest.raises(InputError, match=r"start: .* has .* for trunk"):
             checkpoint.begin_from(HMSA(3, "hrnet_w18_small", width=8), tmp_path / "a.safetensors")
-
-
-def test_a_fingerprint_is_that_of_the_weights_file(tiny, tmp_path):
-    tiny.save_pretrained(tmp_path / "net")
-    digest = hashlib.sha256((tmp_path / "net" / "model.safetensors").read_bytes()).hexdigest()
-    assert checkpoint.fingerprint(tmp_path / "net") == digest
-    assert checkpoint.fingerprint(tmp_path / "net" / "model.safetensors") == digest
-    with pytest.raises(InputError, match="no checkpoint"):
-        checkpoint.fingerprint(tmp_path / "none")
