@@ -167,6 +167,9 @@ def test_v1_2_labels_of_the_mapillary_v2_package(layout):
 
 
 class TestLocate:
+    def test_where_descriptions_once_lay(self):
+        assert locate(Path("datasets/camvid.yaml")) == (KNOWN["camvid"], None)
+
     def test_dataset_yaml_comes_first(self, layout):
         root = layout("cityscapes", [7])
         (root / "dataset.yaml").write_text("")

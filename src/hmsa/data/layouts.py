@@ -27,8 +27,10 @@ def locate(path: Path) -> tuple[Path, Path | None]:
         name = _recognise(path)
         if name:
             return KNOWN[name], path
-    if str(path) in KNOWN and not path.is_file():
-        return KNOWN[str(path)], None
+    # datasets/NAME.yaml is where descriptions lay before they came with the package
+    name = path.stem if path.match("datasets/*.yaml") else str(path)
+    if name in KNOWN and not path.is_file():
+        return KNOWN[name], None
     if path.is_dir():
         looked_for = "; ".join(f"{name}: {', '.join(_signs(name))}" for name in KNOWN)
         raise InputError(
