@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -53,6 +53,15 @@ class Card(BaseModel):
     @property
     def id2label(self) -> dict[int, str]:
         return dict(enumerate(self.names))
+
+    def refuse_others(self, names: Sequence[str], other: object, source: object) -> None:
+        """InputError if the classes `names`, of `other`, are not those of this card of `source`."""
+        if list(names) != self.names:
+            raise InputError(
+                f"{source} knows {len(self.names)} classes ({', '.join(self.names[:4])}, ...), "
+                f"{other} has {len(names)} ({', '.join(names[:4])}, ...); both must name the same "
+                "classes in the same order"
+            )
 
 
 class Pretrained:

@@ -42,9 +42,8 @@ class Evaluation:
     calibration: Calibration
     categories: dict[str, float]  # IoU
     instances: InstanceConfusion | None
-    weights: (
-        NDArray[np.float64] | None
-    )  # [K,S] mean effective weight of each scale on each true class
+    # [K,S] mean effective weight of each scale on each true class
+    weights: NDArray[np.float64] | None
     mious: list[float]  # of the fused label, per picture
     windows: list[Window]
 
@@ -96,7 +95,7 @@ def measure(
     instances = None
     if dataset.instance_sizes and all(pair.instances for pair in dataset.pairs):
         instances = InstanceConfusion(dataset.instance_sizes)
-    weights, pixels = np.zeros((len(scales), k)), np.zeros(k)
+    weights = np.zeros((len(scales), k))
     mious: list[float] = []
     windows: list[Window] = []
     with Meter("evaluate", len(dataset)) as meter:
@@ -121,10 +120,10 @@ def measure(
             for row, scale in enumerate(seen.weights):
                 heavy = np.bincount(label.ravel(), seen.weights[scale].ravel(), minlength=256)
                 weights[row] += heavy[:k]
-            pixels += np.bincount(label.ravel(), minlength=256)[:k]
             windows += [_mended(seen, label, scale, index) for scale in scales]
             meter.advance()
     with np.errstate(invalid="ignore"):
+        pixels = confusion[own].matrix.sum(1).numpy()
         mean_weights = (weights / pixels).T if weights.any() else None
     categories = {}
     if dataset.categories:

@@ -63,10 +63,12 @@ def autolabel(
     card = predictor.model.card
     held_out = by_people = None
     if rules.held_out:
-        held_out = _agreeing(open_dataset(rules.held_out, rules.split), card, source)
+        held_out = open_dataset(rules.held_out, rules.split)
+        card.refuse_others(held_out.labels.names, held_out.source, source)
         _not_learnt(card, held_out, source)
     if coarse:
-        further = _agreeing(open_dataset(coarse, coarse_split), card, source)
+        further = open_dataset(coarse, coarse_split)
+        card.refuse_others(further.labels.names, further.source, source)
         by_people = Coarse(
             further,
             None if fill is None else frozenset(further.labels.index(n, "--fill") for n in fill),
@@ -111,20 +113,6 @@ def calibrate(predictor: Predictor, dataset: Dataset) -> Calibration:
     return calibration
 
 
-def _agreeing(dataset: Dataset, card: Card, source: Path) -> Dataset:
-    _same_classes(dataset.labels, card, source, dataset.source)
-    return dataset
-
-
-def _same_classes(labels: LabelSet, card: Card, source: Path, other: Path) -> None:
-    if labels.names != tuple(card.names):
-        raise InputError(
-            f"{source} knows {len(card.names)} classes ({', '.join(card.names[:4])}, ...), {other} "
-            f"has {len(labels.names)} ({', '.join(labels.names[:4])}, ...); both must name the "
-            "same classes in the same order"
-        )
-
-
 def _not_learnt(card: Card, dataset: Dataset, source: Path) -> None:
     """InputError if the teacher learnt from this split, as main or as extra set."""
     trained = card.trained_on
@@ -148,7 +136,7 @@ def _written(card: Card, raw: Path | None, source: Path) -> LabelSet:
         palette = tuple(card.palette) or tuple(spread(k))
         return LabelSet(tuple(card.names), palette, tuple(range(k)))
     labels = read_classes(raw)
-    _same_classes(labels, card, source, raw)
+    card.refuse_others(labels.names, raw, source)
     if labels.encoding != "index" or not all(0 <= value <= 255 for value in labels.raw):
         raise InputError(
             f"--raw: {raw} has labels that are not single values in 0..255; leave --raw out"

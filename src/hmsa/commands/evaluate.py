@@ -51,12 +51,7 @@ def evaluate(
     predictor = Predictor.load(source, scales, precision, flip)
     card = predictor.model.card
     dataset = open_dataset(data, split, pictures)
-    if dataset.labels.names != tuple(card.names):
-        raise InputError(
-            f"{source} knows {len(card.names)} classes ({', '.join(card.names[:4])}, ...), {data} "
-            f"has {len(dataset.labels.names)} ({', '.join(dataset.labels.names[:4])}, ...); "
-            "both must name the same classes in the same order"
-        )
+    card.refuse_others(dataset.labels.names, data, source)
     found = measure(predictor, dataset, _submit(dataset, submission) if submission else None)
     summary = found.summary(card.names) | {
         "split": split,

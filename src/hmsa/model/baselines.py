@@ -46,9 +46,8 @@ class AveragePooling(HMSA):
         super().__init__(classes, **network)
         self.attention = None
 
-    def encode(self, image: Tensor, scales: Sequence[float]) -> dict[float, Encoded]:
-        encoded = super().encode(image, scales)
-        return {scale: seen._replace(features=None) for scale, seen in encoded.items()}
+    def attended(self, scales: list[float]) -> list[float]:
+        return []
 
 
 class MaxPooling(AveragePooling):
@@ -98,8 +97,10 @@ class ExplicitAttention(HMSA):
         if ordered(scales) != self.scales:
             wanted, got = (",".join(f"{s:g}" for s in which) for which in (self.scales, scales))
             raise InputError(f"explicit attention was made for scales {wanted}, not for {got}")
-        image = self.normalise(image)
-        return {scale: self.at_scale(image, scale) for scale in self.scales}
+        return super().encode(image, scales)
+
+    def attended(self, scales: list[float]) -> list[float]:
+        return scales
 
     def attend(self, encoded: Mapping[float, Encoded], size: Sequence[int]) -> Output:
         assert self.attention is not None
@@ -126,9 +127,8 @@ class PairAttention(HMSA):
         width = self.card.network["width"]
         self.attention = predictor(2 * self.head.features, width, 1, self.head.bias)
 
-    def encode(self, image: Tensor, scales: Sequence[float]) -> dict[float, Encoded]:
-        image = self.normalise(image)
-        return {scale: self.at_scale(image, scale) for scale in ordered(scales)}
+    def attended(self, scales: list[float]) -> list[float]:
+        return scales
 
     def attend(self, encoded: Mapping[float, Encoded], size: Sequence[int]) -> Output:
         pairs = {}

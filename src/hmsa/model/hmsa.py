@@ -166,9 +166,13 @@ class HMSA(nn.Module, Pretrained):
         """The expensive half of `forward`: trunk and semantic head at each scale."""
         image = self.normalise(image)
         # Coarse before fine: the coarse pass knows what the finer ones will weigh.
-        *coarser, finest = ordered(scales)
-        encoded = {scale: self.at_scale(image, scale) for scale in coarser}
-        return encoded | {finest: self.at_scale(image, finest, attended=False)}
+        scales = ordered(scales)
+        attended = self.attended(scales)
+        return {scale: self.at_scale(image, scale, scale in attended) for scale in scales}
+
+    def attended(self, scales: list[float]) -> list[float]:
+        """Those of the ascending `scales` whose features attention looks at: all but the finest."""
+        return scales[:-1]
 
     def attend(self, encoded: Mapping[float, Encoded], size: Sequence[int]) -> Output:
         """The cheap half: the attention head on what `encode` saw, then the chain to `size`."""
@@ -186,9 +190,10 @@ class HMSA(nn.Module, Pretrained):
 
         One scale after the other; of each only maps on the trunk's grid are kept.
         """
-        image, small = self.normalise(image), {}
-        for scale in ordered(scales):
-            seen, attention = self.at_scale(image, scale, scale < max(scales)), None
+        image, scales, small = self.normalise(image), ordered(scales), {}
+        attended = self.attended(scales)
+        for scale in scales:
+            seen, attention = self.at_scale(image, scale, scale in attended), None
             if self.attention and seen.features is not None:
                 attention = torch.sigmoid(_wide(self.attention(seen.features)))
             small[scale] = Small(_wide(seen.logits), attention, seen.padded, seen.size)
