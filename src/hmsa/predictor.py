@@ -36,6 +36,8 @@ class Segmentation:
     pooled: dict[str, NDArray[np.uint8]] = field(default_factory=dict)  # "average", "max" -> label
     # scale -> [H,W], 0..1; none for a network that pools by maximum, where no scale has a weight
     weights: dict[float, NDArray[np.float32]] = field(default_factory=dict)
+    probabilities: NDArray[np.float16] | None = None  # [K,H,W]
+    entropy: NDArray[np.uint8] | None = None  # [H,W] floor(255 * entropy / log K)
 
 
 class Predictor:
