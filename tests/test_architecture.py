@@ -16,6 +16,7 @@ FLOORS = {
     "checkpoint": 0.5, "losses": 2, "optim": 2, "record": 2, "official": 1, "report": 2, "rmi": 1,
     "datasheet": 2, "page": 1,
     "model": 1, "data": 1, "metrics": 1, "config": 1, "runtime": 1, "pictures": 1, "pipeline": 1,
+    "memory": 0, "segmentation": 2,
     "files": 0, "errors": 0, "__init__": 0,
 }  # fmt: skip
 # Beside each other on one floor, but only one way round

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from .data.datasets import Dataset
 from .data.labels import IGNORE
 from .metrics import BoundaryF1, BoundaryIoU, Calibration, Confusion, InstanceConfusion
-from .predictor import Predictor, Segmentation
+from .predictor import Predictor
 from .runtime import Meter
+from .segmentation import Segmentation
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from .errors import InputError
 from .model import HMSA
 from .model.heads import resize
 from .model.hmsa import ordered
-from .predictor import Segmentation
 from .runtime import Precision
+from .segmentation import Segmentation
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 LEAST = 32  # pixels of a side, below which a graph of any size is not held to agree

@@ -22,6 +22,8 @@ _HEAT_ANCHORS = [
     (255, 232, 96),
 ]
 
+# Rows that are tinted at once: blending needs 30 times the memory of a picture
+_BAND = 256
 RIGHT, WRONG, UNKNOWN = (222, 226, 230), (208, 24, 36), (72, 74, 78)
 
 
@@ -59,6 +61,15 @@ def overlay(image: Bytes, label: Bytes, palette: Bytes, alpha: float = 0.5) -> B
     """Image [H,W,3] tinted by label [H,W]; alpha 0 is the image, 1 the colours, 255 untinted."""
     mixed = (1 - alpha) * image + alpha * colorize(label, palette)
     return np.where((label == 255)[..., None], image, mixed.round()).astype(np.uint8)
+
+
+def tinted(image: Bytes, label: Bytes, palette: Bytes, alpha: float = 0.5) -> Bytes:
+    """`overlay` of a picture that may be large: no map of floats is ever as large as it."""
+    made = np.empty_like(image)
+    for top in range(0, len(image), _BAND):
+        rows = slice(top, top + _BAND)
+        made[rows] = overlay(image[rows], label[rows], palette, alpha)
+    return made
 
 
 def heat(weight: NDArray[np.floating]) -> Bytes:

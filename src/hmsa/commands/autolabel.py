@@ -23,7 +23,7 @@ from ..errors import InputError
 from ..files import replace
 from ..metrics import Calibration, precise, surest
 from ..predictor import Predictor
-from ..runtime import Meter, Precision, use_bf16
+from ..runtime import Meter, Precision, in_use
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def autolabel(
     device = next(predictor.model.parameters()).device
     labelling = Labelling(
         predictor, teacher, images, out, _written(card, raw, source),
-        "bf16" if use_bf16(device, precision) else "fp32", by_people,
+        in_use(device, precision), by_people,
     )  # fmt: skip
     count = len(labelling.files)  # refuses what it must before there is any OUT
     with locked(out):

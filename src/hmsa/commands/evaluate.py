@@ -20,10 +20,11 @@ from ..errors import InputError
 from ..evaluation import Evaluation, Window, measure
 from ..files import replace
 from ..metrics import Calibration
-from ..predictor import Predictor, Segmentation
+from ..predictor import Predictor
 from ..record import read_curves
 from ..report import Example, Repair, Report, Trusted, verdict, write_report
-from ..runtime import Precision, describe_machine, say, use_bf16
+from ..runtime import Precision, describe_machine, in_use, say
+from ..segmentation import Segmentation
 
 EXAMPLES = 8  # shown in the report: half of them the worst
 REPAIRS_PER_SCALE = 2
@@ -69,7 +70,7 @@ def evaluate(
                 ("Data", f"{data}, split {split}, {len(dataset)} pictures"),
                 ("Scales", _looked(predictor)),
                 ("Scored", "one pooled confusion matrix, at the size of each label"),
-                ("Precision", "bf16" if use_bf16(predictor.device, precision) else "fp32"),
+                ("Precision", in_use(predictor.device, precision)),
                 ("Hardware", describe_machine(predictor.device)),
                 ("Versions", f"hmsa {__version__}, {datetime.now():%Y-%m-%d %H:%M}"),
                 ("Command", command),

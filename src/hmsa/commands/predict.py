@@ -21,8 +21,9 @@ from ..exported import Exported
 from ..files import sweep
 from ..outputs import DEFAULT, KINDS, Ledger, Writer, video
 from ..pipeline import flow
-from ..predictor import Predictor, Segmentation
+from ..predictor import Predictor
 from ..runtime import Meter, Precision
+from ..segmentation import Segmentation
 
 Item = tuple[str, Path]  # the name that results get, and the picture
 _LISTS = {".txt"}

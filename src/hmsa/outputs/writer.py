@@ -15,8 +15,8 @@ from ..checkpoint import Card
 from ..data.labels import spread
 from ..errors import InputError
 from ..files import replace
-from ..pictures import colorize, heat, overlay, palette_png, panel
-from ..predictor import Segmentation
+from ..pictures import colorize, heat, palette_png, panel, tinted
+from ..segmentation import Segmentation
 from .rle import coco
 
 Bytes = NDArray[np.uint8]
@@ -31,7 +31,6 @@ KINDS = {
     "rle": "rle/{name}.json",  # a COCO file with the mask of every class
 }
 DEFAULT = ("label", "overlay", "confidence")
-_BAND = 256  # rows that are tinted at once; blending needs 30 times the memory of a picture
 
 
 class Writer:
@@ -66,11 +65,7 @@ class Writer:
 
     def tint(self, image: Bytes, label: Bytes) -> Bytes:
         """Image [H,W,3] under the colours of its label [H,W]."""
-        tinted = np.empty_like(image)
-        for top in range(0, len(image), _BAND):
-            rows = slice(top, top + _BAND)
-            tinted[rows] = overlay(image[rows], label[rows], self.palette)
-        return tinted
+        return tinted(image, label, self.palette)
 
     def _make(
         self, kind: str, source: Path, image: Bytes, seen: Segmentation
