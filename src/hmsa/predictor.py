@@ -27,8 +27,8 @@ from .model.baselines import Folded
 from .model.gate import Gate
 from .model.hmsa import ordered
 from .model.look import Look
-from .model.tiles import Held, Source, Tiling
-from .runtime import Precision, autocast, find_device, say
+from .model.tiles import Held, Mirrored, Source, Tiling
+from .runtime import Precision, autocast, find_device, in_use, say
 from .segmentation import Filling, Segmentation, as_array
 
 ROWS = 64  # of a band, in pixels of the picture
@@ -101,6 +101,18 @@ class Predictor:
         return cls(
             model, scales or card.scales, precision, flip=flip, long_edge=card.long_edge, **further
         )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that a result depends on but the weights, as JSON has it."""
+        gate = self.gate and {
+            name: getattr(self.gate, name) for name in ("share", "threshold", "cell", "halo")
+        }
+        return {
+            "scales": self.scales, "flip": self.flip, "long_edge": self.long_edge,
+            "precision": in_use(self.device, self.precision), "tile": self.tile,
+            "halo": self.halo if self.tile else None, "gate": gate,
+        }  # fmt: skip
 
     @overload
     def __call__(self, image: Pixels, detail: bool = ..., probabilities: bool = ...,
@@ -186,7 +198,7 @@ class Predictor:
     ) -> list[Segmentation]:  # fmt: skip
         """Logits of a few rows at a time; those of the whole picture never exist."""
         with autocast(self.device, self.precision):
-            sources = [source, _Mirrored(source)] if self.flip else [source]
+            sources = [source, Mirrored(source)] if self.flip else [source]
             looks = [self.model.look(each, self.scales, tiling, self.gate) for each in sources]
             results = None
             for start, stop in bands(size[0], ROWS):
@@ -206,7 +218,8 @@ class Predictor:
             s: sum(look.seen[s].computed if s in look.seen else 0.0 for look in looks) / len(looks)
             for s in behind
         }
-        return [result.segmentation(computed, self._palette) for result in results]
+        cost = sum(look.cost for look in looks) / len(looks)
+        return [result.segmentation(computed, cost, self._palette) for result in results]
 
     def _detail(
         self, looks: list[Look], size: Size, rows: range
@@ -295,20 +308,6 @@ class _Windows:
             slice(*rows.indices(height)[:2]), slice(*cols.indices(width)[:2])
         )
         return torch.from_numpy(np.ascontiguousarray(window)).to(self.device).permute(2, 0, 1)[None]
-
-
-@dataclass(frozen=True)
-class _Mirrored:
-    source: Source
-
-    @property
-    def size(self) -> Size:
-        return self.source.size
-
-    def read(self, rows: slice, cols: slice) -> Tensor:
-        left, right, _ = cols.indices(self.size[1])
-        width = self.size[1]
-        return self.source.read(rows, slice(width - right, width - left)).flip(-1)
 
 
 def _mean(passes: Iterable[Tensor]) -> Tensor:

@@ -39,6 +39,7 @@ class Segmentation:
     probabilities: NDArray[np.float16] | None = None  # [K,H,W]
     entropy: NDArray[np.uint8] | None = None  # [H,W] floor(255 * entropy / log K)
     computed: dict[float, float] = field(default_factory=dict)  # scale -> share, behind a gate
+    cost: float = 1.0  # of pixels the network looked at, to all scales seen whole
     palette: Sequence[tuple[int, int, int]] = ()  # K colours, RGB
 
     def overlay(self, image: Readable, alpha: float = 0.5) -> Image.Image:
@@ -100,14 +101,14 @@ class Filling:
             self.maps[name][..., rows.start : rows.stop, :] = array
 
     def segmentation(
-        self, computed: dict[float, float], palette: Sequence[tuple[int, int, int]]
+        self, computed: dict[float, float], cost: float, palette: Sequence[tuple[int, int, int]]
     ) -> Segmentation:
         groups: dict[str, dict[Any, Any]] = {"single": {}, "pooled": {}, "weights": {}, "map": {}}
         for (group, name), array in self.maps.items():
             groups[group][name] = array
         plain: dict[str, Any] = groups.pop("map")
         further: dict[str, Any] = {**groups}
-        return Segmentation(**plain, **further, computed=computed, palette=palette)
+        return Segmentation(**plain, **further, computed=computed, cost=cost, palette=palette)
 
 
 def _room(shape: tuple[int, ...], kind: Any) -> NDArray[Any]:

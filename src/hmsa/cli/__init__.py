@@ -11,11 +11,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import InputError
-from .arguments import graph_size, save_list, scale_list, show, typed, verb
+from .arguments import graph_size, save_list, scale_list, share, show, tile_side, typed, verb
 from .autolabel import add_autolabel, autolabel
 from .data import RESUMING, add_data
 
@@ -162,8 +162,27 @@ def _chain(parser: argparse.ArgumentParser) -> None:
 
 def _inference(parser: argparse.ArgumentParser) -> None:
     _chain(parser)
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
                         help="auto: bf16 where the machine is fast at it")  # fmt: skip
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps (the best there is)")
+    parser.add_argument("--tile", type=tile_side, default="auto", metavar="N",
+                        help="pixels of a side that the network sees at once; none: never cut "
+                             "(auto: cut what would not fit into memory)")  # fmt: skip
+    gate = parser.add_mutually_exclusive_group()
+    gate.add_argument("--budget", type=share, metavar="SHARE",
+                      help="look at scales above 1 in this share of a picture alone, where they "
+                           "weigh most; hmsa gate tells what that costs")  # fmt: skip
+    gate.add_argument("--gate", type=share, metavar="W",
+                      help="or wherever they weigh this much on the mean")  # fmt: skip
+
+
+def _further(options: argparse.Namespace) -> dict[str, Any]:
+    """What `Predictor.load` takes beside scales, flip and precision."""
+    from ..model.gate import Gate
+
+    asked = options.budget is not None or options.gate is not None
+    gate = Gate(options.budget, options.gate) if asked else None
+    return {"device": options.device, "tile": options.tile, "gate": gate}
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -196,6 +215,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             submission=options.submission,
             report=options.report or folder / f"report-{options.split}.html",
             command=typed(),
+            **_further(options),
         ),
     )  # fmt: skip
 
@@ -207,7 +227,7 @@ def _predict(options: argparse.Namespace) -> int:
     done = predict(
         options.checkpoint, options.paths, options.out, options.scales,
         save=options.save + ["panel"] * options.panel, overwrite=options.overwrite,
-        precision=options.precision, flip=options.flip,
+        precision=options.precision, flip=options.flip, **_further(options),
     )  # fmt: skip
     for problem in done.problems:
         say(f"hmsa: {problem}")

@@ -42,14 +42,15 @@ def evaluate(
     flip: bool | None = None,
     submission: Path | None = None,
     command: str = "",
+    **further: Any,
 ) -> tuple[dict[str, Any], Table]:
     """Checkpoint `source` on a split of the dataset `data`; writes the report page if one is named.
 
     Returns the JSON object and the table for people. pictures: where the dataset's files are.
     submission: a folder for the predictions in the dataset's own values, one PNG for each image
-    and named like it, as the Cityscapes server takes them.
+    and named like it, as the Cityscapes server takes them. further: as `Predictor.load` takes it.
     """
-    predictor = Predictor.load(source, scales, precision, flip)
+    predictor = Predictor.load(source, scales, precision, flip, **further)
     card = predictor.model.card
     dataset = open_dataset(data, split, pictures)
     card.refuse_others(dataset.labels.names, data, source)

@@ -42,6 +42,7 @@ class Seen:
     attention: Node | None  # 1 where nothing was computed
     share: Node | None = None  # 1 channel in 0..1: how much of it was computed; None: all of it
     computed: float = 1.0  # share of the image
+    pixels: int = 0  # that the network looked at, padding and halo included
 
 
 Fold = Callable[[Mapping[float, Seen], Size], Node]  # logits of the scales -> logits of that size
@@ -54,6 +55,7 @@ class Look(NamedTuple):
     size: Size  # of the image
     fold: Fold
     like: Tensor  # of the device and of the precision of weights
+    cost: float = 1.0  # pixels that the network looks at, to those of all scales seen whole
 
     def fused(self, size: Size) -> Node:
         """The network's logits, K channels."""
@@ -108,11 +110,13 @@ class Looking:
     ) -> None:
         self.model, self.source, self.tiling, self.gate = model, source, tiling, gate
         self.align = math.lcm(model.multiple, model.strides[1])
+        self.whole = 0  # pixels of all scales, without tiles or gate
         self.context: Tensor | None = None  # of the finest scale that was seen whole
 
     def at(self, scale: float, attended: bool, coarser: Mapping[float, Seen]) -> Seen | None:
         """One scale: whole, in tiles, or where the gate looks; None if it looks nowhere."""
         scaled = Scaled(self.source, scale, self.model.multiple, self.model.normalise)
+        self.whole += math.prod(scaled.padded)
         side = self._side()
         patches, halo = cut(scaled.padded, side or max(scaled.padded)), self._halo()
         gated = self.gate is not None and scale > 1 and bool(coarser)
@@ -127,7 +131,7 @@ class Looking:
                 patches = merged(chosen, scaled.padded, cell, side or max(scaled.padded))
         if len(patches) == 1 and not gated:
             maps, self.context = self._see(scaled, patches[0], attended, None)
-            return self._seen(Whole(maps), scaled, attended, None)
+            return self._seen(Whole(maps), scaled, attended, None, math.prod(scaled.padded))
         context = self._context()
 
         def see(window: Patch) -> Tensor:
@@ -138,22 +142,24 @@ class Looking:
         node = Patches(patches, see, scaled.padded, stride, halo, nothing)
         area = sum((p.bottom - p.top) * (p.right - p.left) for p in patches)
         share = area / math.prod(scaled.padded) if gated else None
-        return self._seen(node, scaled, attended, share)
+        return self._seen(node, scaled, attended, share, node.pixels)
 
-    def _seen(self, node: Node, scaled: Scaled, attended: bool, share: float | None) -> Seen:
-        def pixels(which: slice) -> Node:
+    def _seen(
+        self, node: Node, scaled: Scaled, attended: bool, share: float | None, pixels: int
+    ) -> Seen:
+        def maps(which: slice) -> Node:
             part = Channels(node, which)
             return Cropped(Resized(part, scaled.padded), scaled.size)
 
         k = self.model.classes
-        logits, attention = pixels(slice(0, k)), pixels(slice(k, k + 1)) if attended else None
+        logits, attention = maps(slice(0, k)), maps(slice(k, k + 1)) if attended else None
         if share is None:
-            return Seen(logits, attention)
-        computed = pixels(slice(k + attended, k + attended + 1))
+            return Seen(logits, attention, pixels=pixels)
+        computed = maps(slice(k + attended, k + attended + 1))
         if attention is not None:
             one = Constant(self.model.mean.new_ones(1, 1, 1, 1), scaled.size)
             attention = Completed(attention, computed, one)
-        return Seen(logits, attention, computed, share)
+        return Seen(logits, attention, computed, share, pixels)
 
     def _see(
         self, scaled: Scaled, window: Patch, attended: bool, context: Tensor | None
@@ -213,7 +219,8 @@ def look(
         one = looking.at(scale, scale in attended, seen)
         if one is not None:
             seen[scale] = one
-    return Look(seen, source.size, model.by_rows, model.mean)
+    cost = sum(one.pixels for one in seen.values()) / looking.whole
+    return Look(seen, source.size, model.by_rows, model.mean, cost)
 
 
 def wide(maps: Tensor) -> Tensor:

@@ -48,6 +48,22 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Mirrored:
+    """The image from right to left."""
+
+    source: Source
+
+    @property
+    def size(self) -> Size:
+        return self.source.size
+
+    def read(self, rows: slice, cols: slice) -> Tensor:
+        left, right, _ = cols.indices(self.size[1])
+        width = self.size[1]
+        return self.source.read(rows, slice(width - right, width - left)).flip(-1)
+
+
+@dataclass(frozen=True)
 class Tiling:
     """tile: pixels of a side that the network sees at once, halo included, at every scale.
 
@@ -159,15 +175,24 @@ class Patches:
         cells = (first // self.stride, math.ceil(last / self.stride))
         return max(0, cells[0] - self._blend), min(self.size[axis], cells[1] + self._blend)
 
+    @property
+    def pixels(self) -> int:
+        """All that `see` is to see."""
+        windows = map(self._window, self.patches)
+        return sum((w.bottom - w.top) * (w.right - w.left) for w in windows)
+
+    def _window(self, patch: Patch) -> Patch:
+        (height, width), halo = self.padded, self.halo
+        return Patch(
+            max(0, patch.top - halo), min(height, patch.bottom + halo),
+            max(0, patch.left - halo), min(width, patch.right + halo),
+        )  # fmt: skip
+
     def _make(self, patch: Patch) -> tuple[Tensor, int, int]:
         """Its weighted maps, and the cell of their upper left corner."""
         if patch in self._made:
             return self._made[patch]
-        (height, width), halo = self.padded, self.halo
-        window = Patch(
-            max(0, patch.top - halo), min(height, patch.bottom + halo),
-            max(0, patch.left - halo), min(width, patch.right + halo),
-        )  # fmt: skip
+        window = self._window(patch)
         seen = self.see(window)
         places = []
         for axis, (first, last, begins) in enumerate(
