@@ -118,6 +118,19 @@ def _parser() -> argparse.ArgumentParser:
 
     _inference(add_autolabel(verbs))
 
+    gate = verb(
+        verbs, "gate", _gate, "measure what looking closer only in places saves and costs",
+        "hmsa gate runs/camvid camvid --data CamVid --split val --scales 0.5,1,2",
+    )  # fmt: skip
+    gate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file or run folder; "
+                      "the curve is kept in it, for predict --budget")  # fmt: skip
+    gate.add_argument("dataset", type=Path, metavar="DATA", help="YAML file, folder or known name")
+    gate.add_argument("--split", default="val", help="(val)")
+    gate.add_argument("--data", type=Path, metavar="FOLDER", help="where the pictures are")
+    gate.add_argument("--json", action="store_true", help="the JSON line alone on stdout")
+    _chain(gate)
+    _precision(gate)
+
     convert = verb(
         verbs, "convert", _convert, "turn an official checkpoint, or a run, into a folder to share",
         "hmsa convert best_checkpoint.pth cityscapes -o cityscapes",
@@ -160,11 +173,15 @@ def _chain(parser: argparse.ArgumentParser) -> None:
                         help="mirror the picture, too (as it was trained for)")  # fmt: skip
 
 
-def _inference(parser: argparse.ArgumentParser) -> None:
-    _chain(parser)
+def _precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
                         help="auto: bf16 where the machine is fast at it")  # fmt: skip
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps (the best there is)")
+
+
+def _inference(parser: argparse.ArgumentParser) -> None:
+    _chain(parser)
+    _precision(parser)
     parser.add_argument("--tile", type=tile_side, default="auto", metavar="N",
                         help="pixels of a side that the network sees at once; none: never cut "
                              "(auto: cut what would not fit into memory)")  # fmt: skip
@@ -216,6 +233,19 @@ def _evaluate(options: argparse.Namespace) -> None:
             report=options.report or folder / f"report-{options.split}.html",
             command=typed(),
             **_further(options),
+        ),
+    )  # fmt: skip
+
+
+def _gate(options: argparse.Namespace) -> None:
+    from ..commands.gate import gate
+
+    show(
+        options.json,
+        *gate(
+            options.checkpoint, options.dataset, options.split, options.scales,
+            pictures=options.data, precision=options.precision, flip=options.flip,
+            device=options.device,
         ),
     )  # fmt: skip
 
