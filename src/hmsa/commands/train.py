@@ -89,7 +89,7 @@ def train(
 
 
 def _start_or_resume(recipe: Recipe, folder: Path, resume: bool) -> State:
-    now = recipe.model_dump(mode="json")
+    now = recipe.model_dump(mode="json", exclude={"selftrain"})  # not what this run depends on
     file = folder / "resume.pt"
     if not file.exists():
         return State(now)
