@@ -190,7 +190,7 @@ class Selftrain(Mixed):
         None, description="YAML file or name, from the recipe, of `split`; null: that of `data`"
     )
     split: str | None = Field(
-        None, description="instead of `images`: the pictures of this split, its labels left alone"
+        None, description="instead of `images`: the folder of this split's pictures"
     )
     coarse: ByPeople | None = Field(None, description="of these pictures, laid over the labels")
     scales: Scales | None = Field(None, description="that the teacher looks at; null: its own")

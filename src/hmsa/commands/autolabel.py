@@ -65,7 +65,7 @@ def autolabel(
     if rules.held_out:
         held_out = _opened(rules.held_out, rules.split)
         card.refuse_others(held_out.labels.names, held_out.source, source)
-        refuse_learnt(card, held_out, source, "--held-out")
+        card.refuse_learnt(held_out.source, held_out.split, source, "--held-out")
     if coarse:
         further = _opened(coarse, coarse_split)
         card.refuse_others(further.labels.names, further.source, source)
@@ -117,23 +117,6 @@ def calibrate(predictor: Predictor, dataset: Dataset) -> Calibration:
             calibration.add(*(torch.from_numpy(each) for each in found))
             meter.advance()
     return calibration
-
-
-def refuse_learnt(card: Card, dataset: Dataset, source: object, asked: str) -> None:
-    """InputError, that begins with `asked`, if the network of `card`, which is that of `source`,
-    learnt from this split, as main or as extra set."""
-    trained = card.trained_on
-    learnt = [(trained.get("dataset"), trained.get("split"))]
-    for extra in card.recipe.get("sampling", {}).get("extra", []):
-        learnt.append((extra.get("dataset") or trained.get("dataset"), extra["split"]))
-    for name, split in learnt:
-        # A folder stands for the dataset.yaml in it
-        called = {Path(str(name)).stem, "dataset"} if name and not Path(name).suffix else {name}
-        if split == dataset.split and called & {dataset.source.name, dataset.source.stem}:
-            raise InputError(
-                f"{asked}: {source} was trained on {dataset.source.name}, split {split}, so it "
-                "cannot be judged there; name a split that it has not seen"
-            )
 
 
 def _opened(dataset: Path | Dataset, split: str) -> Dataset:
