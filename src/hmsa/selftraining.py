@@ -106,11 +106,6 @@ class Given:
         folder: where the rounds go.
         """
         recipe, asked, names = self.recipe, self.asked, self.learn.labels.names
-        if recipe.devices != 1:
-            raise InputError(
-                f"devices: {recipe.devices}, but hmsa selftrain trains in one process; set 1, or "
-                "take the steps by hand: hmsa train, hmsa autolabel, and a recipe with its labels"
-            )
         if sum(extra.share for extra in recipe.sampling.extra) + asked.share > 1:
             raise InputError(
                 f"selftrain.share: {asked.share:g} and the shares of sampling.extra come to more "

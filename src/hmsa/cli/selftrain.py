@@ -34,11 +34,14 @@ def selftrain(options: argparse.Namespace) -> int:
     from ..runtime import say
 
     recipe, near = read(Recipe, options.config, options.set), options.config.parent
-    summary, table, problems = selftrain(
+    told = selftrain(
         recipe, options.out or Path("runs") / f"{options.config.stem}-selftrain",
         beside(near, recipe.data.dataset), rounds=options.rounds, pictures=options.data,
         resume=options.resume, near=near, command=typed(),
     )  # fmt: skip
+    if told is None:
+        return 0
+    summary, table, problems = told
     for problem in problems:
         say(f"hmsa: {problem}")
     show(options.json, summary, table)

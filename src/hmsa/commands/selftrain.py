@@ -59,15 +59,19 @@ def selftrain(
     resume: bool,
     near: Path = Path(),
     command: str = "",
-) -> tuple[dict[str, Any], Table, list[str]]:
+) -> tuple[dict[str, Any], Table, list[str]] | None:
     """Rounds up to number `rounds`; parameters else as those of `train`.
 
     Returns the JSON object, the table for people, and one line for each picture that could not be
-    labelled. All that can be refused is refused before anything is trained.
+    labelled. All that can be refused is refused before anything is trained. Where a training has
+    several processes, each of them runs this; all but the first learn only, and return None.
     """
     given = Given(recipe, data, pictures, near)
-    given.refuse(folder)
     run = _Run(given, folder, command)
+    if int(os.environ.get("LOCAL_RANK", 0)):  # Fabric's word
+        run.follow(rounds)
+        return None
+    given.refuse(folder)
     before = _refuse_others(recipe, folder, resume)
     with locked(folder):
         sweep(folder / name for name in (ROUNDS, PAGE, SETTINGS, BEST))
@@ -142,6 +146,22 @@ class _Run:
         text = json.dumps({"rounds": self.told}, indent=1)
         replace(self.folder / ROUNDS, lambda file: file.write_text(text))
         self.show()
+
+    def follow(self, rounds: int) -> None:
+        """Learn beside the first process, from the round on that it is in; it does all else."""
+        given, first = self.given, os.getppid()
+        for number in range(len(self.told), rounds + 1):
+            recipe, labels = given.recipe, self._folder(number) / LABELS
+            if number:
+                while not labels.is_file():  # a collective wait would time out
+                    if os.getppid() != first:
+                        return
+                    time.sleep(0.1)
+                recipe = self._student(number, self._labelled(number)["thresholds"])
+            train(
+                recipe, self._folder(number), given.data,
+                pictures=given.pictures, resume=True, near=given.near,
+            )  # fmt: skip
 
     def show(self) -> Any:
         """The best network and the page, of the rounds there are; what could not be labelled."""
