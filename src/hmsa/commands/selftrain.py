@@ -163,7 +163,7 @@ class _Run:
                 pictures=given.pictures, resume=True, near=given.near,
             )  # fmt: skip
 
-    def show(self) -> Any:
+    def show(self) -> list[str]:
         """The best network and the page, of the rounds there are; what could not be labelled."""
         given, best = self.given, self._best(self.best)
         replace(self.folder / best.name, lambda file: shutil.copyfile(best, file))
@@ -190,7 +190,8 @@ class _Run:
         )  # fmt: skip
         write_rounds(self.folder / PAGE, page)
         last = self.told[-1]["labels"]
-        return last["failed"] if last else []
+        problems: list[str] = last["failed"] if last else []
+        return problems
 
     def _labelled(self, number: int) -> Told:
         """What the teacher before says of the pictures; labelled now, if not before."""
