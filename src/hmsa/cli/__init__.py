@@ -18,6 +18,7 @@ from ..errors import InputError
 from .arguments import graph_size, save_list, scale_list, share, show, tile_side, typed, verb
 from .autolabel import add_autolabel, autolabel
 from .data import RESUMING, add_data
+from .selftrain import add_selftrain, selftrain
 
 DESCRIPTION = "Semantic segmentation with hierarchical multi-scale attention."
 
@@ -57,7 +58,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _how_to_go_on(options: argparse.Namespace, arguments: Sequence[str] | None) -> str:
     if options.verb is _predict:
         return f"; the same command{' without --overwrite' * options.overwrite} goes on"
-    if options.verb is not _train:
+    if options.verb not in (_train, selftrain):
         return "; the same command goes on" if options.verb in (*RESUMING, autolabel) else ""
     typed = [a for a in (arguments or sys.argv[1:]) if a != "--resume"]
     return f"; go on with: hmsa {shlex.join([*typed, '--resume'])}"
@@ -117,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     _inference(predict)
 
     _inference(add_autolabel(verbs))
+    add_selftrain(verbs)
 
     gate = verb(
         verbs, "gate", _gate, "measure what looking closer only in places saves and costs",
