@@ -91,15 +91,19 @@ class Exported:
         return made
 
     def __call__(
-        self, image: Path | str | Image.Image | NDArray[np.uint8], detail: bool = False
+        self,
+        image: Path | str | Image.Image | NDArray[np.uint8],
+        detail: bool = False,
+        probabilities: bool = False,
+        entropy: bool = False,
     ) -> Segmentation:
         """image: a file, a Pillow image, or `[H,W,3]` uint8 RGB. InputError for a size that the
-        graph does not take, and for detail, which is not in it.
+        graph does not take, and for detail, probabilities and entropy, which are not in it.
         """
-        if detail:
+        if detail or probabilities or entropy:
             raise InputError(
                 f"{self.file} tells label and confidence alone; ask the checkpoint for what each "
-                "scale saw"
+                "scale saw, for probabilities and for entropy"
             )
         if isinstance(image, Path | str):
             image = read_image(Path(image))

@@ -22,6 +22,8 @@ _HEAT_ANCHORS = [
     (255, 232, 96),
 ]
 
+_AT_ONCE = 256  # rows
+
 RIGHT, WRONG, UNKNOWN = (222, 226, 230), (208, 24, 36), (72, 74, 78)
 
 
@@ -37,7 +39,10 @@ _HEAT = ramp(_HEAT_ANCHORS, 256)
 
 def _table(label: Bytes, palette: Bytes, ignore: int) -> Bytes:
     """[256,3] colour of every pixel value; refuses a label the palette has no colour for."""
-    strange = np.flatnonzero(np.bincount(label.ravel(), minlength=256))
+    count = np.zeros(256, np.int64)
+    for top in range(0, len(label), _AT_ONCE):  # counting takes eight times the memory of a label
+        count += np.bincount(label[top : top + _AT_ONCE].ravel(), minlength=256)
+    strange = np.flatnonzero(count)
     strange = strange[(strange >= len(palette)) & (strange != ignore)]
     if strange.size:
         raise ValueError(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint import fingerprint
-from ..data.images import SUFFIXES, read_image, read_size
+from ..data.images import SUFFIXES, OpenPicture, open_image, read_size
 from ..errors import InputError
 from ..exported import SUFFIXES as EXPORTED
 from ..exported import Exported
@@ -63,9 +63,13 @@ def predict(
         card = predictor.model.card
     scales = sorted(scales or card.scales)
     writer = Writer(out, save, card, scales)
-    if writer.detail and isinstance(predictor, Exported):
+    asked = {"detail": writer.detail}  # and the others only when they are needed
+    asked |= {"probabilities": True} if writer.probabilities else {}
+    asked |= {"entropy": True} if writer.entropy else {}
+    if any(asked.values()) and isinstance(predictor, Exported):
         raise InputError(
-            f"{source} tells no scale apart; for weights or a panel, give the checkpoint"
+            f"{source} tells label and confidence alone; for weights, panel, npz, probabilities "
+            "or entropy give the checkpoint"
         )
     settings = {
         "checkpoint": fingerprint(source),
@@ -82,18 +86,19 @@ def predict(
         films = [item for item in todo if _is_video(item[1])]
         stills = [item for item in todo if not _is_video(item[1])]
 
-        def write(item: Item, image: NDArray[np.uint8], seen: Segmentation) -> None:
-            writer.write(*item, image, seen)
+        def look(image: OpenPicture) -> Segmentation:
+            return predictor(image.read(slice(None), slice(None)), **asked)
+
+        def write(item: Item, image: OpenPicture, seen: Segmentation) -> None:
+            with image:
+                writer.write(*item, image, seen)
             ledger.add(item[0])
 
         def see(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
             return predictor(frame).label
 
         threads = min(8, os.cpu_count() or 1)
-        steps = flow(
-            stills, _read, lambda image: predictor(image, detail=writer.detail), write,
-            threads=threads, cost=_pixels, room=_ROOM,
-        )  # fmt: skip
+        steps = flow(stills, _open, look, write, threads=threads, cost=_pixels, room=_ROOM)
         all_stills = len(found) - sum(map(_is_video, found.values()))
         with Meter("predict", all_stills, all_stills - len(stills)) as meter:
             for (_, file), problem in steps:
@@ -185,9 +190,9 @@ def _results(writer: Writer, name: str, file: Path) -> list[Path]:
     return writer.files(name)
 
 
-def _read(item: Item) -> NDArray[np.uint8]:
+def _open(item: Item) -> OpenPicture:
     try:
-        return read_image(item[1])
+        return open_image(item[1])
     except InputError:
         raise
     except Exception as error:  # whatever else a decoder may raise must not stop the others
