@@ -23,7 +23,7 @@ PALETTE = [(10, 20, 30), (0, 0, 200), (99, 99, 99), (200, 60, 60)]
 
 def seen_of(height: int, width: int, **more: object) -> Segmentation:
     """Blobs of four classes."""
-    y, x = np.mgrid[:height, :width]
+    y, x = np.ogrid[:height, :width]
     label = ((y // 7 + x // 11) % 4).astype(np.uint8)
     return Segmentation(label, (100 + (x + y) % 156).astype(np.uint8), **more)
 
@@ -226,11 +226,45 @@ def test_maps_on_disk_make_the_same_files(write, image, tmp_path):
             assert file.read_bytes() == first[file]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, kind):
+    """The kernel writes as much of a file as there is room for, then says no, as on a full disk."""
+    resource = pytest.importorskip("resource", reason="no limits on files here")
+    if kind == "geotiff":
+        pytest.importorskip("rasterio")
+    random = np.random.default_rng(0)
+    label, confidence = random.integers(0, 4, (2, 600, 700), np.uint8)
+    maps = {1.0: random.random((600, 700), np.float32)}
+    seen = Segmentation(
+        label, confidence, single={1.0: label}, weights=maps, entropy=label,
+        probabilities=random.random((4, 600, 700), np.float32).astype(np.float16),
+    )  # fmt: skip
+    image = Whole(random.integers(0, 256, (600, 700, 3), np.uint8))
+    made = Writer(tmp_path, [kind], Card(names=NAMES, network={}), (1,))
+    made.write("a", Path("a.png"), image, seen)
+    (first, *_) = files = made.files("a")
+    size = first.stat().st_size
+    assert size > 20000
+    before = [file.read_bytes() for file in files]
+    for room in (10, 4096, 9000, size // 2, size - 1):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+        try:
+            with pytest.raises(OSError) as refused:
+                made.write("a", Path("a.png"), image, seen)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert refused.value.strerror, "which is what users are shown"
+        assert [p for p in tmp_path.rglob("*") if p.is_file()] == files
+        assert [file.read_bytes() for file in files] == before
+
+
 def test_28_megapixels_take_little_memory(tmp_path, grown):
-    seen = seen_of(4438, 6447)
+    small = seen_of(317, 307)
+    label, confidence = (np.tile(each, (14, 21)) for each in (small.label, small.confidence))
+    seen = Segmentation(label, confidence, entropy=confidence)
     pixels = Whole(np.broadcast_to(np.uint8(99), (4438, 6447, 3)))
     save = ["label", "overlay", "confidence", "rle", "entropy"]
-    seen = replace(seen, entropy=seen.label)
     made = Writer(tmp_path, save, Card(names=NAMES, network={}), (1,))
     with grown() as more:
         made.write("a", Path("a.png"), pixels, seen)
