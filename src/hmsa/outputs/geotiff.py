@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,18 +56,18 @@ def write_geotiff(
                     colors = dict(enumerate(palette.tolist())) | {nodata: (0, 0, 0, 0)}
                     target.write_colormap(1, colors)
                     target.update_tags(CLASSES=json.dumps(list(names)))
+                written = 0
                 for window, band in _bands(module, values, origin, nodata):
                     target.write(band, 1, window=window)
-            # GDAL keeps what it cannot write as it closes a file to itself
+                    written = crc32(band.data, written)
+            there = 0  # GDAL keeps to itself what it could not write as it closed the file
             with module.open(file) as target:
-                whole = all(
-                    np.array_equal(target.read(1, window=window), band)
-                    for window, band in _bands(module, values, origin, nodata)
-                )
-        except OSError:  # rasterio's, which knows no number
-            whole = False
-    if not whole:
-        raise OSError(errno.EIO, f"GDAL did not get all of {file.name} there; is the disk full?")
+                for window in _windows(module, values.shape):
+                    there = crc32(target.read(1, window=window), there)
+        except OSError:  # rasterio's, which has no errno
+            written, there = 0, 1
+    if written != there:
+        raise OSError(errno.EIO, "a GeoTIFF did not get there whole; is the disk full?")
 
 
 @contextmanager
@@ -97,14 +98,18 @@ def _place(origin: Any) -> dict[str, Any]:
 
 def _bands(module: Any, values: Bytes, origin: Any, nodata: int) -> Iterator[tuple[Any, Bytes]]:
     """Some rows after the other, as they are written."""
-    height, width = values.shape
     everywhere = origin is None or all(
         flags == [module.enums.MaskFlags.all_valid] for flags in origin.mask_flag_enums
     )
-    for top in range(0, height, _TILE):
-        window = module.windows.Window(0, top, width, min(_TILE, height - top))
-        band = np.asarray(values[top : top + _TILE])
+    for window in _windows(module, values.shape):
+        band = np.ascontiguousarray(values[window.row_off : window.row_off + window.height])
         if not everywhere:
             seen = origin.dataset_mask(window=window) > 0
             band = np.where(seen, band, np.uint8(nodata))
         yield window, band
+
+
+def _windows(module: Any, size: tuple[int, ...]) -> Iterator[Any]:
+    height, width = size
+    for top in range(0, height, _TILE):
+        yield module.windows.Window(0, top, width, min(_TILE, height - top))
