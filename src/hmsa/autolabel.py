@@ -215,7 +215,7 @@ class Labelling:
         if not row["reason"]:
             try:
                 row |= self._label(name, image, place)
-            except (InputError, Image.DecompressionBombError) as error:
+            except InputError as error:
                 row["reason"] = " ".join(str(error).split())
         row["seconds"] = round(time.monotonic() - began, 4)
         text = json.dumps(row)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from .data.images import Picture, open_image
 from .data.labels import spread
 from .errors import InputError
 from .memory import free_memory, peak_of
@@ -32,17 +33,8 @@ from .runtime import Precision, autocast, find_device, in_use, say
 from .segmentation import Filling, Segmentation, as_array
 
 ROWS = 64  # of a band, in pixels of the picture
+_AT_ONCE = 1 << 26  # pixels of a picture, above which only windows of it go to the device
 _LARGEST = 2048  # side of a tile that is chosen for the memory there is
-
-
-class Picture(Protocol):
-    """A picture of which windows can be read, such as a large file."""
-
-    @property
-    def size(self) -> Size: ...
-
-    def read(self, rows: slice, cols: slice) -> NDArray[np.uint8]:
-        """`[h,w,3]` RGB."""
 
 
 Pixels = Path | str | Image.Image | NDArray[np.uint8] | Tensor | Picture
@@ -137,6 +129,9 @@ class Predictor:
         of one size are looked at together.
         """
         wanted = (detail, probabilities, entropy)
+        if isinstance(image, Path | str):
+            with open_image(Path(image)) as picture:
+                return self._see(self._source(picture), *wanted)[0]
         if isinstance(image, Tensor) and image.ndim == 4:
             return self._see(self._held(image), *wanted)
         if isinstance(image, list | tuple):
@@ -149,18 +144,18 @@ class Predictor:
         return self._see(self._source(image), *wanted)[0]  # type: ignore[arg-type]
 
     def _source(self, image: Pixels) -> Source:
-        if isinstance(image, Path | str | Image.Image):
-            image = as_array(image)
         if isinstance(image, Tensor):
             return self._held(image[None])
-        if isinstance(image, np.ndarray):
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-                raise InputError(
-                    f"image: an array {list(image.shape)} of {image.dtype}; it must be [H,W,3], "
-                    "uint8, RGB"
-                )
-            return self._held(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None])
-        return _Windows(image, self.device)
+        windows = not isinstance(image, Path | str | Image.Image | np.ndarray)
+        if windows and math.prod(image.size) > _AT_ONCE:  # type: ignore[union-attr]
+            return _Windows(image, self.device)  # type: ignore[arg-type]
+        image = as_array(image)
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise InputError(
+                f"image: an array {list(image.shape)} of {image.dtype}; it must be [H,W,3], uint8, "
+                "RGB"
+            )
+        return self._held(_upload(image, self.device))
 
     def _held(self, image: Tensor) -> Held:
         if image.ndim != 4 or image.shape[1] != 3 or not image.numel():
@@ -307,7 +302,13 @@ class _Windows:
         window = self.picture.read(
             slice(*rows.indices(height)[:2]), slice(*cols.indices(width)[:2])
         )
-        return torch.from_numpy(np.ascontiguousarray(window)).to(self.device).permute(2, 0, 1)[None]
+        return _upload(window, self.device)
+
+
+def _upload(image: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """`[H,W,3]` -> `[1,3,H,W]`."""
+    own = image if image.flags.writeable and image.flags.c_contiguous else image.copy("C")
+    return torch.from_numpy(own).to(device).permute(2, 0, 1)[None]
 
 
 def _mean(passes: Iterable[Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from .data.images import read_image, to_rgb
+from .data.images import Picture, read_image, to_rgb
 from .data.labels import spread
 from .errors import InputError
 from .files import replace
@@ -23,7 +23,7 @@ from .pictures import palette_png, tinted
 _IN_MEMORY = 1 << 28  # bytes of a map, above which it is kept in a file
 
 
-Readable = Path | str | Image.Image | NDArray[np.uint8]
+Readable = Path | str | Image.Image | NDArray[np.uint8] | Picture
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,9 @@ def as_array(image: Readable) -> NDArray[np.uint8]:
     """`[H,W,3]` uint8 RGB."""
     if isinstance(image, Path | str):
         return read_image(Path(image))
-    return to_rgb(image) if isinstance(image, Image.Image) else image
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    return image if isinstance(image, np.ndarray) else image.read(slice(None), slice(None))
 
 
 class Filling:

@@ -110,8 +110,9 @@ def _parser() -> argparse.ArgumentParser:
                          help="folder; what the same settings did there is kept")  # fmt: skip
     predict.add_argument("--save", type=save_list, metavar="KIND,KIND,...",
                          default=["label", "overlay", "confidence"],
-                         help="label, overlay, confidence, weights, panel, npz, rle (the first "
-                              "three); of a video always its overlay")  # fmt: skip
+                         help="label, overlay, confidence, weights, panel, npz, rle, "
+                              "probabilities, entropy, geotiff (the first three); of a video "
+                              "always its overlay")  # fmt: skip
     predict.add_argument("--panel", action="store_true",
                          help="also save panel: prediction and weight of each scale")  # fmt: skip
     predict.add_argument("--overwrite", action="store_true", help="do all of it anew")
