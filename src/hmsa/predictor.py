@@ -146,9 +146,10 @@ class Predictor:
     def _source(self, image: Pixels) -> Source:
         if isinstance(image, Tensor):
             return self._held(image[None])
-        windows = not isinstance(image, Path | str | Image.Image | np.ndarray)
-        if windows and math.prod(image.size) > _AT_ONCE:  # type: ignore[union-attr]
-            return _Windows(image, self.device)  # type: ignore[arg-type]
+        if not isinstance(image, Path | str | Image.Image | np.ndarray):
+            height, width = image.size
+            if height * width > _AT_ONCE:
+                return _Windows(image, self.device)
         image = as_array(image)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise InputError(
