@@ -17,7 +17,7 @@ from hmsa.model.heads import PlainHead
 class Patches(nn.Module):
     """The least trunk: one convolution."""
 
-    multiple = 8
+    multiple, strides = 8, [8]
 
     def __init__(self):
         super().__init__()

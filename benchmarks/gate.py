@@ -1,0 +1,168 @@
+"""What looking closer only in places saves and costs, against its rivals at equal work.
+
+    python benchmarks/gate.py RUN DATA --data FOLDER --split val [--picture sheet.png] [--plot gate.png]
+
+Scales 0.5, 1, 2. A share of the tiles of 2x is computed for real, each with its halo: those where
+its known weight (1 - a_0.5)(1 - a_1) is highest ("weight"), where the fused result of the coarser
+scales is least sure ("entropy"), or any ("random", seeded). Share 0 leaves 2x out, 1 computes
+everything. `work` is GFLOP of convolutions and products, to those of everything; seconds are of the
+whole call, all ways taking turns on each picture. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from hmsa.data.datasets import open_dataset
+from hmsa.metrics import Confusion
+from hmsa.model.bands import Size
+from hmsa.model.gate import Gate, known_weight
+from hmsa.model.look import Seen, chain_of
+from hmsa.pictures import colorize, heat, panel
+from hmsa.predictor import Predictor
+from hmsa.runtime import Meter, describe_machine, keep_memory
+
+SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
+
+
+def entropy(coarser: Mapping[float, Seen], size: Size) -> Tensor:
+    share = chain_of(coarser, size).rows(0, size[0]).softmax(1)
+    return torch.special.entr(share).sum(1, keepdim=True)
+
+
+class Chance:
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __call__(self, coarser: Mapping[float, Seen], size: Size) -> Tensor:
+        return torch.rand(1, 1, *size, generator=self.generator)
+
+
+def ways(cell: int, halo: int) -> dict[tuple[str, float], Gate | None]:
+    judges = {"weight": known_weight, "entropy": entropy, "random": Chance()}
+    found: dict[tuple[str, float], Gate | None] = {("left out", 0.0): Gate(0.0)}
+    for share in SHARES:
+        for name, judge in judges.items():
+            found[name, share] = Gate(share, None, cell, halo, judge)
+    return found | {("everything", 1.0): None}
+
+
+def sheet(predictor: Predictor, pictures: list[np.ndarray], share: float, options) -> Image.Image:
+    palette = np.array(predictor.model.card.palette, np.uint8)
+    rows = []
+    for image in pictures:
+        predictor.gate = None
+        whole = predictor(image, detail=True)
+        predictor.gate = Gate(share, None, options.cell, options.halo)
+        gated = predictor(image, detail=True)
+        looked = gated.weights[predictor.scales[-1]] > 0
+        shown = np.where(looked[..., None], image, image // 4 + 24)
+        rows.append([
+            (f"looked closer in {gated.computed[2.0]:.0%}, {gated.cost:.0%} of the work", shown),
+            ("weight of 2x, everything computed", heat(whole.weights[2.0])),
+            ("gated", colorize(gated.label, palette)),
+            ("everything", colorize(whole.label, palette)),
+        ])  # fmt: skip
+    return panel(rows)
+
+
+def plot(file: Path, rows: list[dict]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(6, 4), dpi=150)
+    ends = [r for r in rows if r["by"] in ("left out", "everything")]
+    for by, colour in (("weight", "#b3261e"), ("entropy", "#2f6690"), ("random", "#777777")):
+        line = sorted([*ends, *(r for r in rows if r["by"] == by)], key=lambda r: r["work"])
+        axis.plot([r["work"] for r in line], [100 * r["miou"] for r in line], "o-", ms=4,
+                  color=colour, label=f"by {by}")  # fmt: skip
+    axis.set_xlabel("work, to everything computed")
+    axis.set_ylabel("mIoU, %")
+    axis.axvline(0.5, color="#cccccc", lw=1)
+    axis.grid(alpha=0.25)
+    axis.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--first", type=int, help="so many pictures alone")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--cell", type=int, default=Gate.cell)
+    parser.add_argument("--halo", type=int, default=Gate.halo)
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    keep_memory()
+    predictor = Predictor.load(options.checkpoint, (0.5, 1, 2), options.precision)
+    dataset = open_dataset(options.dataset, options.split, options.data)
+    count = min(options.first or len(dataset), len(dataset))
+    gates = ways(options.cell, options.halo)
+    names = dataset.labels.names
+    confusion = {way: Confusion(len(names)) for way in gates}
+    seconds, flop, agreed = (dict.fromkeys(gates, 0.0) for _ in range(3))
+    pixels = 0
+    with Meter("gate", count) as meter:
+        for index in range(count):
+            image, label = dataset.read(index)
+            pixels += label.size
+            found = {}
+            for way, gate in gates.items():
+                predictor.gate = gate
+                start = time.perf_counter()
+                found[way] = predictor(image).label
+                seconds[way] += time.perf_counter() - start
+                confusion[way].add(torch.from_numpy(label), torch.from_numpy(found[way]))
+                if index % 8 == 0:
+                    with FlopCounterMode(display=False) as counter:
+                        predictor(image)
+                    flop[way] += counter.get_total_flops()
+            for way, one in found.items():
+                agreed[way] += float((one == found["everything", 1.0]).sum())
+            meter.advance()
+    whole = "everything", 1.0
+    rows = [
+        {
+            "by": way[0], "share": way[1], "work": flop[way] / flop[whole],
+            "seconds": seconds[way] / count, "time": seconds[way] / seconds[whole],
+            "miou": confusion[way].miou(), "agreement": agreed[way] / pixels,
+        }
+        for way in gates
+    ]  # fmt: skip
+    card = predictor.model.card
+    print(
+        f"{card.network['trunk']}, {card.network['head']} head, {count} pictures of "
+        f"{dataset.source.name}, {options.split}, scales 0.5, 1, 2, tiles of {options.cell} with a "
+        f"halo of {options.halo}, {describe_machine(predictor.device)}, seed 0"
+    )
+    print(f"{'share of 2x':>12}{'by':>12}{'work':>8}{'time':>8}{'mIoU':>8}{'labels':>9}")
+    for row in rows:
+        print(f"{row['share']:12.0%}{row['by']:>12}{row['work']:8.3f}{row['time']:8.3f}"
+              f"{row['miou']:8.2%}{row['agreement']:9.2%}")  # fmt: skip
+    if options.plot:
+        plot(options.plot, rows)
+    if options.picture:
+        chosen = [dataset.read(i)[0] for i in np.linspace(0, count - 1, 3).astype(int)]
+        sheet(predictor, chosen, 0.2, options).save(options.picture)
+    print(json.dumps({"cell": options.cell, "halo": options.halo, "pictures": count, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
