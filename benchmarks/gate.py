@@ -1,6 +1,6 @@
 """What looking closer only in places saves and costs, against its rivals at equal work.
 
-    python benchmarks/gate.py RUN DATA --data FOLDER --split val [--picture sheet.png] [--plot gate.png]
+    python benchmarks/gate.py RUN DATA --data FOLDER --split val --picture a.png --plot b.png
 
 Scales 0.5, 1, 2. A share of the tiles of 2x is computed for real, each with its halo: those where
 its known weight (1 - a_0.5)(1 - a_1) is highest ("weight"), where the fused result of the coarser
