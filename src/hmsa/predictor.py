@@ -137,7 +137,8 @@ class Predictor:
         if isinstance(image, list | tuple):
             sources = [self._source(each) for each in image]
             alike = {(type(each), each.size) for each in sources}
-            if len(alike) == 1 and isinstance(sources[0], Held) and not self.gate:
+            one = sources[0] if len(alike) == 1 and not self.gate else None
+            if isinstance(one, Held) and not self._tiling(one.size, len(sources)):
                 stacked = Held(torch.cat([each.image for each in sources]))  # type: ignore[attr-defined]
                 return self._see(stacked, *wanted)
             return [self._see(each, *wanted)[0] for each in sources]
@@ -245,7 +246,7 @@ class Predictor:
             ]  # fmt: skip
             yield ("weights", scale), _mean(each)[:, 0].float()
 
-    def _tiling(self, size: Size) -> Tiling | None:
+    def _tiling(self, size: Size, batch: int = 1) -> Tiling | None:
         if self._fits:
             return Tiling(self._fits, min(self.halo, self._fits // 4))
         if isinstance(self.tile, int):
@@ -255,7 +256,7 @@ class Predictor:
         room = free_memory(self.device) / 2
         pixels = [math.prod(size) * scale**2 for scale in self.scales]
         kept = sum(pixels) / self.model.strides[0] ** 2 * 4 * (self.model.classes + 2)
-        if self._need() * max(pixels) + kept <= room:
+        if batch * (self._need() * max(pixels) + kept) <= room:
             return None
         side = min(_LARGEST, math.isqrt(int(room / self._need())))
         return Tiling(max(side // 64 * 64, 3 * self.halo), self.halo)

@@ -49,6 +49,8 @@ def test_refuses(hmsa, run, scenes):
     done = hmsa("gate", run, scenes, "--scales", "0.5,1")
     assert done.code == 2
     assert "a gate is for scales above 1 after a coarser one" in done.err
-    done = hmsa("predict", run, scenes.parent / "val", "-o", "x", "--budget", "0.2", "--gate", "0.1")
+    done = hmsa(
+        "predict", run, scenes.parent / "val", "-o", "x", "--budget", "0.2", "--gate", "0.1"
+    )
     assert done.code == 2
     assert "not allowed with" in done.err

@@ -15,7 +15,17 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import InputError
-from .arguments import graph_size, save_list, scale_list, share, show, tile_side, typed, verb
+from .arguments import (
+    graph_size,
+    save_list,
+    scale_list,
+    share,
+    show,
+    tile_side,
+    typed,
+    verb,
+    whole_number,
+)
 from .autolabel import add_autolabel, autolabel
 from .data import RESUMING, add_data
 from .selftrain import add_selftrain, selftrain
@@ -115,6 +125,8 @@ def _parser() -> argparse.ArgumentParser:
                               "always its overlay")  # fmt: skip
     predict.add_argument("--panel", action="store_true",
                          help="also save panel: prediction and weight of each scale")  # fmt: skip
+    predict.add_argument("--batch", type=whole_number, default=1, metavar="N",
+                         help="look at so many pictures of one size together: for a GPU (1)")  # fmt: skip
     predict.add_argument("--overwrite", action="store_true", help="do all of it anew")
     _inference(predict)
 
@@ -259,7 +271,7 @@ def _predict(options: argparse.Namespace) -> int:
 
     done = predict(
         options.checkpoint, options.paths, options.out, options.scales,
-        save=options.save + ["panel"] * options.panel, overwrite=options.overwrite,
+        save=options.save + ["panel"] * options.panel, overwrite=options.overwrite, batch=options.batch,
         precision=options.precision, flip=options.flip, **_further(options),
     )  # fmt: skip
     for problem in done.problems:

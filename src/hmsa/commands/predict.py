@@ -44,6 +44,7 @@ def predict(
     *,
     save: Sequence[str] = DEFAULT,
     overwrite: bool = False,
+    batch: int = 1,
     precision: Precision = "auto",
     flip: bool | None = None,
     **further: Any,
@@ -51,8 +52,8 @@ def predict(
     """Write what is in `save`, keys of `outputs.KINDS`, of each picture into its folder in `out`.
 
     What an earlier run has done there with the same settings is kept; InputError if its settings
-    were others, unless `overwrite`. Of a video, its overlay is made. further: as `Predictor.load`
-    takes it.
+    were others, unless `overwrite`. Of a video, its overlay is made. batch: so many
+    neighbours of one size are looked at together. further: as `Predictor.load` takes it.
     """
     found = find_pictures(paths, out)
     if any(map(_is_video, found.values())):
@@ -85,8 +86,10 @@ def predict(
         films = [item for item in todo if _is_video(item[1])]
         stills = [item for item in todo if not _is_video(item[1])]
 
-        def look(image: OpenPicture) -> Segmentation:
-            return predictor(image, **asked)
+        def look(images: list[OpenPicture]) -> list[Segmentation]:
+            if len(images) > 1 and isinstance(predictor, Predictor):
+                return predictor(list(images), **asked)
+            return [predictor(image, **asked) for image in images]
 
         def write(item: Item, image: OpenPicture, seen: Segmentation) -> None:
             with image:
@@ -97,7 +100,10 @@ def predict(
             return predictor(frame).label
 
         threads = min(8, os.cpu_count() or 1)
-        steps = flow(stills, _open, look, write, threads=threads, cost=_pixels, room=_ROOM)
+        steps = flow(
+            stills, _open, look, write, threads=threads, cost=_pixels, room=_ROOM * batch,
+            batch=batch, alike=lambda image: image.size,
+        )  # fmt: skip
         all_stills = len(found) - sum(map(_is_video, found.values()))
         with Meter("predict", all_stills, all_stills - len(stills)) as meter:
             for (_, file), problem in steps:

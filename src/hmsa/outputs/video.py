@@ -80,7 +80,10 @@ def _redraw(
             encoder.add(draw(image, seen), frame)
             pass_sound()  # not before: the first packet starts the file, sizes must be known
 
-        for _, problem in flow(frames(), _upright, look, write, threads=1):
+        def looks(images: list[Bytes]) -> list[Any]:
+            return [look(image) for image in images]
+
+        for _, problem in flow(frames(), _upright, looks, write, threads=1):
             if problem:
                 raise problem
             meter.advance()
