@@ -31,8 +31,8 @@ def flow(
     `read` and `write` run on `threads` threads each, with one in the order of the items; `work`
     runs here, on one or up to `batch` neighbours at once that are `alike`. Between the start of its
     reading and the end of its writing are at most 2 * threads items, or 2 * batch, whose costs sum
-    to at most `room`; one that alone costs more goes alone. What `write` raises ends it all, as does
-    any other error, but not before what is being written is whole.
+    to at most `room`; one that alone costs more goes alone. What `write` raises ends it all, as
+    does any other error, but not before what is being written is whole.
     """
     coming = ((item, cost(item)) for item in items)
     ahead = next(coming, None)

@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--panel", action="store_true",
                          help="also save panel: prediction and weight of each scale")  # fmt: skip
     predict.add_argument("--batch", type=whole_number, default=1, metavar="N",
-                         help="look at so many pictures of one size together: for a GPU (1)")  # fmt: skip
+                         help="pictures of one size that are looked at together (1)")  # fmt: skip
     predict.add_argument("--overwrite", action="store_true", help="do all of it anew")
     _inference(predict)
 
@@ -271,8 +271,8 @@ def _predict(options: argparse.Namespace) -> int:
 
     done = predict(
         options.checkpoint, options.paths, options.out, options.scales,
-        save=options.save + ["panel"] * options.panel, overwrite=options.overwrite, batch=options.batch,
-        precision=options.precision, flip=options.flip, **_further(options),
+        save=options.save + ["panel"] * options.panel, overwrite=options.overwrite,
+        batch=options.batch, precision=options.precision, flip=options.flip, **_further(options),
     )  # fmt: skip
     for problem in done.problems:
         say(f"hmsa: {problem}")
