@@ -165,9 +165,7 @@ class Predictor:
                 f"image: a tensor {list(image.shape)}; it must be [3,H,W] or [B,3,H,W], not empty"
             )
         if image.dtype != torch.uint8 and not image.is_floating_point():
-            raise InputError(
-                f"image: a tensor of {image.dtype}; it must be uint8, or float in 0..1"
-            )
+            raise InputError(f"image: a tensor of {image.dtype}; give uint8, or float in 0..1")
         return Held(image.to(self.device))
 
     def _see(
@@ -279,7 +277,7 @@ class Predictor:
             torch.cuda.empty_cache()
         side = tiling.tile if tiling else round(max(size) * max(self.scales))
         half = side // 2 // 64 * 64
-        if half < 256 or not self.model.tiles:
+        if half < 256 or self.tile is None or not self.model.tiles:
             raise InputError(
                 f"not enough memory on {self.device} for a picture of {size[0]}x{size[1]} at scale "
                 f"{max(self.scales):g}; leave out the finest scale, or free some"

@@ -6,6 +6,7 @@ is kept of a scale are its maps on the trunk's own grid, or of those the tiles t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -161,7 +162,7 @@ def sampled(before: int, after: int, wanted: range) -> tuple[int, int, Sampling]
     `wanted` ones are made of, and what makes them of those."""
     at = (torch.tensor(wanted, dtype=torch.float64) + 0.5) * (before / after) - 0.5
     at = at.clamp(0, before - 1)
-    first, last = int(at[0]), min(int(at[-1]) + 2, before)
+    first, last = int(at[0]), math.ceil(float(at[-1])) + 1
     floor = at.floor()
     share, above = at - floor, floor.long() - first
     below = (above + 1).clamp(max=last - first - 1)

@@ -121,9 +121,7 @@ class Scaled:
         for start, stop in bands(len(rows), at_once):
             top, bottom, down = sampled(height, h, rows[start:stop])
             part = self.normalise(self.source.read(slice(top, bottom), slice(left, right)))
-            if (h, w) != self.source.size:
-                part = across(down(part, -2), -1)
-            yield part
+            yield across(down(part, -2), -1)
 
 
 class Patches:
