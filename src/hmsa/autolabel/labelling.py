@@ -1,64 +1,39 @@
-"""A folder of pictures -> labels, confidences and a manifest, by a run that can die at any moment.
-
-    OUT/settings.json          what the labels depend on; written first
-    OUT/labels/NAME.png        8-bit palette picture; NAME is the image's path below its folder
-    OUT/confidence/NAME.png    8 bits, floor(255 p)
-    OUT/rows/NAME.json         what is known of one image; written when its two pictures are
-    OUT/dataset.yaml           the images with these labels as a split, `auto`
-    OUT/manifest.parquet       all rows in one table; there only when all of it is done
-
-Every file is replaced whole. An image is done if its row is there, and the row names the content of
-the image, that of its coarse label, and the settings; so going on is to do what has no such row.
-"""
+"""One run: the pictures below a folder, one after the other, into OUT."""
 
 from __future__ import annotations
 
-import base64
 import fcntl
 import glob
 import hashlib
 import json
 import os
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow
 import yaml
-from numpy.typing import NDArray
 from PIL import Image
-from pyarrow import parquet
 
-from .data.coarse import Coarse
-from .data.images import pictures_below, read_image
-from .data.labels import LabelSet
-from .errors import InputError
-from .files import replace
-from .pictures import palette_png
-from .predictor import Predictor
-from .runtime import Meter
+from ..data.coarse import Coarse
+from ..data.images import pictures_below, read_image
+from ..data.labels import LabelSet
+from ..errors import InputError
+from ..files import replace
+from ..predictor import Predictor
+from ..runtime import Meter
+from .look import look
+from .rows import LOOK, THRESHOLDS, Row, is_done, write_manifest
 
 SPLIT = "auto"
-THRESHOLDS = [percent / 100 for percent in range(50, 100, 5)]  # of the manifest's column `kept`
 THRESHOLD_FILE = "thresholds.json"
 _SETTINGS, _DESCRIPTION, _MANIFEST = "settings.json", "dataset.yaml", "manifest.parquet"
 _FILES = (_MANIFEST, _DESCRIPTION, THRESHOLD_FILE)  # what there is only once all images are done
-_FOLDERS = ("labels", "confidence", "rows")
-_LOOK = {"scales": [float], "flip": bool}  # settings that the manifest repeats
-_TABLE: dict[str, Any] = {
-    "image": str, "label": str, "confidence": str, "height": int, "width": int, "sha256": str,
-    "teacher": str, **_LOOK, "pixels": [int], "mean_confidence": [float], "kept": [float],
-    "coarse_sha256": str, "coarse_pixels": int, "seconds": float, "status": str, "reason": str,
-}  # fmt: skip
-_TYPES = {str: pyarrow.string, int: pyarrow.int64, float: pyarrow.float64, bool: pyarrow.bool_}
-_AT_ONCE = 4096  # rows in memory while the manifest is written
+_FOLDER_OF = {"label": "labels", "confidence": "confidence"}
+_FOLDERS = (*_FOLDER_OF.values(), "rows")
 
 
 @dataclass(frozen=True)
@@ -134,7 +109,7 @@ class Labelling:
                 meter.advance()
         return new
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[Row]:
         """What is known of each image, in the order of their names, after `run`."""
         for name in self.files:
             row = self._row(name)
@@ -144,7 +119,7 @@ class Labelling:
 
     def finish(self) -> None:
         """dataset.yaml and, last, manifest.parquet."""
-        done = {n for n, row in zip(self.files, self.rows(), strict=True) if _is_done(row)}
+        done = {n for n, row in zip(self.files, self.rows(), strict=True) if is_done(row)}
         written = pictures_below(self.out / "labels")
         left = {f.relative_to(self.out / "labels").with_suffix("").as_posix() for f in written}
         k, raw = len(self.labels.names), self.labels.raw
@@ -163,7 +138,10 @@ class Labelling:
         }  # fmt: skip
         text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
         replace(self.out / _DESCRIPTION, lambda file: file.write_text(text, encoding="utf-8"))
-        replace(self.out / _MANIFEST, self._write_manifest)
+        same = {key: self.settings[key] for key in ("teacher", *LOOK)}
+        rows = (row | same for row in self.rows())
+        about = {"classes": list(self.labels.names), "thresholds": THRESHOLDS}
+        replace(self.out / _MANIFEST, lambda file: write_manifest(file, rows, about))
 
     def _begin(self, overwrite: bool) -> None:
         file = self.out / _SETTINGS
@@ -198,7 +176,7 @@ class Labelling:
         began = time.monotonic()
         image = self.files[name]
         place = self.coarse.find(image, name) if self.coarse else None
-        row: dict[str, Any] = {"key": self.key, "status": "failed", "reason": ""}
+        row: Row = {"key": self.key, "status": "failed", "reason": ""}
         row["image"] = f"{self.settings['images']}/{image.relative_to(self.images).as_posix()}"
         try:
             row["sha256"] = _sha256(image)
@@ -222,89 +200,36 @@ class Labelling:
         replace(self.out / "rows" / f"{name}.json", lambda file: file.write_text(text))
         return True
 
-    def _is_there(self, name: str, wanted: dict[str, Any]) -> bool:
+    def _is_there(self, name: str, wanted: Row) -> bool:
         row = self._row(name)
         same = row is not None and all(
             row.get(key) == wanted.get(key) for key in ("key", "sha256", "coarse_sha256", "image")
         )
-        if row is None or not same or not _is_done(row):
+        if row is None or not same or not is_done(row):
             return same
-        return all((self.out / row[kind]).is_file() for kind in ("label", "confidence"))
+        return all((self.out / row[kind]).is_file() for kind in _FOLDER_OF)
 
-    def _row(self, name: str) -> dict[str, Any] | None:
+    def _row(self, name: str) -> Row | None:
         try:
-            row: dict[str, Any] = json.loads((self.out / "rows" / f"{name}.json").read_bytes())
+            row: Row = json.loads((self.out / "rows" / f"{name}.json").read_bytes())
             return row
         except (OSError, ValueError):
             return None
 
-    def _label(self, name: str, image: Path, place: int | None) -> dict[str, Any]:
+    def _label(self, name: str, image: Path, place: int | None) -> Row:
         """Write label and confidence of one image; what its row says of them."""
         pixels = read_image(image)
-        seen = self.predictor(pixels)
-        label, confidence = seen.label, seen.confidence
-        told: dict[str, Any] = {}
-        if self.coarse and place is not None:
-            by_people, wanted = self.coarse.spoken(place)
-            if by_people.shape != label.shape:
-                (h, w), (height, width) = by_people.shape, label.shape
-                pair = self.coarse.dataset.pairs[place]
-                raise InputError(f"{pair.label} is {w}x{h}, but {image} is {width}x{height}; an "
-                                 "image and its coarse label must have one size")  # fmt: skip
-            label = np.where(wanted, by_people, label)
-            confidence = np.where(wanted, np.uint8(255), confidence)
-            told["coarse_pixels"] = int(wanted.sum())
-        told |= {"label": f"labels/{name}.png", "confidence": f"confidence/{name}.png"}
-        palette = np.zeros((max(self.labels.raw) + 1, 3), np.uint8)
-        palette[list(self.labels.raw)] = self.labels.palette
-        pictures = {
-            "label": palette_png(self.labels.to_raw(label), palette),
-            "confidence": Image.fromarray(confidence),
-        }
+        people = self.coarse.spoken(place) if self.coarse and place is not None else None
+        if self.coarse and place is not None and people and people[0].shape != pixels.shape[:2]:
+            (h, w), (height, width) = people[0].shape, pixels.shape[:2]
+            pair = self.coarse.dataset.pairs[place]
+            raise InputError(f"{pair.label} is {w}x{h}, but {image} is {width}x{height}; an "
+                             "image and its coarse label must have one size")  # fmt: skip
+        pictures, told = look(self.predictor, pixels, self.labels, people)
         for kind, picture in pictures.items():
+            told[kind] = f"{_FOLDER_OF[kind]}/{name}.png"
             replace(self.out / told[kind], lambda t, p=picture: p.save(t, format="PNG"))  # type: ignore[misc]
-        k = len(self.labels.names)
-        bins = np.bincount((label.astype(np.int64) << 8 | confidence).ravel(), minlength=k << 8)
-        return told | figures(bins.reshape(k, 256)) | {
-            "status": "done", "height": label.shape[0], "width": label.shape[1],
-        }  # fmt: skip
-
-    def _write_manifest(self, file: Path) -> None:
-        def kind(of: Any) -> Any:
-            return pyarrow.list_(_TYPES[of[0]]()) if isinstance(of, list) else _TYPES[of]()
-
-        about = {"classes": list(self.labels.names), "thresholds": THRESHOLDS}
-        schema = pyarrow.schema(
-            [(name, kind(of)) for name, of in _TABLE.items()],
-            metadata={key: json.dumps(value) for key, value in about.items()},
-        )
-        same = {key: self.settings[key] for key in ("teacher", *_LOOK)}
-        rows = ({name: (row | same).get(name) for name in _TABLE} for row in self.rows())
-        with parquet.ParquetWriter(file, schema) as writer:
-            while some := list(islice(rows, _AT_ONCE)):
-                writer.write_table(pyarrow.Table.from_pylist(some, schema))
-
-
-def figures(counts: NDArray[np.int64]) -> dict[str, Any]:
-    """What a row says of pixels `[K,256]` by class and stored confidence."""
-    value = np.arange(256)
-    pixels, sums = counts.sum(1).tolist(), (counts @ value).tolist()
-    return {
-        "pixels": pixels,
-        "mean_confidence": [s / 255 / n if n else None for s, n in zip(sums, pixels, strict=True)],
-        "kept": [float(counts[:, value / 255 >= t].sum() / counts.sum()) for t in THRESHOLDS],
-        "counts": base64.b64encode(zlib.compress(counts.astype("<u4").tobytes())).decode(),
-    }
-
-
-def total(rows: Iterator[dict[str, Any]], classes: int) -> NDArray[np.int64]:
-    """`[K,256]`: pixels of all rows together by class and stored confidence."""
-    counts = np.zeros((classes, 256), np.int64)
-    for row in rows:
-        if _is_done(row):
-            packed = zlib.decompress(base64.b64decode(row["counts"]))
-            counts += np.frombuffer(packed, "<u4").reshape(classes, 256)
-    return counts
+        return told
 
 
 @contextmanager
@@ -319,10 +244,6 @@ def locked(out: Path) -> Iterator[None]:
                 f"another run is writing to {out}; wait for it or give another OUT"
             ) from None
         yield
-
-
-def _is_done(row: dict[str, Any]) -> bool:
-    return bool(row["status"] == "done")
 
 
 def _sha256(file: Path) -> str:
