@@ -26,14 +26,14 @@ from ..files import replace
 from ..predictor import Predictor
 from ..runtime import Meter
 from .look import look
-from .rows import LOOK, THRESHOLDS, Row, is_done, write_manifest
+from .rows import PERSON, Row, is_done, tabulate
 
 SPLIT = "auto"
 THRESHOLD_FILE = "thresholds.json"
-_SETTINGS, _DESCRIPTION, _MANIFEST = "settings.json", "dataset.yaml", "manifest.parquet"
-_FILES = (_MANIFEST, _DESCRIPTION, THRESHOLD_FILE)  # what there is only once all images are done
-_FOLDER_OF = {"label": "labels", "confidence": "confidence"}
-_FOLDERS = (*_FOLDER_OF.values(), "rows")
+SETTINGS, DESCRIPTION, MANIFEST = "settings.json", "dataset.yaml", "manifest.parquet"
+_FILES = (MANIFEST, DESCRIPTION, THRESHOLD_FILE)  # what there is only once all images are done
+FOLDER_OF = {"label": "labels", "confidence": "confidence", "agreement": "agreement"}
+_FOLDERS = (*FOLDER_OF.values(), "rows")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Labelling:
     labels: LabelSet
     precision: str  # as it came to be: bf16 or fp32
     coarse: Coarse | None = None
+    agreement: bool = False  # whether it is stored, too
 
     @cached_property
     def files(self) -> dict[str, Path]:
@@ -90,6 +91,7 @@ class Labelling:
                 "values": list(coarse.dataset.labels.raw),
                 "fill": None if coarse.fill is None else sorted(coarse.fill),
             },
+            **({"agreement": True} if self.agreement else {}),
         }  # fmt: skip
 
     @cached_property
@@ -137,19 +139,17 @@ class Labelling:
             "palette": [list(color) for color in self.labels.palette],
         }  # fmt: skip
         text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
-        replace(self.out / _DESCRIPTION, lambda file: file.write_text(text, encoding="utf-8"))
-        same = {key: self.settings[key] for key in ("teacher", *LOOK)}
-        rows = (row | same for row in self.rows())
-        about = {"classes": list(self.labels.names), "thresholds": THRESHOLDS}
-        replace(self.out / _MANIFEST, lambda file: write_manifest(file, rows, about))
+        replace(self.out / DESCRIPTION, lambda file: file.write_text(text, encoding="utf-8"))
+        tabulate(self.out / MANIFEST, self.settings, self.rows())
 
     def _begin(self, overwrite: bool) -> None:
-        file = self.out / _SETTINGS
+        file = self.out / SETTINGS
         if file.exists():
             before = json.loads(file.read_text(encoding="utf-8"))
-            other = [k for k, value in self.settings.items() if before.get(k) != value]
+            now = self.settings
+            other = [k for k in before | now if before.get(k) != now.get(k)]
             if other and not overwrite:
-                came = "; ".join(f"{k} {before.get(k)}, now {self.settings[k]}" for k in other)
+                came = "; ".join(f"{k} {before.get(k)}, now {now.get(k)}" for k in other)
                 raise InputError(
                     f"{self.out} was made with other settings ({came}); give these, another OUT, "
                     "or --overwrite"
@@ -161,7 +161,7 @@ class Labelling:
             self._unfinish()
             replace(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         # What a killed run was writing; pictures begin with no dot
-        torn = [f for name in (*_FILES, _SETTINGS) for f in self.out.glob(f".{name}.*")]
+        torn = [f for name in (*_FILES, SETTINGS) for f in self.out.glob(f".{name}.*")]
         for name in _FOLDERS:
             torn += [f for f in (self.out / name).rglob(".*.*") if f.is_file()]
         for temporary in torn:
@@ -185,7 +185,7 @@ class Labelling:
         except OSError as error:
             row["reason"] = f"{error.filename} cannot be read ({error.strerror})"
         else:
-            if self._is_there(name, row):
+            if self._is_there(name, row) or self._people_spoke(name, row):
                 return False
         self._unfinish()
         # Before the pictures change: no row may ever speak of others than those beside it
@@ -207,7 +207,24 @@ class Labelling:
         )
         if row is None or not same or not is_done(row):
             return same
-        return all((self.out / row[kind]).is_file() for kind in _FOLDER_OF)
+        return all((self.out / row[kind]).is_file() for kind in FOLDER_OF if kind in row)
+
+    def _people_spoke(self, name: str, wanted: Row) -> bool:
+        """Whether a person gave the label, which then stays whatever the settings are now."""
+        row = self._row(name)
+        if row is None or row.get("source") != PERSON:
+            return False
+        file = self.out / "rows" / f"{name}.json"
+        if row["sha256"] != wanted["sha256"]:
+            raise InputError(
+                f"{self.files[name]} is another picture than the one that a person labelled; bring "
+                f"that back, or remove {file} to have this one labelled"
+            )
+        if row["image"] != wanted["image"]:  # the same, elsewhere
+            self._unfinish()
+            text = json.dumps(row | {"image": wanted["image"]})
+            replace(file, lambda temporary: temporary.write_text(text))
+        return all((self.out / row[kind]).is_file() for kind in FOLDER_OF if kind in row)
 
     def _row(self, name: str) -> Row | None:
         try:
@@ -225,9 +242,9 @@ class Labelling:
             pair = self.coarse.dataset.pairs[place]
             raise InputError(f"{pair.label} is {w}x{h}, but {image} is {width}x{height}; an "
                              "image and its coarse label must have one size")  # fmt: skip
-        pictures, told = look(self.predictor, pixels, self.labels, people)
+        pictures, told = look(self.predictor, pixels, self.labels, people, self.agreement)
         for kind, picture in pictures.items():
-            told[kind] = f"{_FOLDER_OF[kind]}/{name}.png"
+            told[kind] = f"{FOLDER_OF[kind]}/{name}.png"
             replace(self.out / told[kind], lambda t, p=picture: p.save(t, format="PNG"))  # type: ignore[misc]
         return told
 

@@ -15,17 +15,31 @@ import pyarrow
 from numpy.typing import NDArray
 from pyarrow import parquet
 
+from ..files import replace
+
 Row = dict[str, Any]
+
+PERSON = "person"  # `source` of a row whose label a person gave; a network's has none
 
 THRESHOLDS = [percent / 100 for percent in range(50, 100, 5)]  # of the manifest's column `kept`
 LOOK = {"scales": [float], "flip": bool}  # settings that the manifest repeats
 _TABLE: dict[str, Any] = {
     "image": str, "label": str, "confidence": str, "height": int, "width": int, "sha256": str,
     "teacher": str, **LOOK, "pixels": [int], "mean_confidence": [float], "kept": [float],
-    "coarse_sha256": str, "coarse_pixels": int, "seconds": float, "status": str, "reason": str,
+    "agreement": str, "mean_agreement": float, "coarse_sha256": str, "coarse_pixels": int,
+    "seconds": float, "status": str, "reason": str, "source": str,
 }  # fmt: skip
 _TYPES = {str: pyarrow.string, int: pyarrow.int64, float: pyarrow.float64, bool: pyarrow.bool_}
 _AT_ONCE = 4096  # rows in memory while the manifest is written
+
+
+def tally(
+    label: NDArray[np.uint8], confidence: NDArray[np.uint8], classes: int
+) -> NDArray[np.int64]:
+    """`[K,256]`: pixels of one image by class and stored confidence; 255 is no class."""
+    known = label < classes
+    places = label[known].astype(np.int64) << 8 | confidence[known]
+    return np.bincount(places, minlength=classes << 8).reshape(classes, 256)
 
 
 def figures(counts: NDArray[np.int64]) -> Row:
@@ -55,8 +69,24 @@ def total(rows: Iterable[Row], classes: int) -> NDArray[np.int64]:
     return counts
 
 
-def write_manifest(file: Path, rows: Iterator[Row], about: Row) -> None:
-    """All rows in one Parquet file, with the entries of `about` as JSON in its metadata."""
+def rows_below(out: Path) -> Iterator[tuple[str, Row]]:
+    """All rows of OUT by the name of their image, in the order in which a run does them."""
+    found = []
+    for file in (out / "rows").rglob("*.json"):
+        if not file.name.startswith("."):
+            name = file.relative_to(out / "rows").as_posix().removesuffix(".json")
+            found.append((name, json.loads(file.read_bytes())))
+    yield from sorted(found, key=lambda each: Path(each[1]["image"]))
+
+
+def tabulate(file: Path, settings: Row, rows: Iterable[Row]) -> None:
+    """The manifest: all rows in one Parquet file, with the settings that concern all of them."""
+    same = {key: settings[key] for key in ("teacher", *LOOK)}
+    about = {"classes": list(settings["classes"]), "thresholds": THRESHOLDS}
+    replace(file, lambda temporary: _write(temporary, (row | same for row in rows), about))
+
+
+def _write(file: Path, rows: Iterator[Row], about: Row) -> None:
     schema = pyarrow.schema(
         [(name, _kind(of)) for name, of in _TABLE.items()],
         metadata={key: json.dumps(value) for key, value in about.items()},

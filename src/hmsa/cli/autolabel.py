@@ -22,6 +22,8 @@ def add_autolabel(verbs: Any) -> argparse.ArgumentParser:
                         help="new, or that of a run to go on with")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true",
                         help="label anew if the teacher or a setting is another now")  # fmt: skip
+    parser.add_argument("--agreement", action="store_true",
+                        help="also store where the scales agree, for hmsa review")  # fmt: skip
     parser.add_argument("--raw", type=Path, metavar="DATA",
                         help="write the values that files of this dataset hold")  # fmt: skip
 
@@ -69,6 +71,7 @@ def autolabel(options: argparse.Namespace) -> int:
         flip=options.flip, precision=options.precision, overwrite=options.overwrite,
         raw=options.raw, coarse=options.coarse, coarse_split=options.coarse_split,
         fill=None if options.fill is None else options.fill.split(","),
+        agreement=options.agreement,
         rules=Rules(options.threshold, options.keep, options.held_out, options.split,
                     options.precision_target),
     )  # fmt: skip

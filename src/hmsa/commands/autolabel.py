@@ -50,13 +50,15 @@ def autolabel(
     coarse: Path | None = None,
     coarse_split: str = "train",
     fill: Sequence[str] | None = None,
+    agreement: bool = False,
     rules: Rules = Rules(),
 ) -> tuple[dict[str, Any], Table, list[str]]:
     """Label the pictures below `images` with the teacher `source`, as `Labelling` says.
 
     raw: a dataset whose values the files shall hold. coarse: a dataset with labels by people, that
-    count wherever they speak, or with `fill` where they say one of these classes. Returns the JSON
-    object, the table for people, and one line for each picture that could not be labelled.
+    count wherever they speak, or with `fill` where they say one of these classes. agreement: also
+    store how many of the scales say so by themselves. Returns the JSON object, the table for
+    people, and one line for each picture that could not be labelled.
     """
     teacher = fingerprint(source)
     predictor = Predictor.load(source, scales, precision, flip)
@@ -76,7 +78,7 @@ def autolabel(
     device = next(predictor.model.parameters()).device
     labelling = Labelling(
         predictor, teacher, images, out, _written(card, raw, source),
-        "bf16" if use_bf16(device, precision) else "fp32", by_people,
+        "bf16" if use_bf16(device, precision) else "fp32", by_people, agreement,
     )  # fmt: skip
     count = len(labelling.files)  # refuses what it must before there is any OUT
     with locked(out):
