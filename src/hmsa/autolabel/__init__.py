@@ -23,10 +23,10 @@ from .labelling import (
     Labelling,
     locked,
 )
-from .rows import PERSON, THRESHOLDS, Row, figures, rows_below, tabulate, tally, total
+from .rows import PERSON, THRESHOLDS, Row, figures, rows_below, sha256, tabulate, tally, total
 
 __all__ = [
     "DESCRIPTION", "FOLDER_OF", "MANIFEST", "PERSON", "SETTINGS", "SPLIT", "THRESHOLDS",
-    "THRESHOLD_FILE", "Labelling", "Row", "figures", "locked", "rows_below", "tabulate", "tally",
-    "total",
+    "THRESHOLD_FILE", "Labelling", "Row", "figures", "locked", "rows_below", "sha256",
+    "tabulate", "tally", "total",
 ]  # fmt: skip

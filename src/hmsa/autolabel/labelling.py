@@ -26,7 +26,7 @@ from ..files import replace
 from ..predictor import Predictor
 from ..runtime import Meter
 from .look import look
-from .rows import PERSON, Row, is_done, tabulate
+from .rows import PERSON, Row, is_done, sha256, tabulate
 
 SPLIT = "auto"
 THRESHOLD_FILE = "thresholds.json"
@@ -179,9 +179,9 @@ class Labelling:
         row: Row = {"key": self.key, "status": "failed", "reason": ""}
         row["image"] = f"{self.settings['images']}/{image.relative_to(self.images).as_posix()}"
         try:
-            row["sha256"] = _sha256(image)
+            row["sha256"] = sha256(image)
             if self.coarse and place is not None:
-                row["coarse_sha256"] = _sha256(self.coarse.dataset.pairs[place].label)
+                row["coarse_sha256"] = sha256(self.coarse.dataset.pairs[place].label)
         except OSError as error:
             row["reason"] = f"{error.filename} cannot be read ({error.strerror})"
         else:
@@ -261,8 +261,3 @@ def locked(out: Path) -> Iterator[None]:
                 f"another run is writing to {out}; wait for it or give another OUT"
             ) from None
         yield
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -18,6 +18,7 @@ from ..errors import InputError
 from .arguments import graph_size, save_list, scale_list, show, typed, verb
 from .autolabel import add_autolabel, autolabel
 from .data import RESUMING, add_data
+from .review import add_review, review
 
 DESCRIPTION = "Semantic segmentation with hierarchical multi-scale attention."
 
@@ -58,7 +59,9 @@ def _how_to_go_on(options: argparse.Namespace, arguments: Sequence[str] | None) 
     if options.verb is _predict:
         return f"; the same command{' without --overwrite' * options.overwrite} goes on"
     if options.verb is not _train:
-        return "; the same command goes on" if options.verb in (*RESUMING, autolabel) else ""
+        return (
+            "; the same command goes on" if options.verb in (*RESUMING, autolabel, review) else ""
+        )
     typed = [a for a in (arguments or sys.argv[1:]) if a != "--resume"]
     return f"; go on with: hmsa {shlex.join([*typed, '--resume'])}"
 
@@ -117,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     _inference(predict)
 
     _inference(add_autolabel(verbs))
+    add_review(verbs)
 
     convert = verb(
         verbs, "convert", _convert, "turn an official checkpoint, or a run, into a folder to share",
