@@ -11,9 +11,9 @@ Every file is replaced whole. An image is done if its row is there, and the row 
 the image, that of its coarse label, and the settings; so going on is to do what has no such row.
 """
 
-from .labelling import SPLIT, THRESHOLD_FILE, Labelling, locked
+from .labelling import SPLIT, THRESHOLD_FILE, Crew, Labelling, locked
 from .rows import THRESHOLDS, figures, total
 
 __all__ = [
-    "SPLIT", "THRESHOLDS", "THRESHOLD_FILE", "Labelling", "figures", "locked", "total"
+    "SPLIT", "THRESHOLDS", "THRESHOLD_FILE", "Crew", "Labelling", "figures", "locked", "total"
 ]  # fmt: skip

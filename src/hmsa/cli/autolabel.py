@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .arguments import show, verb
+from .arguments import show, verb, whole_number
 
 
 def add_autolabel(verbs: Any) -> argparse.ArgumentParser:
@@ -24,6 +24,9 @@ def add_autolabel(verbs: Any) -> argparse.ArgumentParser:
                         help="label anew if the teacher or a setting is another now")  # fmt: skip
     parser.add_argument("--raw", type=Path, metavar="DATA",
                         help="write the values that files of this dataset hold")  # fmt: skip
+
+    parser.add_argument("--workers", type=whole_number, default=1, metavar="N",
+                        help="processes on this machine, GPUs in turn (1)")  # fmt: skip
 
     people = parser.add_argument_group("coarse labels by people, of the same pictures")
     people.add_argument("--coarse", type=Path, metavar="DATA", help="dataset that has them")
@@ -71,6 +74,7 @@ def autolabel(options: argparse.Namespace) -> int:
         fill=None if options.fill is None else options.fill.split(","),
         rules=Rules(options.threshold, options.keep, options.held_out, options.split,
                     options.precision_target),
+        workers=options.workers,
     )  # fmt: skip
     for problem in problems:
         say(f"hmsa: {problem}")
