@@ -69,12 +69,13 @@ class Predictor:
         scales: Sequence[float] | None = None,
         precision: Precision = "auto",
         flip: bool | None = None,
+        device: torch.device | str | None = None,
     ) -> Predictor:
         """source: as `HMSA.from_pretrained` takes it; scales and flip: those it was made for."""
         model = HMSA.from_pretrained(source)
         card = model.card
         flip = card.flip if flip is None else flip
-        return cls(model, scales or card.scales, precision, flip=flip, long_edge=card.long_edge)
+        return cls(model, scales or card.scales, precision, device, flip, card.long_edge)
 
     @torch.inference_mode()
     def __call__(

@@ -20,6 +20,7 @@ from .labelling import (
     SETTINGS,
     SPLIT,
     THRESHOLD_FILE,
+    Crew,
     Labelling,
     locked,
 )
@@ -27,6 +28,6 @@ from .rows import PERSON, THRESHOLDS, Row, figures, rows_below, sha256, tabulate
 
 __all__ = [
     "DESCRIPTION", "FOLDER_OF", "MANIFEST", "PERSON", "SETTINGS", "SPLIT", "THRESHOLDS",
-    "THRESHOLD_FILE", "Labelling", "Row", "figures", "locked", "rows_below", "sha256",
+    "THRESHOLD_FILE", "Crew", "Labelling", "Row", "figures", "locked", "rows_below", "sha256",
     "tabulate", "tally", "total",
 ]  # fmt: skip

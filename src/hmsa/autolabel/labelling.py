@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import glob
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from PIL import Image
 
@@ -27,6 +29,7 @@ from ..predictor import Predictor
 from ..runtime import Meter
 from .look import look
 from .rows import PERSON, Row, is_done, sha256, tabulate
+from .workers import share
 
 SPLIT = "auto"
 THRESHOLD_FILE = "thresholds.json"
@@ -51,6 +54,12 @@ class Labelling:
     precision: str  # as it came to be: bf16 or fp32
     coarse: Coarse | None = None
     agreement: bool = False  # whether it is stored, too
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the network and what can be worked out again: each process loads its own."""
+        return {each.name: getattr(self, each.name) for each in dataclasses.fields(self)} | {
+            "predictor": None
+        }
 
     @cached_property
     def files(self) -> dict[str, Path]:
@@ -98,16 +107,21 @@ class Labelling:
     def key(self) -> str:
         return hashlib.sha256(json.dumps(self.settings).encode()).hexdigest()
 
-    def run(self, overwrite: bool = False) -> int:
+    def run(self, overwrite: bool = False, crew: Crew | None = None) -> int:
         """Label what is not labelled yet; returns how many images that were. `locked` around it.
 
         InputError if OUT was made with other settings, unless it is to be overwritten.
         """
         self._begin(overwrite)
-        new = 0
-        with Meter("autolabel", len(self.files)) as meter:
-            for name in self.files:
-                new += self._do(name)
+        new, items = 0, self.files.items()
+        if crew:
+            start = _Start(self, crew.load)
+            done = share(start, items, crew.count, crew.lock, lambda item: item[0])
+        else:
+            done = ((item, self._do(item)) for item in items)
+        with closing(done), Meter("autolabel", len(items)) as meter:
+            for _, was_new in done:
+                new += was_new
                 meter.advance()
         return new
 
@@ -171,10 +185,10 @@ class Labelling:
         for name in _FILES:
             (self.out / name).unlink(missing_ok=True)
 
-    def _do(self, name: str) -> bool:
+    def _do(self, item: tuple[str, Path]) -> bool:
         """One image, if it is not done; whether it was not."""
         began = time.monotonic()
-        image = self.files[name]
+        name, image = item
         place = self.coarse.find(image, name) if self.coarse else None
         row: Row = {"key": self.key, "status": "failed", "reason": ""}
         row["image"] = f"{self.settings['images']}/{image.relative_to(self.images).as_posix()}"
@@ -249,9 +263,37 @@ class Labelling:
         return told
 
 
+@dataclass(frozen=True)
+class Crew:
+    """Processes that label together, each with a network of its own.
+
+    load: makes the predictor on a device; None: the best one. lock: what `locked` gave.
+    """
+
+    count: int
+    load: Callable[[torch.device | None], Predictor]
+    lock: int
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Makes in worker `index` what labels an image there, on the GPU whose turn it is."""
+
+    labelling: Labelling
+    load: Callable[[torch.device | None], Predictor]
+
+    def __call__(self, index: int) -> Callable[[tuple[str, Path]], bool]:
+        gpus = torch.cuda.device_count()
+        predictor = self.load(torch.device("cuda", index % gpus) if gpus else None)
+        return dataclasses.replace(self.labelling, predictor=predictor)._do
+
+
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """`out` for this process alone. The kernel lets go of it however the process ends."""
+def locked(out: Path) -> Iterator[int]:
+    """`out` for this process alone; gives the descriptor that holds it.
+
+    The kernel lets go of it when the last process that has the descriptor ends, however it ends.
+    """
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("a") as file:
         try:
@@ -260,4 +302,4 @@ def locked(out: Path) -> Iterator[None]:
             raise InputError(
                 f"another run is writing to {out}; wait for it or give another OUT"
             ) from None
-        yield
+        yield file.fileno()

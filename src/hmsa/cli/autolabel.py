@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .arguments import show, verb
+from .arguments import show, verb, whole_number
 
 
 def add_autolabel(verbs: Any) -> argparse.ArgumentParser:
@@ -26,6 +26,9 @@ def add_autolabel(verbs: Any) -> argparse.ArgumentParser:
                         help="also store where the scales agree, for hmsa review")  # fmt: skip
     parser.add_argument("--raw", type=Path, metavar="DATA",
                         help="write the values that files of this dataset hold")  # fmt: skip
+
+    parser.add_argument("--workers", type=whole_number, default=1, metavar="N",
+                        help="processes on this machine, GPUs in turn (1)")  # fmt: skip
 
     people = parser.add_argument_group("coarse labels by people, of the same pictures")
     people.add_argument("--coarse", type=Path, metavar="DATA", help="dataset that has them")
@@ -74,6 +77,7 @@ def autolabel(options: argparse.Namespace) -> int:
         agreement=options.agreement,
         rules=Rules(options.threshold, options.keep, options.held_out, options.split,
                     options.precision_target),
+        workers=options.workers,
     )  # fmt: skip
     for problem in problems:
         say(f"hmsa: {problem}")
