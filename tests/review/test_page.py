@@ -131,6 +131,11 @@ class TestTruth:
         for n, confusion in enumerate(found.at):
             assert (confusion.matrix.numpy() == matrix[n]).all()
         assert found.miou.keys() == {"a", "b", "deep [x]/c d"}
+        hit = np.diagonal(matrix, axis1=1, axis2=2)
+        union = matrix.sum(1) + matrix.sum(2) - hit
+        assert [found.miou_at(n) for n in range(len(LEVELS))] == pytest.approx(
+            (hit / union.clip(min=1)).mean(1).tolist()
+        )
 
     def test_in_the_summary(self, autolabel, truth, hmsa):
         out, _ = autolabel()

@@ -108,7 +108,7 @@ class TestRoundTrip:
             assert (seen(pair.image)[0] == label).all(), "the picture is the one that was labelled"
             assert image.shape[:2] == label.shape
 
-    def test_what_the_cvat_zip_holds(self, autolabel, export, pictures):
+    def test_what_the_cvat_zip_holds(self, autolabel, export, pictures, tmp_path):
         out, _ = autolabel()
         with zipfile.ZipFile(export(out, "cvat", "--worst", "2")) as archive:
             members = archive.namelist()
@@ -131,6 +131,9 @@ class TestRoundTrip:
         assert lines[:2] == ["# label:color_rgb:parts:actions", "background:0,0,0::"]
         assert [line.split(":")[0] for line in lines[2:]] == list(NAMES)
         assert len(members) == 2 + 3 * 2
+        raw = json.loads((tmp_path / "task.json").read_text())
+        assert [each["name"] for each in raw] == list(NAMES)
+        assert raw[0]["color"] == "#{:02x}{:02x}{:02x}".format(*LABELS.palette[0])
 
     def test_what_the_label_studio_files_hold(self, autolabel, export, pictures, tmp_path):
         out, _ = autolabel()
@@ -458,6 +461,7 @@ class TestRefused:
             (("--export", "labelstudio", "-o", "x.zip"), "a .json file"),
             (("--export", "cvat", "-o", "x.zip", "--url", "h"), "--url is for Label Studio"),
             (("--export", "coco", "-o", "x"), "invalid choice"),
+            (("-o", "x.zip"), "-o is where --export writes"),
             (("--take", "nowhere.zip"), "no file or folder nowhere.zip"),
             (("--take", "{out}/dataset.yaml"), "neither a CVAT zip nor"),
             (("--take", "x.zip", "--export", "cvat"), "not allowed with"),

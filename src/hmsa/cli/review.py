@@ -52,6 +52,8 @@ def review(options: argparse.Namespace) -> None:
     from ..commands.review import export, review, take_back
     from ..runtime import say
 
+    if options.output and not options.export:
+        raise InputError("-o is where --export writes; the page goes where --report says")
     if options.export:
         if not options.output:
             raise InputError("--export needs -o FILE, where the tasks are to be written")

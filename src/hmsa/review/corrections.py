@@ -91,7 +91,7 @@ def take(labelled: Labelled, corrections: Corrections) -> Taken:
 
 
 def _row(name: str, labelled: Labelled) -> Row:
-    row = (labelled.rows | labelled.failed)[name]
+    row = labelled.rows.get(name) or labelled.failed[name]
     if "height" not in row:
         raise InputError(f"{name}: {row['reason']}; it cannot take a label")
     return row

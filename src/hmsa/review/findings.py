@@ -49,9 +49,9 @@ def queue(labelled: Labelled) -> list[Doubt]:
     usual = _means(counts)
     held = np.array([row["pixels"] for row in labelled.rows.values()])
     pictures = (held >= _SEEN * held.sum(1, keepdims=True)).sum(0)
-    done, both, found = set(labelled.by_people), labelled.agreement_known, []
+    both, found = labelled.agreement_known, []
     for name, row in labelled.rows.items():
-        if name in done:
+        if name in labelled.by_people:
             continue
         pixels = np.array(row["pixels"])
         means = np.array([0.0 if mean is None else mean for mean in row["mean_confidence"]])
@@ -79,6 +79,12 @@ class Truth:
     calibration: Calibration
     at: list[Confusion]  # of what is left at each of LEVELS
     miou: dict[str, float]  # of each picture
+
+    def miou_at(self, place: int) -> float:
+        """mIoU of what is left at LEVELS[place]; a class of which nothing is left has 0."""
+        iou, whole = self.at[place].iou(), self.at[0].matrix
+        gone = iou.isnan() & (whole.sum(0) + whole.sum(1) > 0)
+        return float(iou.masked_fill(gone, 0).nanmean())
 
 
 def against(labelled: Labelled, truth: Coarse) -> Truth:
@@ -179,9 +185,9 @@ def summary_of(truth: Truth, names: tuple[str, ...]) -> dict[str, Any]:
             f"{level:g}": {
                 "kept": int(part.matrix.sum()) / max(1, pixels),
                 "accuracy": part.accuracy(),
-                "miou": part.miou(),
+                "miou": truth.miou_at(place),
             }
-            for level, part in zip(LEVELS, truth.at, strict=True)
+            for place, (level, part) in enumerate(zip(LEVELS, truth.at, strict=True))
         },
         "class": {
             name: {"iou": float(iou), "precision": float(precision), "recall": float(recall)}

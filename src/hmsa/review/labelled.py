@@ -55,10 +55,10 @@ class Labelled:
         file = self.out / THRESHOLD_FILE
         return json.loads(file.read_bytes()) if file.is_file() else {}
 
-    @property
-    def by_people(self) -> list[str]:
+    @cached_property
+    def by_people(self) -> set[str]:
         """Names of the images that a person has corrected."""
-        return [name for name, row in self.rows.items() if row.get("source") == PERSON]
+        return {name for name, row in self.rows.items() if row.get("source") == PERSON}
 
     @property
     def agreement_known(self) -> bool:

@@ -166,11 +166,11 @@ def _scores(truth: Truth) -> list[list[float | None]]:
 
 def _levels(truth: Truth) -> list[tuple[float, list[float | None]]]:
     """Threshold -> share kept, right among it, mIoU of it, all in per cent."""
-    pixels = max(1, int(truth.at[0].matrix.sum()))
-    return [
-        (level, [_percent(n) for n in (int(c.matrix.sum()) / pixels, c.accuracy(), c.miou())])
-        for level, c in zip(LEVELS, truth.at, strict=True)
-    ]
+    pixels, rows = max(1, int(truth.at[0].matrix.sum())), []
+    for place, (level, part) in enumerate(zip(LEVELS, truth.at, strict=True)):
+        numbers = (int(part.matrix.sum()) / pixels, part.accuracy(), truth.miou_at(place))
+        rows.append((level, [_percent(number) for number in numbers]))
+    return rows
 
 
 def _moved(drift: Drift) -> float:

@@ -1,7 +1,8 @@
 """Auto-labels -> tasks of an annotation tool, in which people find them drawn in.
 
-CVAT: a zip "Segmentation mask 1.1" with the pictures. Label Studio: a JSON file of tasks, whose
-`predictions` hold one brush mask for each class, and an XML file of the labelling interface.
+CVAT: a zip "Segmentation mask 1.1" with the pictures, and a JSON file of the classes as its "Raw"
+view takes them. Label Studio: a JSON file of tasks, whose `predictions` hold one brush mask for
+each class, and an XML file of the labelling interface.
 """
 
 from __future__ import annotations
@@ -47,8 +48,11 @@ def export_tasks(
     if tool == "cvat":
         if url is not None:
             raise InputError("--url is for Label Studio; a CVAT export holds the pictures")
+        classes = file.with_suffix(".json")
+        text = json.dumps(_raw_labels(labelled.labels), indent=1)
+        replace(classes, lambda temporary: temporary.write_text(text, "utf-8"))
         replace(file, lambda temporary: _write_cvat(temporary, labelled, names))
-        return [file]
+        return [file, classes]
     tasks = []
     with Meter("export", len(names)) as meter:
         for name in names:
@@ -81,6 +85,14 @@ def _write_cvat(file: Path, labelled: Labelled, names: Sequence[str]) -> None:
             suffix, content = _picture(labelled.image_file(name))
             archive.writestr(f"JPEGImages/{name}{suffix}", content)
             meter.advance()
+
+
+def _raw_labels(labels: LabelSet) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "color": css(colour), "attributes": []}
+        for name, colour in zip(labels.names, _colours(labels), strict=True)
+        if name != BACKGROUND
+    ]
 
 
 def _colours(labels: LabelSet) -> list[tuple[int, int, int]]:
