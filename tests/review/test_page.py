@@ -308,6 +308,12 @@ class TestPage:
         assert ran.code == 2
         assert says in ran.err
 
+    def test_a_damaged_row(self, autolabel, hmsa):
+        out, _ = autolabel()
+        (out / "rows" / "b.json").write_text('{"key":')
+        ran = hmsa("review", out)
+        assert (ran.code, "b.json is damaged; run the same hmsa autolabel" in ran.err) == (2, True)
+
     def test_a_confidence_that_does_not_fit(self, autolabel, hmsa, truth):
         out, _ = autolabel()
         Image.new("L", (3, 3)).save(out / "confidence" / "a.png")

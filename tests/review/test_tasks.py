@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import time
 import zipfile
 from xml.etree import ElementTree
@@ -337,25 +338,34 @@ class TestCutShort:
         assert hmsa("review", out, "--take", file).code == 0
         assert (labels_of(out)["a"] == label).all()
 
-    def test_killed(self, meant, tmp_path):
+    def test_killed(self, meant):
+        """SIGKILL as soon as rows change, so always in the midst of writing."""
         out, file, label = meant
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["hmsa.commands.review"])
-        rng = np.random.default_rng(1)
-        for _ in range(3):
-            process = context.Process(
-                target=cli.run, args=(["review", str(out), "--take", str(file)],)
-            )
+
+        def start():
+            words = ["review", str(out), "--take", str(file)]
+            process = context.Process(target=cli.run, args=(words,))
             process.start()
+            return process
+
+        def stamps():
+            return {f: f.stat().st_mtime_ns for f in (out / "rows").rglob("*.json")}
+
+        killed = 0
+        for after in (0, 0.003):
+            before, process = stamps(), start()
             patience = time.monotonic() + 60
-            while process.is_alive() and (out / "manifest.parquet").exists():
+            while process.is_alive() and stamps() == before:
                 assert time.monotonic() < patience
-            time.sleep(rng.uniform(0, 0.004))
+            time.sleep(after)
             process.kill()
             process.join()
+            killed += process.exitcode == -signal.SIGKILL
             self.whole(out)
-        process = context.Process(target=cli.run, args=(["review", str(out), "--take", str(file)],))
-        process.start()
+        assert killed
+        process = start()
         process.join(60)
         assert process.exitcode == 0
         assert (labels_of(out)["a"] == label).all()

@@ -16,6 +16,7 @@ import pyarrow
 from numpy.typing import NDArray
 from pyarrow import parquet
 
+from ..errors import InputError
 from ..files import replace
 
 Row = dict[str, Any]
@@ -76,12 +77,18 @@ def total(rows: Iterable[Row], classes: int) -> NDArray[np.int64]:
 
 
 def rows_below(out: Path) -> Iterator[tuple[str, Row]]:
-    """All rows of OUT by the name of their image, in the order in which a run does them."""
+    """All rows of OUT by the name of their image, in the order in which a run does them.
+
+    InputError: one of them is damaged.
+    """
     found = []
     for file in (out / "rows").rglob("*.json"):
         if not file.name.startswith("."):
             name = file.relative_to(out / "rows").as_posix().removesuffix(".json")
-            found.append((name, json.loads(file.read_bytes())))
+            try:
+                found.append((name, json.loads(file.read_bytes())))
+            except ValueError:
+                raise InputError(f"{file} is damaged; run the same hmsa autolabel again") from None
     yield from sorted(found, key=lambda each: Path(each[1]["image"]))
 
 
