@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,6 +56,27 @@ def cache(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
+
+
+@pytest.fixture
+def grown():
+    """`with grown() as more: ..`, then `more()`: MiB by which the peak of memory grew inside."""
+    if sys.platform != "linux":
+        pytest.skip("peaks of memory are asked of the kernel of Linux")
+
+    def peak() -> int:
+        told = Path("/proc/self/status").read_text().split()
+        return int(told[told.index("VmHWM:") + 1]) >> 10
+
+    @contextmanager
+    def measured():
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now
+        before = peak()
+        after: list[int] = []
+        yield lambda: after[0] - before
+        after.append(peak())
+
+    return measured
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,9 @@ FLOORS = {
     "cli": 5, "__main__": 6, "commands": 4, "evaluation": 3.5, "outputs": 3.5, "exported": 3.5,
     "autolabel": 3.5, "review": 3.7, "predictor": 3,
     "checkpoint": 0.5, "losses": 2, "optim": 2, "record": 2, "official": 1, "report": 2, "rmi": 1,
-    "datasheet": 2, "page": 1,
+    "datasheet": 2, "rounds": 2, "selftraining": 2, "page": 1,
     "model": 1, "data": 1, "metrics": 1, "config": 1, "runtime": 1, "pictures": 1, "pipeline": 1,
+    "memory": 0, "segmentation": 2,
     "files": 0, "errors": 0, "__init__": 0,
 }  # fmt: skip
 # Beside each other on one floor, but only one way round
@@ -26,6 +27,7 @@ NEVER = {
     "report": {"model", "predictor"},
     "datasheet": {"model", "predictor", "report"},
     "review": {"model", "predictor"},
+    "rounds": {"model", "predictor", "report"},
     "predictor": {"pictures"},
 }
 
@@ -63,8 +65,8 @@ def test_imports_point_down(path):
 
 def test_no_verb_imports_another_but_evaluate():
     for path in (SOURCE / "commands").glob("*.py"):
-        if path.name == "demo.py":
-            continue  # the demo is all the verbs in a row
+        if path.name in ("demo.py", "selftrain.py"):
+            continue  # the demo is all the verbs in a row; self-training three of them, in rounds
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.level == 1:
                 assert node.module == "evaluate"

@@ -17,7 +17,7 @@ def test_version(hmsa):
 
 
 VERBS = [
-    *("train", "evaluate", "autolabel", "review", "predict", "convert", "demo"),
+    *("train", "evaluate", "autolabel", "review", "selftrain", "predict", "convert", "demo"),
     *(f"data {what}" for what in ("scenes", "import", "check", "stats")),
 ]
 
@@ -38,7 +38,7 @@ MISTAKES = {
     "unknown trunk": (["train", "RECIPE", "--set", "model.trunk=hrnet"], "not a timm model"),
     "no such device": (
         ["train", "RECIPE", "--set", "accelerator=mps"],
-        "there is none here of kind mps",
+        "there is no Apple GPU here",
     ),
     "empty crop": (["train", "RECIPE", "--set", "joint.crop=[0, 64]"], "joint.crop.0"),
     "missing split": (["train", "RECIPE", "--set", "data.val=vall"], "did you mean val"),

@@ -45,6 +45,13 @@ def test_changes_are_laid_over(recipe_file):
     [
         ("data: {dataset: d}\njiont: {}", [], "unknown key 'jiont'; did you mean 'joint'"),
         ("data: {dataset: d}\njoint: {step: 3}", [], "'joint.step'; did you mean 'steps'"),
+        (
+            "data: {dataset: d}\nsampling: {extra: [{split: a, shar: 1}]}",
+            [],
+            "did you mean 'share'",
+        ),
+        ("data: {dataset: d}\nselftrain: {rul: fixed}", [], "did you mean 'rule'"),
+        ("data: {dataset: d}\nselftrain: {share: 2}", [], "selftrain.share: .* 2 came"),
         ("data: {dataset: d}", ["joint.lrr=1"], "'joint.lrr'; did you mean 'lr'"),
         ("data: {dataset: d}", ["joint.steps=many"], "joint.steps: .*integer.* 'many' came"),
         ("data: {dataset: d}", ["joint.steps=-1"], "joint.steps: .*greater.* -1 came"),

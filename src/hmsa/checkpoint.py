@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+import torch
 from huggingface_hub import (
     EvalResult,
     ModelCardData,
@@ -35,6 +37,33 @@ from .files import replace
 WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
 
 
+class Spent(BaseModel):
+    """What it comes to if finer scales are computed in a share of the picture alone."""
+
+    share: float
+    cost: float  # of the pixels that the network looks at without a gate
+    miou: float
+    agreement: float  # share of labels that are those of everything computed
+
+
+class Curve(BaseModel):
+    """Measured by `hmsa gate`."""
+
+    dataset: str
+    split: str
+    scales: list[float]
+    points: list[Spent]  # by rising share
+
+    def at(self, share: float) -> Spent:
+        """Between the measured shares on a straight line."""
+        shares = [point.share for point in self.points]
+        values = {
+            name: float(np.interp(share, shares, [getattr(p, name) for p in self.points]))
+            for name in ("cost", "miou", "agreement")
+        }
+        return Spent(share=share, **values)
+
+
 class Card(BaseModel):
     """Everything about a network but its weights. Normalisation is in the weights' buffers."""
 
@@ -47,6 +76,7 @@ class Card(BaseModel):
     trained_on: dict[str, Any] = {}  # dataset, split, pictures
     recipe: dict[str, Any] = {}  # as given to hmsa train
     metrics: dict[str, float] = {}  # on which step, with what result
+    gate: Curve | None = None  # what a gate saves and costs
     version: str = __version__
 
     @computed_field  # type: ignore[prop-decorator]
@@ -62,6 +92,21 @@ class Card(BaseModel):
                 f"{other} has {len(names)} ({', '.join(names[:4])}, ...); both must name the same "
                 "classes in the same order"
             )
+
+    def refuse_learnt(self, dataset: Path, split: str, source: object, asked: str) -> None:
+        """InputError, that begins with `asked`, if this card of `source` tells that its network
+        learnt from this split of the YAML file `dataset`, as main or as extra set."""
+        learnt = [(self.trained_on.get("dataset"), self.trained_on.get("split"))]
+        for extra in self.recipe.get("sampling", {}).get("extra", []):
+            learnt.append((extra.get("dataset") or self.trained_on.get("dataset"), extra["split"]))
+        for name, trained in learnt:
+            # A folder stands for the dataset.yaml in it
+            called = {Path(str(name)).stem, "dataset"} if name and not Path(name).suffix else {name}
+            if trained == split and called & {dataset.name, dataset.stem}:
+                raise InputError(
+                    f"{asked}: {source} was trained on {dataset.name}, split {split}, so it cannot "
+                    "be judged there; name a split that it has not seen"
+                )
 
 
 class Pretrained:
@@ -175,14 +220,30 @@ def read(path: Path) -> tuple[dict[str, Tensor], Card]:
         raise InputError(f"{source}: its card is damaged ({reason})") from None
 
 
-def fingerprint(source: str | Path) -> str:
-    """SHA-256 of the weights of a checkpoint, and of the card beside them where that counts."""
+def amend(source: str | Path, **fields: Any) -> None:
+    """Change fields of a checkpoint's card, wherever it lies; its weights stay what they are."""
     file = _find(source, {})
-    digest = hashlib.sha256()
-    for part in (file, file.with_name(CONFIG)):
-        if part is file or (file.name == WEIGHTS and part.is_file()):
-            with part.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    tensors, card = read(file)
+    text = card.model_copy(update=fields).model_dump_json(indent=2)
+    header = {"format": "pt", "hmsa": Card.model_validate_json(text).model_dump_json()}
+    replace(file, lambda temporary: save_file(tensors, temporary, metadata=header))
+    config = file.with_name(CONFIG)
+    if file.name == WEIGHTS and config.is_file():
+        replace(config, lambda temporary: temporary.write_text(text + "\n"))
+
+
+def fingerprint(source: str | Path) -> str:
+    """SHA-256 of all that a checkpoint's results depend on; of any other file, of its content."""
+    file = _find(source, {})
+    if file.suffix != ".safetensors":
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    tensors, card = read(file)
+    told = card.model_dump(include={"network", "names", "scales", "flip", "long_edge"})
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

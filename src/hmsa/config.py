@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -18,6 +18,7 @@ from .errors import InputError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Edge = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Scales = Annotated[tuple[Positive, ...], Field(min_length=1)]
 
@@ -69,16 +70,28 @@ class Augment(Strict):
     blur: Share = Field(0.0, description="probability of a Gaussian blur of sigma 0.15..1.3 pixels")
 
 
-class Extra(Strict):
+class Mixed(Strict):
+    """How much of a further set the joint stage sees."""
+
+    share: Share = Field(0.0, description="of the plain pictures that come from this set")
+    boost: list[str] = Field([], description="classes whose class-uniform crops also come from it")
+    until: Share = Field(1.0, description="share of the stage's steps after which it is left out")
+    border: tuple[Edge, Edge, Edge, Edge] = Field(
+        (0, 0, 0, 0),
+        description="pixels at top, right, bottom, left whose labels do not count: a car's bonnet",
+    )
+
+
+class Extra(Mixed):
     """A further labelled set, coarse or labelled by a network, mixed into the joint stage."""
 
     dataset: str | None = Field(
         None, description="YAML file, relative to the recipe; null: that of `data`"
     )
     split: str = Field(description="of that dataset; its classes must be those of `data`")
-    share: Share = Field(0.0, description="of the plain pictures that come from this set")
-    boost: list[str] = Field([], description="classes whose class-uniform crops also come from it")
-    until: Share = Field(1.0, description="share of the stage's steps after which it is left out")
+    confidence: Share | dict[str, Share] | None = Field(
+        None, description="as that of `sampling`, for this set; null: that of `sampling`"
+    )
 
 
 class Sampling(Strict):
@@ -157,8 +170,48 @@ class Inference(Strict):
     flip: bool = Field(False, description="also look at the mirrored picture")
 
 
+class ByPeople(Strict):
+    """Coarse labels that people drew on pictures which a teacher labels, too."""
+
+    dataset: str | None = Field(
+        None, description="YAML file or name, from the recipe; null: that of `data`"
+    )
+    split: str = Field(description="of that dataset; its classes must be those of `data`")
+    fill: list[str] | None = Field(
+        None, description="classes that alone are taken over; null: all, wherever people spoke"
+    )
+
+
+class Selftrain(Mixed):
+    """What `hmsa selftrain` has labelled, what of it a student learns, and how. See its command."""
+
+    images: str | None = Field(None, description="folder of pictures to label, from the recipe")
+    dataset: str | None = Field(
+        None, description="YAML file or name, from the recipe, of `split`; null: that of `data`"
+    )
+    split: str | None = Field(
+        None, description="instead of `images`: the folder of this split's pictures"
+    )
+    coarse: ByPeople | None = Field(None, description="of these pictures, laid over the labels")
+    scales: Scales | None = Field(None, description="that the teacher looks at; null: its own")
+    flip: bool | None = Field(None, description="its look at the mirrored picture; null: its own")
+    rule: Literal["fixed", "quantile", "precision"] = Field(
+        "fixed", description="that finds how sure a label must be; those of hmsa autolabel"
+    )
+    level: Share | None = Field(
+        None, description="confidence, share kept or share right, by rule; null: 0.5, 0.5, 0.95"
+    )
+    held_out: str | None = Field(
+        None, description="split of `data` that precision is measured on; null: its `val`"
+    )
+    share: Share = Field(0.5, description="of the plain pictures that come from these labels")
+    start: Literal["scratch", "teacher"] = Field(
+        "scratch", description="what a student begins from: as the recipe says, or its teacher"
+    )
+
+
 class Recipe(Strict):
-    """All that `hmsa train` needs; the sections are above."""
+    """All that `hmsa train` needs, and `hmsa selftrain`; the sections are above."""
 
     data: Data
     model: Model = Model()
@@ -167,6 +220,7 @@ class Recipe(Strict):
     joint: Joint = Joint()
     attention: Attention = Attention()
     inference: Inference = Inference()
+    selftrain: Selftrain | None = Field(None, description="hmsa train passes it by")
     start: str | None = Field(
         None, description="checkpoint or hub id to begin from; its classes may be others"
     )
@@ -259,8 +313,10 @@ def _keys_beside(kind: type[BaseModel], place: tuple[int | str, ...]) -> list[st
     """The keys that the section which holds `place` knows."""
     for part in place[:-1]:
         field = kind.model_fields.get(str(part))
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        held = field.annotation if field else None
+        inner = [t for t in (held, *get_args(held)) if isinstance(t, type)]  # or in a list, or null
+        sections = [t for t in inner if issubclass(t, BaseModel)]
+        if not sections:
             break
-        kind = inner
+        kind = sections[0]
     return list(kind.model_fields)

@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .checkpoint import Spent
 from .data.datasets import Dataset
 from .data.labels import IGNORE
 from .metrics import BoundaryF1, BoundaryIoU, Calibration, Confusion, InstanceConfusion
-from .predictor import Predictor, Segmentation
+from .model.gate import Gate
+from .predictor import Predictor
 from .runtime import Meter
+from .segmentation import Segmentation
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,32 @@ def measure(
         scales, own, confusion, outlines, calibration, categories, instances, mean_weights, mious,
         windows,
     )  # fmt: skip
+
+
+def gate_curve(predictor: Predictor, dataset: Dataset, shares: Sequence[float]) -> list[Spent]:
+    """What each share of the finer scales costs and reaches; every tile is computed for real."""
+    classes, before = len(dataset.labels.names), predictor.gate
+    shares = sorted({0.0, *shares, 1.0})
+    confusion = {share: Confusion(classes) for share in shares}
+    cost, agreement, pixels = dict.fromkeys(shares, 0.0), dict.fromkeys(shares, 0), 0
+    with Meter("gate", len(dataset)) as meter:
+        for index in range(len(dataset)):
+            image, label = dataset.read(index)
+            predictor.gate = None
+            whole = predictor(image).label
+            pixels += whole.size
+            for share in shares:
+                predictor.gate = Gate(share)
+                seen = predictor(image)
+                confusion[share].add(torch.from_numpy(label), torch.from_numpy(seen.label))
+                cost[share] += seen.cost / len(dataset)
+                agreement[share] += int((seen.label == whole).sum())
+            meter.advance()
+    predictor.gate = before
+    return [
+        Spent(share=s, cost=cost[s], miou=confusion[s].miou(), agreement=agreement[s] / pixels)
+        for s in shares
+    ]
 
 
 def score(predictor: Predictor, dataset: Dataset, rank: int = 0, processes: int = 1) -> Confusion:

@@ -24,13 +24,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .checkpoint import Card
-from .data.images import read_image, to_rgb
+from .data.images import Picture
 from .errors import InputError
 from .model import HMSA
 from .model.heads import resize
 from .model.hmsa import ordered
-from .predictor import Segmentation
 from .runtime import Precision
+from .segmentation import Segmentation, as_array
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 LEAST = 32  # pixels of a side, below which a graph of any size is not held to agree
@@ -69,6 +69,7 @@ class Exported:
         scales: Sequence[float] | None = None,
         precision: Precision = "auto",
         flip: bool | None = None,
+        **further: Any,
     ) -> Exported:
         """source: a .onnx or .pt2 file of `hmsa export`. The rest is in the graph already: anything
         given that is not what it was made with raises InputError.
@@ -78,10 +79,11 @@ class Exported:
             raise InputError(f"no file {source}; hmsa export makes one of a checkpoint")
         kind = next(kind for kind, suffix in SUFFIXES.items() if suffix == source.suffix)
         made = cls(source, kind)
-        wanted = [
+        wanted: list[tuple[str, Any, Any]] = [
             ("scales", ordered(scales) if scales else made.scales, made.scales),
             ("flip", made.flip if flip is None else flip, made.flip),
             ("precision", "fp32" if precision == "auto" else precision, "fp32"),
+            *((name, given, None) for name, given in further.items() if given != "auto"),
         ]
         for what, asked, has in wanted:
             if asked != has:
@@ -90,21 +92,27 @@ class Exported:
                 )
         return made
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that a result depends on but the file, as JSON has it."""
+        return {"scales": self.scales, "flip": self.flip, "precision": "fp32"}
+
     def __call__(
-        self, image: Path | str | Image.Image | NDArray[np.uint8], detail: bool = False
+        self,
+        image: Path | str | Image.Image | NDArray[np.uint8] | Picture,
+        detail: bool = False,
+        probabilities: bool = False,
+        entropy: bool = False,
     ) -> Segmentation:
         """image: a file, a Pillow image, or `[H,W,3]` uint8 RGB. InputError for a size that the
-        graph does not take, and for detail, which is not in it.
+        graph does not take, and for detail, probabilities and entropy, which are not in it.
         """
-        if detail:
+        if detail or probabilities or entropy:
             raise InputError(
                 f"{self.file} tells label and confidence alone; ask the checkpoint for what each "
-                "scale saw"
+                "scale saw, for probabilities and for entropy"
             )
-        if isinstance(image, Path | str):
-            image = read_image(Path(image))
-        elif isinstance(image, Image.Image):
-            image = to_rgb(image)
+        image = as_array(image)
         height, width = image.shape[:2]
         if self.size and self.size != (height, width):
             raise InputError(

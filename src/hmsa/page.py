@@ -6,6 +6,7 @@ anything else. page.html.j2 is the frame; page_parts.html.j2 what more than one 
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from PIL import Image
 from .files import replace
 
 SIDE = 640  # longest side of an embedded picture, in pixels: ten of them stay near half a megabyte
+
+View = dict[str, Any]  # what a template draws
 
 
 def css(colour: Sequence[float] | NDArray[Any]) -> str:
@@ -41,6 +44,51 @@ def uri(picture: NDArray[np.uint8], photo: bool) -> str:
         small.save(stream, "PNG", optimize=True)
     kind = "jpeg" if photo else "png"
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+
+
+def line_chart(
+    title: str,
+    summary: str,
+    axis: str,
+    points: NDArray[np.float64],
+    start: float,
+    end: float,
+    stages: Sequence[tuple[float, str]] = (),
+) -> View:
+    """points [N,2] as SVG coordinates in a 480 x 250 box, for the template's `chart`.
+
+    start, end: of the axis, whose ticks are whole numbers. stages: where each begins, its name.
+    """
+    y_ticks = _ticks(points[:, 1].min(), points[:, 1].max())
+    end = max(end, start + 1)
+
+    def x(place: float) -> float:
+        return 46 + 420 * (place - start) / (end - start)
+
+    def y(value: float) -> float:
+        return 214 - 190 * (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
+
+    whole = [t for t in _ticks(start, end) if start <= t <= end and abs(t - round(t)) < 1e-9]
+    return {
+        "title": title,
+        "summary": summary,
+        "axis": axis,
+        "line": " ".join(f"{x(place):.1f},{y(value):.1f}" for place, value in points),
+        "dots": [(x(place), y(value)) for place, value in points] if len(points) <= 40 else [],
+        "y": [(y(tick), f"{tick:.6g}") for tick in y_ticks],
+        "x": [(x(tick), f"{tick:.6g}") for tick in whole],
+        "stages": [(x(place), name) for place, name in stages],
+    }
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round values (1, 2 or 5 times a power of ten), about four, from below low to above high."""
+    span = (high - low) or abs(high) or 1.0
+    rough = span / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [index * step for index in range(first, max(last, first + 1) + 1)]
 
 
 def render(template: str, enlarge: bool, **shown: Any) -> str:

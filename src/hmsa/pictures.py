@@ -22,6 +22,8 @@ _HEAT_ANCHORS = [
     (255, 232, 96),
 ]
 
+_BAND = 1 << 18  # pixels tinted at once; blending needs 30 times the memory of a picture
+_AT_ONCE = 256  # rows
 RIGHT, WRONG, UNKNOWN = (222, 226, 230), (208, 24, 36), (72, 74, 78)
 
 
@@ -37,7 +39,10 @@ _HEAT = ramp(_HEAT_ANCHORS, 256)
 
 def _table(label: Bytes, palette: Bytes, ignore: int) -> Bytes:
     """[256,3] colour of every pixel value; refuses a label the palette has no colour for."""
-    strange = np.flatnonzero(np.bincount(label.ravel(), minlength=256))
+    count = np.zeros(256, np.int64)
+    for top in range(0, len(label), _AT_ONCE):  # counting takes eight times the memory of a label
+        count += np.bincount(label[top : top + _AT_ONCE].ravel(), minlength=256)
+    strange = np.flatnonzero(count)
     strange = strange[(strange >= len(palette)) & (strange != ignore)]
     if strange.size:
         raise ValueError(
@@ -59,6 +64,15 @@ def overlay(image: Bytes, label: Bytes, palette: Bytes, alpha: float = 0.5) -> B
     """Image [H,W,3] tinted by label [H,W]; alpha 0 is the image, 1 the colours, 255 untinted."""
     mixed = (1 - alpha) * image + alpha * colorize(label, palette)
     return np.where((label == 255)[..., None], image, mixed.round()).astype(np.uint8)
+
+
+def tinted(image: Bytes, label: Bytes, palette: Bytes, alpha: float = 0.5) -> Bytes:
+    """`overlay` of a picture that may be large: no map of floats is ever as large as it."""
+    made, step = np.empty_like(image), max(1, _BAND // max(1, image.shape[1]))
+    for top in range(0, len(image), step):
+        rows = slice(top, top + step)
+        made[rows] = overlay(image[rows], label[rows], palette, alpha)
+    return made
 
 
 def heat(weight: NDArray[np.floating]) -> Bytes:

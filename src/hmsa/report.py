@@ -9,20 +9,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import pictures
 from .metrics import Calibration
-from .page import css, render, uri, write
+from .page import View, css, line_chart, render, uri, write
 
 POINTS = 400  # most points of a curve: more than one per pixel only hides the line in its own noise
 # Coarse is blue and fine orange, so that the order of the scales can be seen.
 SCALE_ANCHORS = [(58, 96, 158), (66, 152, 168), (134, 186, 120), (228, 186, 80), (222, 120, 64)]
-
-View = dict[str, Any]
 
 
 @dataclass
@@ -171,16 +168,6 @@ def _trust(report: Report) -> View | None:
     }
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Round values (1, 2 or 5 times a power of ten), about four, from below low to above high."""
-    span = (high - low) or abs(high) or 1.0
-    rough = span / 4
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [index * step for index in range(first, max(last, first + 1) + 1)]
-
-
 def _chart(report: Report, key: str, title: str, factor: float, peak: bool) -> View | None:
     """One metric against the step, as SVG coordinates in a 480 x 250 box."""
 
@@ -199,32 +186,14 @@ def _chart(report: Report, key: str, title: str, factor: float, peak: bool) -> V
         cuts = range(0, len(data), bucket)
         data = np.array([data[cut : cut + bucket].mean(axis=0) for cut in cuts])
         summary += f"; each point is the mean of {bucket} rows"
-    y_ticks = _ticks(data[:, 1].min(), data[:, 1].max())
     # Both charts share the whole run's axis, so that they can be read one above the other.
     steps = [step for row in report.curves if math.isfinite(step := number(row, "step"))]
-    start, end = min(steps), max(max(steps), min(steps) + 1)
-
-    def x(step: float) -> float:
-        return 46 + 420 * (step - start) / (end - start)
-
-    def y(value: float) -> float:
-        return 214 - 190 * (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
-
     stages: list[tuple[float, str]] = []
     for row in report.curves:
         stage, step = str(row.get("stage") or ""), number(row, "step")
         if stage and math.isfinite(step) and (not stages or stages[-1][1] != stage):
-            stages.append((x(step), stage))
-    return {
-        "title": title,
-        "summary": summary,
-        "axis": "step",
-        "line": " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in data),
-        "dots": [(x(step), y(value)) for step, value in data] if len(data) <= 40 else [],
-        "y": [(y(tick), f"{tick:.6g}") for tick in y_ticks],
-        "x": [(x(t), f"{t:.6g}") for t in _ticks(start, end) if start <= t <= end],
-        "stages": stages,
-    }
+            stages.append((step, stage))
+    return line_chart(title, summary, "step", data, min(steps), max(steps), stages)
 
 
 def trust_charts(trusted: Trusted) -> list[View]:

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .errors import InputError
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 _LINE_EVERY = 15.0  # seconds between progress lines where there is no terminal
 
 
@@ -28,6 +28,23 @@ def best_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def find_device(wanted: torch.device | str | None = None) -> torch.device:
+    """The best one, or the one that is asked for; InputError if it is not there."""
+    if wanted is None:
+        return best_device()
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise InputError(f"device: {wanted!r} is none; give cpu, cuda, cuda:1 or mps") from None
+    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    there = count.get(device.type, 1)
+    if there <= (device.index or 0):
+        names = {"cuda": "CUDA device", "mps": "Apple GPU"}
+        had = f"there are {there}" if there else f"there is no {names[device.type]} here"
+        raise InputError(f"device: {wanted} was asked for, but {had}; give cpu or leave it out")
+    return device
 
 
 def fast_bf16(device: torch.device) -> bool:
@@ -41,7 +58,16 @@ def use_bf16(device: torch.device, precision: Precision) -> bool:
     return precision == "bf16" or (precision == "auto" and fast_bf16(device))
 
 
+def in_use(device: torch.device, precision: Precision) -> str:
+    """What "auto" comes to: bf16 or fp32."""
+    return precision if precision == "fp16" else "bf16" if use_bf16(device, precision) else "fp32"
+
+
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    if precision == "fp16":
+        if device.type == "cpu":
+            raise InputError("precision: fp16 is for GPUs; give bf16 or fp32 on the CPU")
+        return torch.autocast(device.type, torch.float16)
     if use_bf16(device, precision):
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
@@ -49,10 +75,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 def launch(accelerator: str, devices: int | str, precision: Precision) -> Fabric:
     """Lightning Fabric, started: one process per device."""
-    device = best_device() if accelerator == "auto" else torch.device(accelerator)
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(device.type, True):
-        raise InputError(f"accelerator: there is none here of kind {device.type}; use cpu or auto")
+    device = find_device(None if accelerator == "auto" else accelerator)
     fabric = Fabric(
         accelerator=device.type,
         devices=devices,

@@ -57,6 +57,14 @@ def test_labels_thresholds_and_training(hmsa, trained, scenes, pictures, recipe,
     assert (surest >= 0.3 * kept).all()
     assert surest.sum() < kept.sum()
 
+    told = summary["kept"]["quantile"]
+    assert told["all"] == pytest.approx(surest.sum() / kept.sum())
+    shares = [told["class"][name] for name in val.labels.names]
+    assert shares == [
+        pytest.approx(s / k) if k else None for s, k in zip(surest, kept, strict=True)
+    ]
+    assert summary["seconds"] > 0
+
     content = yaml.safe_load(recipe.read_text())
     content["sampling"] = {
         "confidence": found["quantile"],

@@ -145,6 +145,8 @@ def test_another_size_is_refused_and_named(hmsa, files, picture, tmp_path):
         (["--flip"], "exported with flip False, not True"),
         (["--precision", "bf16"], "exported with precision fp32, not bf16"),
         (["--panel"], "give the checkpoint"),
+        (["--save", "label,probabilities"], "give the checkpoint"),
+        (["--save", "entropy"], "give the checkpoint"),
     ],
 )
 def test_what_is_not_in_the_graph(hmsa, files, picture, tmp_path, arguments, told):

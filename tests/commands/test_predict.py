@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -73,7 +74,7 @@ def files_below(out):
 
 
 class TestSaving:
-    KINDS = "label,overlay,confidence,weights,panel,npz,rle"
+    KINDS = "label,overlay,confidence,weights,panel,npz,rle"  # of any predictor
 
     def test_all_kinds(self, hmsa, trained, odd_pictures, tmp_path):
         out = tmp_path / "out"
@@ -112,6 +113,147 @@ class TestSaving:
         ran = hmsa("predict", trained, tmp_path, "-o", tmp_path / "out", "--save", "label,masks")
         assert ran.code == 2
         assert "'masks' is none of label, overlay" in ran.err
+
+
+class TestRasters:
+    """A satellite picture: more bands, more bits, a place on the earth, and parts without data."""
+
+    @pytest.fixture
+    def raster(self, tmp_path):
+        rasterio = pytest.importorskip("rasterio")
+        bands = np.random.default_rng(0).integers(1, 60000, (5, 70, 90), np.uint16)
+        bands[:, :, 80:] = 0
+        (tmp_path / "in").mkdir()
+        with rasterio.open(
+            tmp_path / "in" / "s.tif", "w", driver="GTiff", count=5, height=70, width=90, nodata=0,
+            dtype="uint16", crs="EPSG:32633", transform=rasterio.Affine(10, 0, 6e5, 0, -10, 5e6),
+        ) as target:  # fmt: skip
+            target.write(bands)
+        return tmp_path / "in" / "s.tif"
+
+    def test_from_the_earth_to_the_earth(self, hmsa, trained, raster, tmp_path):
+        import rasterio
+
+        out = tmp_path / "out"
+        arguments = ["predict", trained, raster, "-o", out, "--save", "label,overlay,geotiff"]
+        for before in ("", " (1 of them before)"):
+            ran = hmsa(*arguments, "--scales", "0.5,1")
+            assert ran.code == 0, ran.err
+            assert f"1 picture(s) labelled in {out}{before}, 0 could" in ran.err
+        seen = Predictor.load(trained, (0.5, 1))(read_image(raster))
+        with Image.open(out / "labels" / "s.png") as label:
+            assert (np.asarray(label) == seen.label).all()
+        for part, map_, nothing in (("label", seen.label, 255), ("confidence", seen.confidence, 0)):
+            with rasterio.open(out / "geotiff" / part / "s.tif") as made:
+                assert made.crs.to_epsg() == 32633
+                assert made.transform == rasterio.Affine(10, 0, 6e5, 0, -10, 5e6)
+                assert (made.read(1)[:, :80] == map_[:, :80]).all()
+                assert (made.read(1)[:, 80:] == nothing).all()
+
+    def test_results_are_not_taken_for_pictures(self, hmsa, trained, raster):
+        folder = raster.parent
+        for _ in range(2):
+            ran = hmsa("predict", trained, folder, "-o", folder, "--scales", "1", "--save",
+                       "geotiff")  # fmt: skip
+            assert "1 picture(s) labelled" in ran.err
+
+    def test_without_rasterio(self, hmsa, trained, raster, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "rasterio", None)
+        Image.new("L", (40, 40)).save(raster.parent / "gray.tif")
+        arguments = ["predict", trained, raster.parent, "-o", tmp_path / "out", "--scales", "1"]
+        ran = hmsa(*arguments)
+        assert ran.code == 2
+        assert f"hmsa: {raster} is not a picture that can be read; rasterio reads more" in ran.err
+        assert "1 picture(s) labelled" in ran.err
+        ran = hmsa(*arguments, "--save", "label,geotiff")
+        assert ran.code == 2
+        assert 'GeoTIFF needs rasterio, which is missing: pip install "hmsa[geo]"' in ran.err
+
+    def test_a_damaged_one_does_not_stop_the_rest(self, hmsa, trained, raster, tmp_path):
+        (raster.parent / "cut.tif").write_bytes(raster.read_bytes()[:30000])
+        ran = hmsa("predict", trained, raster.parent, "-o", tmp_path / "out", "--scales", "1")
+        assert ran.code == 2
+        assert f"{raster.parent / 'cut.tif'} cannot be decoded" in ran.err
+        assert "1 picture(s) labelled" in ran.err
+
+
+class TestWhatThePredictorIsAskedFor:
+    @pytest.fixture
+    def asked(self, monkeypatch):
+        """What each call asked for; a predictor that makes probabilities and entropy of its own."""
+        calls, call = [], Predictor.__call__
+
+        def see(self, image, detail=False, **more):
+            calls.append(more)
+            seen = call(self, image, detail)
+            height, width = seen.label.shape
+            made = {
+                "probabilities": np.full((4, height, width), 0.25, np.float16),
+                "entropy": np.full((height, width), 255, np.uint8),
+            }
+            return dataclasses.replace(seen, **{name: made[name] for name in more})
+
+        monkeypatch.setattr(Predictor, "__call__", see)
+        return calls
+
+    @pytest.mark.parametrize(
+        ("save", "more"),
+        [
+            ("label,npz", {}),
+            ("probabilities", {"probabilities": True}),
+            ("label,entropy,probabilities", {"probabilities": True, "entropy": True}),
+        ],
+    )
+    def test_no_more_than_is_saved(self, hmsa, trained, odd_pictures, tmp_path, asked, save, more):
+        one, out = odd_pictures / "gray.png", tmp_path / "out"
+        ran = hmsa("predict", trained, one, "-o", out, "--scales", "1", "--save", save)
+        assert ran.code == 0, ran.err
+        assert asked == [more]
+        assert {p.split("/")[0] for p in files_below(out)} == {
+            *("predict.json", "predict-done.jsonl"),
+            *(kind.replace("label", "labels") for kind in save.split(",")),
+        }
+        if "entropy" in more:
+            with Image.open(out / "entropy" / "gray.png") as entropy:
+                assert (np.asarray(entropy) == 255).all()
+
+
+def test_a_bomb_is_one_line_and_lifted_by_the_environment(
+    hmsa, trained, odd_pictures, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HMSA_MAX_PIXELS", "1700")
+    arguments = ["predict", trained, odd_pictures, "-o", tmp_path / "out", "--scales", "1"]
+    ran = hmsa(*arguments)
+    assert ran.code == 2
+    file = odd_pictures / "gray.png"
+    assert f"hmsa: {file} is 50x37, 1850 pixels, and at most 1700 are decoded at once" in ran.err
+    assert "2 picture(s) labelled" in ran.err
+    monkeypatch.delenv("HMSA_MAX_PIXELS")
+    assert hmsa(*arguments).code == 0
+
+
+def test_a_full_disk(trained, tmp_path):
+    """A real process, to which the kernel refuses more of a file, as a full disk does."""
+    pytest.importorskip("resource", reason="no limits on files here")
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    Image.effect_noise((300, 200), 90).save(folder / "a.png")
+    script = (
+        "import resource, sys; from hmsa import cli; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); cli.main(sys.argv[1:])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, "predict", trained, folder, "-o", out, "--scales", "1",
+         "--save", "overlay"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 2, ran.stderr
+    assert ran.stderr.splitlines()[-1] == (
+        f"hmsa: {out} cannot be written to (File too large); mend that, and the same command "
+        "goes on"
+    )
+    assert set(files_below(out)) == {"predict.json", "predict-done.jsonl"}
+    assert not (out / "predict-done.jsonl").read_bytes(), "nor taken for done"
 
 
 class TestGoingOn:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import struct
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from hmsa.data.images import pictures_below, read_image, read_size
+from hmsa.data.images import MAX_PIXELS, open_image, pictures_below, read_image, read_size
 from hmsa.errors import InputError
 
 RED = (200, 30, 40)
@@ -104,3 +109,88 @@ def test_the_size_of_a_png_needs_its_header_alone(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40), np.uint8)).save(file)
     file.write_bytes(file.read_bytes()[:100])
     assert read_size(file) == (30, 40)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("suffix", ["tif", "png", "webp"])
+def test_rotation_of_other_kinds(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.zeros((24, 40), np.uint8)
+    pixels[:8, :8] = 255
+    path = saved(tmp_path, Image.fromarray(pixels), f"a.{suffix}", exif=exif)
+    turns = {1: 0, 3: 2, 6: 3}[orientation]
+    assert ((read_image(path)[..., 0] > 128) == (np.rot90(pixels, turns) > 0)).mean() > 0.98
+    if suffix != "png":  # whose size is that of its header
+        assert read_size(path) == read_image(path).shape[:2]
+
+
+def png_of(width: int, height: int) -> bytes:
+    """All that a PNG of that size says of itself, with hardly any pixels."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(
+            ">I", zlib.crc32(name + content)
+        )  # fmt: skip
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0"))
+
+
+class TestLimit:
+    @pytest.fixture
+    def bomb(self, tmp_path):
+        (tmp_path / "bomb.png").write_bytes(png_of(40000, 50000))
+        return tmp_path / "bomb.png"
+
+    def test_a_bomb_is_one_line(self, bomb):
+        for read in (read_image, open_image):
+            with pytest.raises(InputError) as refused:
+                read(bomb)
+            assert str(refused.value) == (
+                f"{bomb} is 40000x50000, 2000000000 pixels, and at most 268435456 are decoded at "
+                "once; if you trust it, set HMSA_MAX_PIXELS=2000000000 in the environment"
+            )
+        assert read_size(bomb) == (50000, 40000), "the header harms nobody"
+
+    def test_the_environment_lifts_and_lowers_it(self, bomb, tmp_path, monkeypatch):
+        file = saved(tmp_path, Image.new("L", (50, 40)))
+        monkeypatch.setenv("HMSA_MAX_PIXELS", "1999")
+        with pytest.raises(InputError, match="50x40, 2000 pixels, and at most 1999 are"):
+            read_image(file)
+        monkeypatch.setenv("HMSA_MAX_PIXELS", "2000")
+        assert read_image(file).shape == (40, 50, 3)
+        monkeypatch.setenv("HMSA_MAX_PIXELS", "many")
+        with pytest.raises(InputError, match="HMSA_MAX_PIXELS='many' .* not a number"):
+            read_image(file)
+
+    def test_no_word_of_pillows_own(self, tmp_path, monkeypatch):
+        """Which would warn of 28 pixels here, and fail from 55 on; and stays so for others."""
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 27)
+        files = [saved(tmp_path, Image.new("L", (9, 8)), f"{i}.png") for i in range(40)]
+        with ThreadPoolExecutor(8) as pool, warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert all(image.shape == (8, 9, 3) for image in pool.map(read_image, files))
+        assert Image.MAX_IMAGE_PIXELS == 27
+        with pytest.raises(Image.DecompressionBombError):
+            Image.open(files[0])
+
+    def test_28_megapixels_are_far_below(self):
+        assert MAX_PIXELS > 9 * 6447 * 4438
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("none.png", png_of(0, 5)),
+        ("none.ppm", b"P6 0 4 255\n"),
+        ("none.gif", b"GIF89a" + struct.pack("<HHBBB", 0, 0, 0, 0, 0) + b";"),
+        ("none.bmp", b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 0, 5, 1, 24, *[0] * 6)),
+    ],
+)
+def test_no_pixels(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    for read in (read_image, read_size):
+        with pytest.raises(InputError, match=f"{name} .*; replace or remove it") as refused:
+            read(tmp_path / name)
+        assert "\n" not in str(refused.value)

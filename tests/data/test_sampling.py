@@ -245,6 +245,43 @@ class TestExtraSets:
         assert seen[ISLAND, 1] == pytest.approx(500 * 12 / 15, abs=12)
         assert {d.source for d in draws(stream, 1000, 2000)} == {0}
 
+    def test_the_last_passes_see_the_main_set_alone(self, world):
+        """Plain pictures and class-uniform crops both; until then each set has its share."""
+        extra = [{"split": "more", "share": 0.5, "boost": ["water"], "until": 0.75}]
+        stream = mixed(world, positions=800, class_uniform=0.5, extra=extra)
+        early = Counter((d.source, d.class_ is None) for d in draws(stream, 0, 600))
+        assert (early[0, True], early[1, True]) == (150, 150)
+        assert early[1, False] > 100
+        assert {d.source for d in draws(stream, 600, 800)} == {0}
+
+    def test_each_set_has_its_own_confidence_and_border(self, world, tmp_path):
+        root = tmp_path / "pictures" / "more"
+        (root / "sure").mkdir()
+        for i in range(3):
+            sure = np.full((40, 60), 128, np.uint8)
+            sure[:, 30:] = 250
+            Image.fromarray(sure).save(root / "sure" / f"{i}.png")
+        content = yaml.safe_load(world.read_text())
+        more = {"images": "more/images", "labels": "more/labels", "confidence": "more/sure"}
+        content["splits"] = {"train": "train", "more": more}
+        world.write_text(yaml.safe_dump(content))
+
+        def kept(confidence=0.9, **extra):
+            extra = {"split": "more", "share": 0.5, "boost": ["water"]} | extra
+            mix = mixed(world, class_uniform=0.5, confidence=confidence, extra=[extra]).mix
+            label = mix.extras[0].dataset.read_label(0)
+            tiles = int(mix.pools[0].tiles.pixels[mix.pools[0].source == 1].sum())
+            assert tiles == 3 * (label != 255).sum(), "crops are around what counts alone"
+            return label != 255
+
+        assert kept(0.0).all()
+        assert (kept() == (np.arange(60) >= 30)).all()
+        assert kept(confidence=0.9, border=[1, 2, 3, 4]).sum() == 36 * 28
+        extra = {"confidence": {"water": 0.5}, "border": [1, 2, 3, 4]}
+        assert (kept(**extra)[1:37, 4:58]).all()
+        assert kept(**extra).sum() == 36 * 54
+        assert kept(border=[30, 0, 30, 0]).sum() == 0
+
     def test_a_set_of_its_own_file(self, world, tmp_path):
         content = yaml.safe_load(world.read_text()) | {"path": "../pictures"}
         (tmp_path / "other").mkdir()

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 import yaml
-from PIL import Image
 
 from ..data.coarse import Coarse
 from ..data.images import pictures_below, read_image
@@ -207,7 +206,7 @@ class Labelling:
         if not row["reason"]:
             try:
                 row |= self._label(name, image, place)
-            except (InputError, Image.DecompressionBombError) as error:
+            except InputError as error:
                 row["reason"] = " ".join(str(error).split())
         row["seconds"] = round(time.monotonic() - began, 4)
         text = json.dumps(row)
@@ -267,11 +266,11 @@ class Labelling:
 class Crew:
     """Processes that label together, each with a network of its own.
 
-    load: makes the predictor on a device; None: the best one. lock: what `locked` gave.
+    load: makes the predictor on `device=`; None: the best one. lock: what `locked` gave.
     """
 
     count: int
-    load: Callable[[torch.device | None], Predictor]
+    load: Callable[..., Predictor]
     lock: int
 
 
@@ -280,11 +279,11 @@ class _Start:
     """Makes in worker `index` what labels an image there, on the GPU whose turn it is."""
 
     labelling: Labelling
-    load: Callable[[torch.device | None], Predictor]
+    load: Callable[..., Predictor]
 
     def __call__(self, index: int) -> Callable[[tuple[str, Path]], bool]:
         gpus = torch.cuda.device_count()
-        predictor = self.load(torch.device("cuda", index % gpus) if gpus else None)
+        predictor = self.load(device=torch.device("cuda", index % gpus) if gpus else None)
         return dataclasses.replace(self.labelling, predictor=predictor)._do
 
 

@@ -11,14 +11,15 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import InputError
-from .arguments import graph_size, save_list, scale_list, show, typed, verb
+from .arguments import graph_size, save_list, scale_list, share, show, tile_side, typed, verb
 from .autolabel import add_autolabel, autolabel
 from .data import RESUMING, add_data
 from .review import add_review, review
+from .selftrain import add_selftrain, selftrain
 
 DESCRIPTION = "Semantic segmentation with hierarchical multi-scale attention."
 
@@ -58,10 +59,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _how_to_go_on(options: argparse.Namespace, arguments: Sequence[str] | None) -> str:
     if options.verb is _predict:
         return f"; the same command{' without --overwrite' * options.overwrite} goes on"
-    if options.verb is not _train:
-        return (
-            "; the same command goes on" if options.verb in (*RESUMING, autolabel, review) else ""
-        )
+    if options.verb not in (_train, selftrain):
+        resuming = options.verb in (*RESUMING, autolabel, review)
+        return "; the same command goes on" if resuming else ""
     typed = [a for a in (arguments or sys.argv[1:]) if a != "--resume"]
     return f"; go on with: hmsa {shlex.join([*typed, '--resume'])}"
 
@@ -112,8 +112,9 @@ def _parser() -> argparse.ArgumentParser:
                          help="folder; what the same settings did there is kept")  # fmt: skip
     predict.add_argument("--save", type=save_list, metavar="KIND,KIND,...",
                          default=["label", "overlay", "confidence"],
-                         help="label, overlay, confidence, weights, panel, npz, rle (the first "
-                              "three); of a video always its overlay")  # fmt: skip
+                         help="label, overlay, confidence, weights, panel, npz, rle, "
+                              "probabilities, entropy, geotiff (the first three); of a video "
+                              "always its overlay")  # fmt: skip
     predict.add_argument("--panel", action="store_true",
                          help="also save panel: prediction and weight of each scale")  # fmt: skip
     predict.add_argument("--overwrite", action="store_true", help="do all of it anew")
@@ -121,6 +122,20 @@ def _parser() -> argparse.ArgumentParser:
 
     _inference(add_autolabel(verbs))
     add_review(verbs)
+    add_selftrain(verbs)
+
+    gate = verb(
+        verbs, "gate", _gate, "measure what looking closer only in places saves and costs",
+        "hmsa gate runs/camvid camvid --data CamVid --split val --scales 0.5,1,2",
+    )  # fmt: skip
+    gate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file or run folder; "
+                      "the curve is kept in it, for predict --budget")  # fmt: skip
+    gate.add_argument("dataset", type=Path, metavar="DATA", help="YAML file, folder or known name")
+    gate.add_argument("--split", default="val", help="(val)")
+    gate.add_argument("--data", type=Path, metavar="FOLDER", help="where the pictures are")
+    gate.add_argument("--json", action="store_true", help="the JSON line alone on stdout")
+    _chain(gate)
+    _precision(gate)
 
     convert = verb(
         verbs, "convert", _convert, "turn an official checkpoint, or a run, into a folder to share",
@@ -164,10 +179,33 @@ def _chain(parser: argparse.ArgumentParser) -> None:
                         help="mirror the picture, too (as it was trained for)")  # fmt: skip
 
 
+def _precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
+                        help="auto: bf16 where the machine is fast at it")  # fmt: skip
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps (the best there is)")
+
+
 def _inference(parser: argparse.ArgumentParser) -> None:
     _chain(parser)
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
-                        help="auto: bf16 where the machine is fast at it")  # fmt: skip
+    _precision(parser)
+    parser.add_argument("--tile", type=tile_side, default="auto", metavar="N",
+                        help="pixels of a side that the network sees at once; none: never cut "
+                             "(auto: cut what would not fit into memory)")  # fmt: skip
+    gate = parser.add_mutually_exclusive_group()
+    gate.add_argument("--budget", type=share, metavar="SHARE",
+                      help="look at scales above 1 in this share of a picture alone, where they "
+                           "weigh most; hmsa gate tells what that costs")  # fmt: skip
+    gate.add_argument("--gate", type=share, metavar="W",
+                      help="or wherever they weigh this much on the mean")  # fmt: skip
+
+
+def _further(options: argparse.Namespace) -> dict[str, Any]:
+    """What `Predictor.load` takes beside scales, flip and precision."""
+    from ..model.gate import Gate
+
+    asked = options.budget is not None or options.gate is not None
+    gate = Gate(options.budget, options.gate) if asked else None
+    return {"device": options.device, "tile": options.tile, "gate": gate}
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -200,6 +238,20 @@ def _evaluate(options: argparse.Namespace) -> None:
             submission=options.submission,
             report=options.report or folder / f"report-{options.split}.html",
             command=typed(),
+            **_further(options),
+        ),
+    )  # fmt: skip
+
+
+def _gate(options: argparse.Namespace) -> None:
+    from ..commands.gate import gate
+
+    show(
+        options.json,
+        *gate(
+            options.checkpoint, options.dataset, options.split, options.scales,
+            pictures=options.data, precision=options.precision, flip=options.flip,
+            device=options.device,
         ),
     )  # fmt: skip
 
@@ -211,7 +263,7 @@ def _predict(options: argparse.Namespace) -> int:
     done = predict(
         options.checkpoint, options.paths, options.out, options.scales,
         save=options.save + ["panel"] * options.panel, overwrite=options.overwrite,
-        precision=options.precision, flip=options.flip,
+        precision=options.precision, flip=options.flip, **_further(options),
     )  # fmt: skip
     for problem in done.problems:
         say(f"hmsa: {problem}")

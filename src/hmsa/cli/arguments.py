@@ -38,6 +38,21 @@ def save_list(text: str) -> list[str]:
     return kinds
 
 
+def tile_side(text: str) -> int | str | None:
+    """A number of pixels; None, no tiles, for the word none."""
+    return text if text == "auto" else None if text == "none" else whole_number(text)
+
+
+def share(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share in 0..1, like 0.9")
+    return number
+
+
 def whole_number(text: str) -> int:
     if not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .arguments import show, verb, whole_number
+from .arguments import share, show, verb, whole_number
 
 
 def add_autolabel(verbs: Any) -> argparse.ArgumentParser:
@@ -38,27 +38,17 @@ def add_autolabel(verbs: Any) -> argparse.ArgumentParser:
     how.add_argument("--fill", metavar="NAME,NAME,...", help="only where they say these classes")
 
     rules = parser.add_argument_group("how sure a label must be, class by class: thresholds.json")
-    rules.add_argument("--threshold", type=_share, default=0.5, metavar="T",
+    rules.add_argument("--threshold", type=share, default=0.5, metavar="T",
                        help="fixed: one for all classes (0.5)")  # fmt: skip
-    rules.add_argument("--keep", type=_share, default=0.5, metavar="SHARE",
+    rules.add_argument("--keep", type=share, default=0.5, metavar="SHARE",
                        help="quantile: what keeps the surest of each class (0.5)")  # fmt: skip
     rules.add_argument("--held-out", type=Path, metavar="DATA",
                        help="precision: labels that the teacher has not learnt from")  # fmt: skip
     rules.add_argument("--split", default="val", metavar="S", help="of the held-out dataset (val)")
-    rules.add_argument("--precision-target", type=_share, default=0.95, metavar="P",
+    rules.add_argument("--precision-target", type=share, default=0.95, metavar="P",
                        help="share of the labels kept that is right there (0.95)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="the JSON line alone on stdout")
     return parser
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share in 0..1, like 0.9")
-    return share
 
 
 def autolabel(options: argparse.Namespace) -> int:

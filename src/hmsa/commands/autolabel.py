@@ -24,7 +24,7 @@ from ..errors import InputError
 from ..files import replace
 from ..metrics import Calibration, precise, surest
 from ..predictor import Predictor
-from ..runtime import Meter, Precision, use_bf16
+from ..runtime import Meter, Precision, in_use
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Rules:
 
     threshold: float = 0.5  # fixed; the paper's on Cityscapes
     keep: float = 0.5  # quantile: share of each class's pixels
-    held_out: Path | None = None  # dataset with labels to measure precision on
-    split: str = "val"
+    held_out: Path | Dataset | None = None  # labels to measure precision on
+    split: str = "val"  # where held_out is a path
     target: float = 0.95  # that precision
 
 
@@ -48,7 +48,7 @@ def autolabel(
     precision: Precision = "auto",
     overwrite: bool = False,
     raw: Path | None = None,
-    coarse: Path | None = None,
+    coarse: Path | Dataset | None = None,
     coarse_split: str = "train",
     fill: Sequence[str] | None = None,
     agreement: bool = False,
@@ -68,11 +68,11 @@ def autolabel(
     card = predictor.model.card
     held_out = by_people = None
     if rules.held_out:
-        held_out = open_dataset(rules.held_out, rules.split)
+        held_out = _opened(rules.held_out, rules.split)
         card.refuse_others(held_out.labels.names, held_out.source, source)
-        _not_learnt(card, held_out, source)
+        card.refuse_learnt(held_out.source, held_out.split, source, "--held-out")
     if coarse:
-        further = open_dataset(coarse, coarse_split)
+        further = _opened(coarse, coarse_split)
         card.refuse_others(further.labels.names, further.source, source)
         by_people = Coarse(
             further,
@@ -81,7 +81,7 @@ def autolabel(
     device = next(predictor.model.parameters()).device
     labelling = Labelling(
         predictor, teacher, images, out, _written(card, raw, source),
-        "bf16" if use_bf16(device, precision) else "fp32", by_people, agreement,
+        in_use(device, precision), by_people, agreement,
     )  # fmt: skip
     count = len(labelling.files)  # refuses what it must before there is any OUT
     load = partial(Predictor.load, source, scales, precision, flip)
@@ -96,13 +96,19 @@ def autolabel(
         text = json.dumps(content, indent=1)
         replace(out / THRESHOLD_FILE, lambda file: file.write_text(text))
         failed = [row for row in labelling.rows() if row["status"] != "done"]
+        seconds = sum(row["seconds"] for row in labelling.rows())
         labelling.finish()
     summary = {
         "images": count, "new": new, "failed": len(failed), "teacher": teacher,
         "dataset": str(out / "dataset.yaml"), "split": SPLIT, "thresholds": content,
         "unreached": [card.names[k] for k in unreached],
+        "kept": {rule: _shares(card.names, counts, numbers) for rule, numbers in found.items()},
+        "seconds": round(seconds, 3),
     }  # fmt: skip
-    table = _table(card.names, counts, found, unreached, rules)
+    told = [f"fixed {rules.threshold:g}", f"the surest {rules.keep:.0%} of each class"]
+    if held_out:
+        told.append(f"precision {rules.target:.0%} on {held_out.source}, split {held_out.split}")
+    table = _table(card.names, counts, found, unreached, "; ".join(told))
     return summary, table, [row["reason"] for row in failed]
 
 
@@ -119,20 +125,8 @@ def calibrate(predictor: Predictor, dataset: Dataset) -> Calibration:
     return calibration
 
 
-def _not_learnt(card: Card, dataset: Dataset, source: Path) -> None:
-    """InputError if the teacher learnt from this split, as main or as extra set."""
-    trained = card.trained_on
-    learnt = [(trained.get("dataset"), trained.get("split"))]
-    for extra in card.recipe.get("sampling", {}).get("extra", []):
-        learnt.append((extra.get("dataset") or trained.get("dataset"), extra["split"]))
-    for name, split in learnt:
-        # A folder stands for the dataset.yaml in it
-        called = {Path(str(name)).stem, "dataset"} if name and not Path(name).suffix else {name}
-        if split == dataset.split and called & {dataset.source.name, dataset.source.stem}:
-            raise InputError(
-                f"--held-out: {source} was trained on {dataset.source.name}, split {split}, so it "
-                "cannot be judged there; name a split that it has not seen"
-            )
+def _opened(dataset: Path | Dataset, split: str) -> Dataset:
+    return dataset if isinstance(dataset, Dataset) else open_dataset(dataset, split)
 
 
 def _written(card: Card, raw: Path | None, source: Path) -> LabelSet:
@@ -168,28 +162,39 @@ def _thresholds(
     return found, [k for k, number in enumerate(lowest) if number is None]
 
 
+def _shares(
+    names: Sequence[str], counts: NDArray[np.int64], numbers: Sequence[float]
+) -> dict[str, Any]:
+    """What thresholds `[K]` keep: of `all` pixels, and of each `class`, null where it has none."""
+    sure = np.arange(256) / 255 >= np.array(numbers)[:, None]
+    kept, pixels = (counts * sure).sum(1), counts.sum(1)
+    each = [int(n) / int(of) if of else None for n, of in zip(kept, pixels, strict=True)]
+    whole = int(pixels.sum())
+    return {
+        "all": int(kept.sum()) / whole if whole else None,
+        "class": dict(zip(names, each, strict=True)),
+    }
+
+
 def _table(
     names: Sequence[str],
     counts: NDArray[np.int64],
     found: dict[str, list[float]],
     unreached: list[int],
-    rules: Rules,
+    told: str,
 ) -> Table:
     """Class by rule: threshold, and the share of the class's pixels that it keeps."""
     table = Table(title="Thresholds, and the share of pixels kept", title_justify="left")
     for column in ("class", "share of all", *(each for rule in found for each in (rule, "kept"))):
         table.add_column(column, justify="left" if column == "class" else "right")
-    value, pixels = np.arange(256) / 255, counts.sum(1)
+    pixels = counts.sum(1)
+    kept = {rule: _shares(names, counts, numbers)["class"] for rule, numbers in found.items()}
     for k, name in enumerate(names):
         cells = [f"{pixels[k] / max(1, pixels.sum()):.1%}"]
         for rule, numbers in found.items():
-            kept = counts[k, value >= numbers[k]].sum()
             missed = rule == "precision" and k in unreached
             cells.append("never" if missed else f"{numbers[k]:.4f}")
-            cells.append(f"{kept / pixels[k]:.1%}" if pixels[k] else "")
+            cells.append(f"{kept[rule][name]:.1%}" if pixels[k] else "")
         table.add_row(name, *cells)
-    told = [f"fixed {rules.threshold:g}", f"the surest {rules.keep:.0%} of each class"]
-    if rules.held_out:
-        told.append(f"precision {rules.target:.0%} on {rules.held_out}, split {rules.split}")
-    table.caption, table.caption_justify = "; ".join(told), "left"
+    table.caption, table.caption_justify = told, "left"
     return table

@@ -19,10 +19,11 @@ from ..data.datasets import Dataset, open_dataset
 from ..errors import InputError
 from ..evaluation import Evaluation, Window, measure
 from ..files import replace
-from ..predictor import Predictor, Segmentation
+from ..predictor import Predictor
 from ..record import read_curves
 from ..report import Example, Repair, Report, Trusted, verdict, write_report
-from ..runtime import Precision, describe_machine, say, use_bf16
+from ..runtime import Precision, describe_machine, in_use, say
+from ..segmentation import Segmentation
 
 EXAMPLES = 8  # shown in the report: half of them the worst
 REPAIRS_PER_SCALE = 2
@@ -40,14 +41,15 @@ def evaluate(
     flip: bool | None = None,
     submission: Path | None = None,
     command: str = "",
+    **further: Any,
 ) -> tuple[dict[str, Any], Table]:
     """Checkpoint `source` on a split of the dataset `data`; writes the report page if one is named.
 
     Returns the JSON object and the table for people. pictures: where the dataset's files are.
     submission: a folder for the predictions in the dataset's own values, one PNG for each image
-    and named like it, as the Cityscapes server takes them.
+    and named like it, as the Cityscapes server takes them. further: as `Predictor.load` takes it.
     """
-    predictor = Predictor.load(source, scales, precision, flip)
+    predictor = Predictor.load(source, scales, precision, flip, **further)
     card = predictor.model.card
     dataset = open_dataset(data, split, pictures)
     card.refuse_others(dataset.labels.names, data, source)
@@ -68,7 +70,7 @@ def evaluate(
                 ("Data", f"{data}, split {split}, {len(dataset)} pictures"),
                 ("Scales", _looked(predictor)),
                 ("Scored", "one pooled confusion matrix, at the size of each label"),
-                ("Precision", "bf16" if use_bf16(predictor.device, precision) else "fp32"),
+                ("Precision", in_use(predictor.device, precision)),
                 ("Hardware", describe_machine(predictor.device)),
                 ("Versions", f"hmsa {__version__}, {datetime.now():%Y-%m-%d %H:%M}"),
                 ("Command", command),

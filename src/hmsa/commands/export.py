@@ -14,7 +14,8 @@ from ..data.scenes import scene
 from ..errors import InputError
 from ..exported import SUFFIXES, Exported, Frozen, Size, freeze, need, show_size, write
 from ..files import replace
-from ..predictor import Predictor, Segmentation
+from ..predictor import Predictor
+from ..segmentation import Segmentation
 
 AGREEMENT = 0.999  # share of pixels, in every picture: the rest may be ties
 STEPS = 2  # of 255, that a confidence may be off

@@ -8,21 +8,22 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint import fingerprint
-from ..data.images import SUFFIXES, read_image, read_size
+from ..checkpoint import Card, fingerprint
+from ..data.images import SUFFIXES, OpenPicture, open_image, read_size
 from ..errors import InputError
 from ..exported import SUFFIXES as EXPORTED
 from ..exported import Exported
 from ..files import sweep
 from ..outputs import DEFAULT, KINDS, Ledger, Writer, video
 from ..pipeline import flow
-from ..predictor import Predictor, Segmentation
-from ..runtime import Meter, Precision
+from ..predictor import Predictor
+from ..runtime import Meter, Precision, say
+from ..segmentation import Segmentation
 
 Item = tuple[str, Path]  # the name that results get, and the picture
 _LISTS = {".txt"}
@@ -45,35 +46,37 @@ def predict(
     overwrite: bool = False,
     precision: Precision = "auto",
     flip: bool | None = None,
+    **further: Any,
 ) -> Done:
     """Write what is in `save`, keys of `outputs.KINDS`, of each picture into its folder in `out`.
 
     What an earlier run has done there with the same settings is kept; InputError if its settings
-    were others, unless `overwrite`. Of a video, its overlay is made.
+    were others, unless `overwrite`. Of a video, its overlay is made. further: as `Predictor.load`
+    takes it.
     """
     found = find_pictures(paths, out)
     if any(map(_is_video, found.values())):
         video.pyav()  # or else said now, not after hours of pictures
     predictor: Predictor | Exported
     if source.suffix in EXPORTED.values():
-        predictor = Exported.load(source, scales, precision, flip)
+        predictor = Exported.load(source, scales, precision, flip, **further)
         card = predictor.card
     else:
-        predictor = Predictor.load(source, scales, precision, flip)
+        predictor = Predictor.load(source, scales, precision, flip, **further)
         card = predictor.model.card
+        if predictor.gate:
+            _tell_curve(card, predictor)
     scales = sorted(scales or card.scales)
     writer = Writer(out, save, card, scales)
-    if writer.detail and isinstance(predictor, Exported):
+    asked = {"detail": writer.detail}  # and the others only when they are needed
+    asked |= {"probabilities": True} if writer.probabilities else {}
+    asked |= {"entropy": True} if writer.entropy else {}
+    if any(asked.values()) and isinstance(predictor, Exported):
         raise InputError(
-            f"{source} tells no scale apart; for weights or a panel, give the checkpoint"
+            f"{source} tells label and confidence alone; for weights, panel, npz, probabilities "
+            "or entropy give the checkpoint"
         )
-    settings = {
-        "checkpoint": fingerprint(source),
-        "scales": [float(s) for s in scales],
-        "flip": card.flip if flip is None else flip,
-        "precision": precision,
-        "save": writer.save,
-    }
+    settings = predictor.settings | {"checkpoint": fingerprint(source), "save": writer.save}
     made, problems = 0, []
     with _writable(out), Ledger(out, settings, overwrite=overwrite) as ledger:
         results = {name: _results(writer, name, file) for name, file in found.items()}
@@ -82,18 +85,19 @@ def predict(
         films = [item for item in todo if _is_video(item[1])]
         stills = [item for item in todo if not _is_video(item[1])]
 
-        def write(item: Item, image: NDArray[np.uint8], seen: Segmentation) -> None:
-            writer.write(*item, image, seen)
+        def look(image: OpenPicture) -> Segmentation:
+            return predictor(image, **asked)
+
+        def write(item: Item, image: OpenPicture, seen: Segmentation) -> None:
+            with image:
+                writer.write(*item, image, seen)
             ledger.add(item[0])
 
         def see(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
             return predictor(frame).label
 
         threads = min(8, os.cpu_count() or 1)
-        steps = flow(
-            stills, _read, lambda image: predictor(image, detail=writer.detail), write,
-            threads=threads, cost=_pixels, room=_ROOM,
-        )  # fmt: skip
+        steps = flow(stills, _open, look, write, threads=threads, cost=_pixels, room=_ROOM)
         all_stills = len(found) - sum(map(_is_video, found.values()))
         with Meter("predict", all_stills, all_stills - len(stills)) as meter:
             for (_, file), problem in steps:
@@ -150,6 +154,21 @@ def find_pictures(paths: Sequence[str], out: Path | None = None) -> dict[str, Pa
     return named
 
 
+def _tell_curve(card: Card, predictor: Predictor) -> None:
+    """What was measured for this budget."""
+    curve, share = card.gate, predictor.gate.share if predictor.gate else None
+    if share is None:
+        return
+    if curve is None or curve.scales != predictor.scales:
+        say(f"budget {share:g}: `hmsa gate` would tell what that costs; not measured yet")
+        return
+    then, full = curve.at(share), curve.at(1.0)
+    say(
+        f"budget {share:g}: {then.cost:.0%} of the work; on {curve.dataset}, {curve.split}, "
+        f"{then.miou:.1%} mIoU against {full.miou:.1%}, {then.agreement:.1%} of the labels the same"
+    )
+
+
 def _is_ours(file: Path, out: Path | None) -> bool:
     if file.suffix.lower() not in SUFFIXES | video.SUFFIXES or file.name.startswith("."):
         return False
@@ -185,9 +204,9 @@ def _results(writer: Writer, name: str, file: Path) -> list[Path]:
     return writer.files(name)
 
 
-def _read(item: Item) -> NDArray[np.uint8]:
+def _open(item: Item) -> OpenPicture:
     try:
-        return read_image(item[1])
+        return open_image(item[1])
     except InputError:
         raise
     except Exception as error:  # whatever else a decoder may raise must not stop the others

@@ -21,7 +21,7 @@ from ..data.sampling import Mix, TrainingStream, batches, open_mix
 from ..data.transforms import training_transform
 from ..errors import InputError
 from ..evaluation import score
-from ..files import replace
+from ..files import replace, sweep
 from ..losses import objective
 from ..model import HMSA, Encoded, Output, build
 from ..optim import Schedule, class_weights, make_optimizer, moving_average
@@ -89,7 +89,7 @@ def train(
 
 
 def _start_or_resume(recipe: Recipe, folder: Path, resume: bool) -> State:
-    now = recipe.model_dump(mode="json")
+    now = recipe.model_dump(mode="json", exclude={"selftrain"})  # not what this run depends on
     file = folder / "resume.pt"
     if not file.exists():
         return State(now)
@@ -97,6 +97,7 @@ def _start_or_resume(recipe: Recipe, folder: Path, resume: bool) -> State:
         raise InputError(
             f"{folder} holds a run already; add --resume to go on with it, or give another --out"
         )
+    sweep(folder / name for name in ("best.safetensors", "last.safetensors", file.name))
     state = State(**torch.load(file, map_location="cpu", weights_only=True))
     changed = [f"{k} ({v} -> {now.get(k)})" for k, v in state.recipe.items() if now.get(k) != v]
     if changed:

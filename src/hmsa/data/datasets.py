@@ -38,6 +38,7 @@ class Dataset:
     pairs: tuple[Pair, ...]
     labels: LabelSet
     lowest: tuple[int, ...] = ()  # stored confidence that a pixel of each class needs to count
+    border: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, right, bottom, left: labels ignored
     categories: dict[str, tuple[int, ...]] = field(default_factory=dict)  # name -> train ids
     instance_sizes: tuple[float, ...] = ()  # K mean pixels of an instance, nan: has none
 
@@ -53,7 +54,7 @@ class Dataset:
         return image, label
 
     def read_label(self, index: int) -> NDArray[np.uint8]:
-        """Label `[H,W]` train ids; 255 = ignore, also where it is less sure than it must be."""
+        """Label `[H,W]` train ids; 255 = ignore, also in the border and where it is not sure."""
         pair = self.pairs[index]
         label = self.labels.read(pair.label)
         if pair.confidence and any(self.lowest):
@@ -68,6 +69,12 @@ class Dataset:
             needed = np.zeros(256, np.uint16)  # 256: none is sure enough
             needed[: len(self.lowest)] = self.lowest
             label[confidence < needed[label]] = IGNORE
+        if any(self.border):
+            (height, width), (top, right, bottom, left) = label.shape, self.border
+            inside = np.s_[top : max(top, height - bottom), left : max(left, width - right)]
+            kept = np.full_like(label, IGNORE)
+            kept[inside] = label[inside]
+            label = kept
         return label
 
     def read_instances(self, index: int) -> NDArray[np.int64] | None:

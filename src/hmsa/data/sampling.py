@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -220,7 +220,9 @@ def open_mix(
             further = open_dataset(dataset.source, extra.split, pictures)
         else:
             further = open_dataset(beside(near, extra.dataset), extra.split)
-        further = further.trusting(sampling.confidence)
+        own = extra.confidence
+        further = further.trusting(sampling.confidence if own is None else own)
+        further = replace(further, border=extra.border)
         if further.labels.names != dataset.labels.names:
             raise InputError(
                 f"{further.source}: its classes are not those of {dataset.source}; the names of an "

@@ -22,12 +22,12 @@ from pydantic import BaseModel, ConfigDict
 
 from ..errors import InputError
 from ..files import cache_folder
-from .images import open_picture, to_rgb
+from .images import open_picture, read_whole
 from .labels import LabelSet, pack
 
 THUMB = 32  # pixels a side of the picture that near-copies are found by
 MOST_VALUES = 1000  # kept of a label file; a photograph in its place has hundreds of thousands
-_VERSION = 1  # of what is kept; raise it whenever a look finds something else
+_VERSION = 2  # of what is kept; raise it whenever a look finds something else
 _SAVE_EVERY = 64  # looks; as many may be lost when the process is killed
 
 
@@ -37,7 +37,7 @@ class Seen(BaseModel):
     model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
 
     broken: str = ""
-    mode: str = ""  # Pillow's name: L, P, RGB, CMYK, I;16, ..
+    mode: str = ""  # Pillow's name: L, P, RGB, CMYK, I;16, .. or bands and type
     size: tuple[int, int] = (0, 0)  # height, width as shown
     # of an image
     sums: tuple[int, ...] = ()  # of the values of each channel, 0..255
@@ -60,23 +60,26 @@ class File:
 def look(file: File) -> Seen:
     """Decodes the whole file. Never fails: what stands against it is in the answer."""
     try:
+        if file.labels is None:
+            return _image(file.path)
         with open_picture(file.path) as picture:
             picture.load()
-            return _label(picture, file.path, file.labels) if file.labels else _image(picture)
+            return _label(picture, file.path, file.labels)
     except InputError as error:
         return Seen(broken=str(error))
     except Exception as error:  # whatever else a decoder may raise must not stop the others
         return Seen(broken=f"{file.path} cannot be decoded ({error}); replace or remove it")
 
 
-def _image(picture: Image.Image) -> Seen:
-    rgb = Image.fromarray(to_rgb(picture))
+def _image(path: Path) -> Seen:
+    whole = read_whole(path)
+    rgb = Image.fromarray(whole.pixels)
     counts = np.array(rgb.histogram(), np.int64).reshape(3, 256)
     levels = np.arange(256)
     thumb = rgb.convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
     return Seen(
-        mode=picture.mode,
-        size=rgb.size[::-1],
+        mode=whole.mode,
+        size=whole.size,
         sums=tuple((counts @ levels).tolist()),
         squares=tuple((counts @ levels**2).tolist()),
         thumb=thumb.tobytes(),

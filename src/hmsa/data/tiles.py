@@ -134,6 +134,7 @@ def _key(dataset: Dataset, tile: int) -> str:
             if file is not None:
                 status = file.stat()
                 files.append((os.fspath(file.absolute()), status.st_size, status.st_mtime_ns))
-    table = (dataset.labels.raw, dataset.labels.ignored, dataset.labels.encoding, dataset.lowest)
+    labels = dataset.labels
+    table = (labels.raw, labels.ignored, labels.encoding, dataset.lowest, dataset.border)
     content = json.dumps((_FORMAT, tile, table, files))
     return hashlib.sha256(content.encode()).hexdigest()[:24]

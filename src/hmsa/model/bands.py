@@ -1,12 +1,12 @@
-"""The same fusion in bands of rows: no map of the size classes x height x width ever exists whole.
+"""Fusion in bands of rows: no map of the size classes x height x width ever exists whole.
 
 A node stands for a map on a grid of pixels and makes any of its rows when they are asked for. What
-is kept of a scale are its logits and attention on the trunk's own grid.
+is kept of a scale are its maps on the trunk's own grid, or of those the tiles that are in use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Size = tuple[int, int]
+Size = tuple[int, int]  # height, width
 
 
 class Node(Protocol):
@@ -37,6 +37,32 @@ class Whole:
 
     def rows(self, start: int, stop: int) -> Tensor:
         return self.maps[..., start:stop, :]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """One value per channel, everywhere."""
+
+    values: Tensor  # [1,C,1,1]
+    size: Size
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return self.values.expand(-1, -1, stop - start, self.size[1])
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Some of another's channels."""
+
+    node: Node
+    which: slice
+
+    @property
+    def size(self) -> Size:
+        return self.node.size
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return self.node.rows(start, stop)[:, self.which]
 
 
 @dataclass(frozen=True)
@@ -64,18 +90,12 @@ class Resized:
         if (start, stop) == (0, height):
             whole = self.node.rows(0, h)
             return F.interpolate(whole, size=self.size, mode="bilinear", align_corners=False)
-        at = (torch.arange(start, stop, dtype=torch.float64) + 0.5) * (h / height) - 0.5
-        at = at.clamp(0, h - 1)
-        first, last = int(at[0]), min(int(at[-1]) + 1, h - 1)
-        part = self.node.rows(first, last + 1)
+        first, last, lerp = sampled(h, height, range(start, stop))
+        part = self.node.rows(first, last)
         if part.shape[-1] != width:
             size = (part.shape[-2], width)
             part = F.interpolate(part, size=size, mode="bilinear", align_corners=False)
-        above = at.floor()
-        share = (at - above).to(part)[:, None]
-        above = above.long().to(part.device) - first
-        below = (above + 1).clamp(max=last - first)
-        return part[..., above, :].lerp(part[..., below, :], share)
+        return lerp(part, -2)
 
 
 @dataclass(frozen=True)
@@ -90,7 +110,7 @@ class Fused:
     def rows(self, start: int, stop: int) -> Tensor:
         weighted = Resized(Product(self.attention, self.lo), self.size).rows(start, stop)
         attention = Resized(self.attention, self.size).rows(start, stop)
-        return weighted.add_((1 - attention).mul(Resized(self.hi, self.size).rows(start, stop)))
+        return weighted.add((1 - attention).mul(resized(self.hi, self.size).rows(start, stop)))
 
 
 @dataclass(frozen=True)
@@ -107,29 +127,51 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Small:
-    """What is kept of a scale: maps on the trunk's grid, and what they stand for."""
+class Completed:
+    """A map of which only `share` was computed, another one standing in for the rest."""
 
-    logits: Tensor  # [B,K,h,w]
-    attention: Tensor | None  # [B,1,h,w], after its sigmoid; None at the finest scale
-    padded: Size  # pixels that the grid stands for
-    size: Size  # of the image at this scale
+    part: Node  # already weighted by its share
+    share: Node  # [B,1,h,w] in 0..1
+    rest: Node  # any size
+
+    @property
+    def size(self) -> Size:
+        return self.part.size
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        part, left = self.part.rows(start, stop), 1 - self.share.rows(start, stop)
+        return part if not left.any() else part + left * resized(self.rest, self.size).rows(
+            start, stop
+        )  # fmt: skip
 
 
-def chain_of(scales: Mapping[float, Small], size: Sequence[int]) -> Node:
-    """As `chain` folds whole maps."""
+def resized(node: Node, size: Size) -> Node:
+    """R. What stands in for a part does so on the new grid: resized once, not twice."""
+    if isinstance(node, Completed):
+        return Completed(Resized(node.part, size), Resized(node.share, size), node.rest)
+    return Resized(node, size)
 
-    def pixels(maps: Tensor, one: Small) -> Node:
-        return Cropped(Resized(Whole(maps), one.padded), one.size)
 
-    finest, *coarser = sorted(scales, reverse=True)
-    fused: Node = pixels(scales[finest].logits, scales[finest])
-    for scale in coarser:
-        one = scales[scale]
-        assert one.attention is not None
-        lo, attention = pixels(one.logits, one), pixels(one.attention, one)
-        fused = Fused(lo, attention, fused, lo.size if scale >= 1 else fused.size)
-    return Resized(fused, (size[0], size[1]))
+class Sampling(Protocol):
+    def __call__(self, part: Tensor, dim: int) -> Tensor: ...
+
+
+def sampled(before: int, after: int, wanted: range) -> tuple[int, int, Sampling]:
+    """How R brings an axis of `before` cells to `after`: the cells `first` up to `last` that the
+    `wanted` ones are made of, and what makes them of those."""
+    at = (torch.tensor(wanted, dtype=torch.float64) + 0.5) * (before / after) - 0.5
+    at = at.clamp(0, before - 1)
+    first, last = int(at[0]), min(int(at[-1]) + 2, before)
+    floor = at.floor()
+    share, above = at - floor, floor.long() - first
+    below = (above + 1).clamp(max=last - first - 1)
+
+    def lerp(part: Tensor, dim: int) -> Tensor:
+        weight = share.to(part).view(*[-1 if d == part.ndim + dim else 1 for d in range(part.ndim)])
+        one, other = (part.index_select(dim, i.to(part.device)) for i in (above, below))
+        return one.lerp(other, weight)
+
+    return first, last, lerp
 
 
 def bands(height: int, rows: int) -> Iterator[tuple[int, int]]:

@@ -6,6 +6,8 @@ A single scale is any of these at one scale; without idle weights, `AveragePooli
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .bands import Node, Size, Whole, resized
+from .gate import Gate
 from .heads import predictor, resize
-from .hmsa import HMSA, Encoded, Maps, Output, ordered, to_pixels
+from .hmsa import HMSA, Encoded, Fold, Maps, Output, ordered, to_pixels
+from .look import Look, Seen, completed
+from .tiles import Source, Tiling
 
 
 def average(maps: Mapping[float, Maps], size: Sequence[int]) -> Tensor:
@@ -36,11 +42,32 @@ def weighted(maps: Mapping[float, Maps], size: Sequence[int]) -> Tensor:
     return fused
 
 
+@dataclass(frozen=True)
+class Folded:
+    """A fold that needs no other grid than the image's own, row by row."""
+
+    seen: Mapping[float, Seen]
+    size: Size
+    fold: Fold
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        def rows(node: Node) -> Tensor:
+            return resized(node, self.size).rows(start, stop)
+
+        logits = completed(self.seen)
+        maps = {
+            scale: Maps(rows(logits[scale]), None if one.attention is None else rows(one.attention))
+            for scale, one in self.seen.items()
+        }
+        return self.fold(maps, (stop - start, self.size[1]))
+
+
 class AveragePooling(HMSA):
     """Every scale counts the same, at every pixel; there is no attention."""
 
     fusion = "average"
     fold = staticmethod(average)
+    by_rows = staticmethod(partial(Folded, fold=average))
 
     def __init__(self, classes: int, **network: Any) -> None:
         super().__init__(classes, **network)
@@ -55,9 +82,36 @@ class MaxPooling(AveragePooling):
 
     fusion = "max"
     fold = staticmethod(maximum)
+    by_rows = staticmethod(partial(Folded, fold=maximum))
 
 
-class ExplicitAttention(HMSA):
+class _AllAtOnce(HMSA):
+    """Attention that looks at the features of several scales together."""
+
+    tiles = False
+
+    def look(
+        self,
+        source: Source,
+        scales: Sequence[float],
+        tiling: Tiling | None = None,
+        gate: Gate | None = None,
+    ) -> Look:
+        """Whole: InputError for tiles and for a gate."""
+        if tiling or gate:
+            raise InputError(
+                f"{self.fusion} attention looks at whole pictures, at all scales together: no "
+                "tiles and no gate; a hierarchical network takes both"
+            )
+        output = self(source.read(slice(None), slice(None)), scales)
+        seen = {
+            scale: Seen(Whole(one.logits), None if one.attention is None else Whole(one.attention))
+            for scale, one in output.maps.items()
+        }
+        return Look(seen, source.size, self.by_rows, self.mean)
+
+
+class ExplicitAttention(_AllAtOnce):
     """One weight per scale from the features of all: a fixed list of scales, trained all at once.
 
     scales: the list, with 1.0 in it. short: two convolutions without norms rather than the paper's
@@ -67,6 +121,7 @@ class ExplicitAttention(HMSA):
 
     fusion = "explicit"
     fold = staticmethod(weighted)
+    by_rows = staticmethod(partial(Folded, fold=weighted))
 
     def __init__(
         self,
@@ -117,7 +172,7 @@ class ExplicitAttention(HMSA):
         return Output(self.fold(maps, size), maps, self.fold)
 
 
-class PairAttention(HMSA):
+class PairAttention(_AllAtOnce):
     """Hierarchical, but the attention of a pair looks at the features of both its scales."""
 
     fusion = "pair"

@@ -1,8 +1,9 @@
 """Heads: feature levels of one scale in, logits out, and the features that attention looks at.
 
-Contract: `head(levels, attended)` takes the levels of a `Trunk` and returns a `Reading` on the grid
-of the finest level; attended: whether attention will look at it. Attention over scales is no part
-of a head: see `HMSA` and its rivals.
+Contract: `head(levels, attended, context)` takes the levels of a `Trunk` and returns a `Reading` on
+the grid of the finest level; attended: whether attention will look at it. A head that knows
+something of the whole image, its context, says it in its reading and, of a part of the image, takes
+it from there. Attention over scales is no part of a head: see `HMSA` and its rivals.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Reading(NamedTuple):
     features: Tensor | None  # [B,C,h,w], what attention looks at; may be None where it does not
     logits: Tensor  # [B,K,h,w]
     aux: Tensor | None = None  # [B,K,h,w], logits of an auxiliary head, where there is one
+    context: Tensor | None = None  # what it knows of the whole image, if it is contextual
 
 
 class ConvBNReLU(nn.Sequential):
@@ -60,8 +62,11 @@ class Head(nn.Module):
 
     features: int  # channels that attention looks at
     bias = False  # in the last layers, as in the official code
+    contextual = False
 
-    def forward(self, levels: list[Tensor], attended: bool = True) -> Reading:
+    def forward(
+        self, levels: list[Tensor], attended: bool = True, context: Tensor | None = None
+    ) -> Reading:
         raise NotImplementedError
 
 
@@ -79,7 +84,9 @@ class PlainHead(Head):
         self.semantic = predictor(width, width, classes)
         self.features = width
 
-    def forward(self, levels: list[Tensor], attended: bool = True) -> Reading:
+    def forward(
+        self, levels: list[Tensor], attended: bool = True, context: Tensor | None = None
+    ) -> Reading:
         grid = levels[0].shape[-2:]
         reduced = [reduce(level) for reduce, level in zip(self.reduce, levels, strict=True)]
         features = self.norm(sum(resize(level, grid) for level in reduced))
@@ -94,7 +101,9 @@ class StackedHead(Head):
         self.features = sum(channels)
         self.semantic = predictor(self.features, width, classes, bias=False)
 
-    def forward(self, levels: list[Tensor], attended: bool = True) -> Reading:
+    def forward(
+        self, levels: list[Tensor], attended: bool = True, context: Tensor | None = None
+    ) -> Reading:
         features = torch.cat([resize(level, levels[0].shape[-2:]) for level in levels], 1)
         return Reading(features, self.semantic(features))
 
@@ -104,7 +113,10 @@ class OCRHead(Head):
 
     Source: Yuan, Chen, Wang, "Object-Contextual Representations for Semantic Segmentation", 2020,
     with the numbers of the official multi-scale attention code.
+    Context: one vector per class, `[B,2*width,K,1]`.
     """
+
+    contextual = True
 
     def __init__(self, channels: list[int], classes: int, width: int = 256) -> None:
         super().__init__()
@@ -122,22 +134,25 @@ class OCRHead(Head):
         self.semantic = nn.Conv2d(middle, classes, 1)
         self.features = middle
 
-    def forward(self, levels: list[Tensor], attended: bool = True) -> Reading:
+    def forward(
+        self, levels: list[Tensor], attended: bool = True, context: Tensor | None = None
+    ) -> Reading:
         grid = levels[0].shape[-2:]
         # While nothing is to be learnt, everything goes by bands of rows: the stacked levels, and
         # what is made of them, are by far the largest maps of the network.
         learning = self.training or torch.is_grad_enabled()
         cuts = list(bands(grid[0], grid[0] if learning else ROWS))
         aux, pixels = together(grid[0], (self._pixels(levels, cut) for cut in cuts))
-        # One vector per class: the mean of its pixels, weighted by how surely they are of it
-        share = aux.flatten(2).softmax(2)  # [B,K,hw]
-        regions = (share @ pixels.flatten(2).mT).mT[..., None]  # [B,2w,K,1]
-        key, value = self.key(regions).flatten(2), self.value(regions).flatten(2).mT
+        if context is None:
+            # The mean of each class's pixels, weighted by how surely they are of it
+            share = aux.flatten(2).softmax(2)  # [B,K,hw]
+            context = (share @ pixels.flatten(2).mT).mT[..., None]
+        key, value = self.key(context).flatten(2), self.value(context).flatten(2).mT
         logits, *features = together(
             grid[0],
             (self._in_context(pixels[..., a:b, :], key, value, attended) for a, b in cuts),
         )
-        return Reading(features[0] if attended else None, logits, aux)
+        return Reading(features[0] if attended else None, logits, aux, context)
 
     def _pixels(self, levels: list[Tensor], band: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Rows of the auxiliary logits, and of the pixels' features, which see a row beyond."""
@@ -167,8 +182,10 @@ class DeepLabHead(Head):
 
     Source: Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic Image
     Segmentation", 2018, with the numbers of the official multi-scale attention code.
+    Context: the mean of the coarsest level, `[B,C,1,1]`.
     """
 
+    contextual = True
     RATES = (12, 24, 36)  # for a trunk dilated to stride 8
     FINE = 48  # channels that the finest level is reduced to
 
@@ -184,12 +201,16 @@ class DeepLabHead(Head):
         self.features = self.FINE + width
         self.semantic = predictor(self.features, width, classes, bias=False)
 
-    def forward(self, levels: list[Tensor], attended: bool = True) -> Reading:
+    def forward(
+        self, levels: list[Tensor], attended: bool = True, context: Tensor | None = None
+    ) -> Reading:
         fine, deep = levels[0], levels[-1]
-        pooled = self.pooled(deep.mean((2, 3), keepdim=True))  # [B,width,1,1], for every place
+        if context is None:
+            context = deep.mean((2, 3), keepdim=True)
+        pooled = self.pooled(context)  # [B,width,1,1], for every place
         seen = pointwise(self.reduce, [pooled, *(branch(deep) for branch in self.dilated)])
         features = torch.cat([self.reduce_fine(fine), resize(seen, fine.shape[-2:])], 1)
-        return Reading(features, self.semantic(features))
+        return Reading(features, self.semantic(features), context=context)
 
 
 def together(height: int, parts: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

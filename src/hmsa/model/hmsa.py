@@ -16,8 +16,20 @@ from torch import Tensor, nn
 
 from ..checkpoint import Card, Pretrained
 from ..errors import InputError
-from .bands import Node, Small, chain_of
-from .heads import DeepLabHead, Head, OCRHead, PlainHead, StackedHead, predictor, resize
+from .bands import Node, Size
+from .gate import Gate
+from .heads import (
+    DeepLabHead,
+    Head,
+    OCRHead,
+    PlainHead,
+    Reading,
+    StackedHead,
+    predictor,
+    resize,
+)
+from .look import Look, Seen, chain_of, look, wide
+from .tiles import Source, Tiling
 from .trunk import Trunk
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -119,7 +131,10 @@ class HMSA(nn.Module, Pretrained):
     """
 
     fusion = "hierarchical"
+    tiles = True  # whether an image may be seen in parts
     fold: Fold = staticmethod(chain)
+    # The same of what is made row by row
+    by_rows: Callable[[Mapping[float, Seen], Size], Node] = staticmethod(chain_of)
     attention: nn.Sequential | None  # [B,features,h,w] -> [B,1,h,w], before its sigmoid
     mean: Tensor
     std: Tensor
@@ -147,6 +162,7 @@ class HMSA(nn.Module, Pretrained):
             },
             names=[f"class {k}" for k in range(classes)],
         )  # fmt: skip
+        self.classes = classes
         # DeepLab's decoder wants the fine level beside the dilated ones
         self.trunk = Trunk(trunk, pretrained, stride, 4 if head == "deeplab" else None, official)
         self.head = HEADS[head](self.trunk.channels, classes, width)
@@ -185,19 +201,16 @@ class HMSA(nn.Module, Pretrained):
             maps[scale] = Maps(to_pixels(seen.logits, seen), attention, aux)
         return Output(self.fold(maps, size), maps, self.fold)
 
-    def banded(self, image: Tensor, scales: Sequence[float], size: Sequence[int]) -> Node:
-        """`forward`'s logits, brought to `size`, of which rows are made when they are asked for.
-
-        One scale after the other; of each only maps on the trunk's grid are kept.
-        """
-        image, scales, small = self.normalise(image), ordered(scales), {}
-        attended = self.attended(scales)
-        for scale in scales:
-            seen, attention = self.at_scale(image, scale, scale in attended), None
-            if self.attention and seen.features is not None:
-                attention = torch.sigmoid(_wide(self.attention(seen.features)))
-            small[scale] = Small(_wide(seen.logits), attention, seen.padded, seen.size)
-        return chain_of(small, size)
+    def look(
+        self,
+        source: Source,
+        scales: Sequence[float],
+        tiling: Tiling | None = None,
+        gate: Gate | None = None,
+    ) -> Look:
+        """`forward` without a gradient to come, in rows that are made when they are asked for: in
+        little memory, of an image of any size, and of finer scales what the gate chooses alone."""
+        return look(self, source, ordered(scales), tiling, gate)
 
     def normalise(self, image: Tensor) -> Tensor:
         if image.dtype == torch.uint8:
@@ -208,24 +221,33 @@ class HMSA(nn.Module, Pretrained):
         """image `[B,3,H,W]`, normalised: trunk and head at one scale."""
         h, w = (max(1, math.floor(n * scale)) for n in image.shape[-2:])
         image = resize(image, (h, w))
-        down, right = -h % self.trunk.multiple, -w % self.trunk.multiple
-        levels = self.trunk(F.pad(image, (0, right, 0, down), "replicate"))
-        seen = self.head(levels, attended)
+        down, right = -h % self.multiple, -w % self.multiple
+        seen = self.see(F.pad(image, (0, right, 0, down), "replicate"), attended)
         # Auxiliary logits serve training alone
         aux = seen.aux if self.training else None
         features = seen.features if attended else None
         return Encoded(features, seen.logits, aux, (h + down, w + right), (h, w))
 
+    def see(self, image: Tensor, attended: bool = True, context: Tensor | None = None) -> Reading:
+        """image `[B,3,h,w]`, normalised and padded; context: see `Head`."""
+        return self.head(self.trunk(image), attended, context)  # type: ignore[no-any-return]
+
+    @property
+    def multiple(self) -> int:
+        """What height and width of an image are padded to a multiple of."""
+        multiple: int = self.trunk.multiple
+        return multiple
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Pixels a cell, of the logits and of the coarsest level that they are made of."""
+        return self.trunk.strides[0], max(self.trunk.strides)
+
 
 def to_pixels(maps: Tensor, seen: Encoded) -> Tensor:
     """From the trunk's grid to the pixels of the image at this scale, padding cut off."""
     h, w = seen.size
-    return resize(_wide(maps), seen.padded)[..., :h, :w]
-
-
-def _wide(maps: Tensor) -> Tensor:
-    """Fusion is arithmetic on logits: never in the 8 bits of mantissa that autocast leaves."""
-    return maps if maps.dtype == torch.float64 else maps.float()
+    return resize(wide(maps), seen.padded)[..., :h, :w]
 
 
 def ordered(scales: Sequence[float]) -> list[float]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +15,35 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..checkpoint import Card
-from ..data.labels import spread
+from ..data.images import Picture
+from ..data.labels import IGNORE, spread
+from ..data.rasters import rasterio
 from ..errors import InputError
 from ..files import replace
-from ..pictures import colorize, heat, overlay, palette_png, panel
-from ..predictor import Segmentation
+from ..pictures import colorize, heat, palette_png, panel, tinted
+from ..segmentation import Segmentation
+from .geotiff import write_geotiff
 from .rle import coco
 
 Bytes = NDArray[np.uint8]
 
 KINDS = {
     "label": "labels/{name}.png",  # palette PNG of class indices
-    "overlay": "overlay/{name}.jpg",
+    "overlay": "overlay/{name}.jpg",  # shrunk by a whole number where there are over 2^26 pixels
     "confidence": "confidence/{name}.png",  # 8 bits, floor of 255 p
-    "weights": "weights/{scale:g}/{name}.png",  # 8 bits, 255 times the share of a scale
+    "weights": "weights/{part}/{name}.png",  # 8 bits, 255 times the share of a scale
     "panel": "panel/{name}.png",
     "npz": "npz/{name}.npz",  # label, confidence, scales [S] and weights [S,H,W] in 0..1
     "rle": "rle/{name}.json",  # a COCO file with the mask of every class
+    "probabilities": "probabilities/{name}.npz",  # probabilities [K,H,W] float16, classes [K]
+    "entropy": "entropy/{name}.png",  # 8 bits, floor of 255 times entropy / log K
+    "geotiff": "geotiff/{part}/{name}.tif",  # label and confidence, where the picture lies
 }
 DEFAULT = ("label", "overlay", "confidence")
-_BAND = 256  # rows that are tinted at once; blending needs 30 times the memory of a picture
+_MAPS = ("label", "confidence")  # parts of geotiff
+_ROWS = 1 << 21  # pixels drawn at once
+_OVERLAY, _CELL = 1 << 26, 1 << 21  # pixels drawn at most, in a file and in one cell of a panel
+_SIDE = 65500  # the longest that JPEG has
 
 
 class Writer:
@@ -45,41 +57,43 @@ class Writer:
                 "--save weights: the network takes the maximum over scales, none has a weight; "
                 "leave weights out"
             )
+        if "geotiff" in save:
+            rasterio()  # or else said now, not after hours of pictures
         self.out, self.names, self.scales = out, card.names, sorted(scales)
         self.save = [kind for kind in KINDS if kind in save]
         self.palette = np.array(card.palette or spread(len(card.names)), np.uint8)
-        self.detail = not {"weights", "panel", "npz"}.isdisjoint(save)  # what a predictor must tell
+        # What a predictor must tell
+        self.detail = not {"weights", "panel", "npz"}.isdisjoint(save)
+        self.probabilities, self.entropy = "probabilities" in save, "entropy" in save
 
     def files(self, name: str) -> list[Path]:
         """All that `write` makes of the picture `name`."""
-        found = []
-        for kind in self.save:
-            scales = self.scales if kind == "weights" else self.scales[:1]
-            found += [self.out / KINDS[kind].format(name=name, scale=scale) for scale in scales]
-        return found
+        parts = {"weights": [f"{s:g}" for s in self.scales], "geotiff": _MAPS}
+        return [
+            self.out / KINDS[kind].format(name=name, part=part)
+            for kind in self.save
+            for part in parts.get(kind, [""])
+        ]
 
-    def write(self, name: str, source: Path, image: Bytes, seen: Segmentation) -> None:
-        """image: [H,W,3], what was seen in it, and the file it came from."""
-        makers = [m for kind in self.save for m in self._make(kind, source, image, seen)]
-        for file, maker in zip(self.files(name), makers, strict=True):
-            replace(file, maker)
+    def write(self, name: str, source: Path, image: Picture, seen: Segmentation) -> None:
+        """The picture, what was seen in it, and the file it came from."""
+        files = iter(self.files(name))
+        for kind in self.save:
+            for maker in self._make(kind, source, image, seen):  # one at a time: they may be large
+                replace(next(files), maker)
 
     def tint(self, image: Bytes, label: Bytes) -> Bytes:
         """Image [H,W,3] under the colours of its label [H,W]."""
-        tinted = np.empty_like(image)
-        for top in range(0, len(image), _BAND):
-            rows = slice(top, top + _BAND)
-            tinted[rows] = overlay(image[rows], label[rows], self.palette)
-        return tinted
+        return tinted(image, label, self.palette)
 
     def _make(
-        self, kind: str, source: Path, image: Bytes, seen: Segmentation
+        self, kind: str, source: Path, image: Picture, seen: Segmentation
     ) -> Iterator[Callable[[Path], Any]]:
         """What makes each file of one kind, in the order of `files`."""
         if kind == "label":
             yield _picture(palette_png(seen.label, self.palette))
         elif kind == "overlay":
-            yield _picture(Image.fromarray(self.tint(image, seen.label)), "JPEG")
+            yield _jpeg(self._overlay(image, seen, _OVERLAY))
         elif kind == "confidence":
             yield _picture(Image.fromarray(seen.confidence))
         elif kind == "weights":
@@ -90,23 +104,68 @@ class Writer:
             yield _picture(self._panel(image, seen))
         elif kind == "npz":
             yield lambda temporary: _npz(temporary, seen)
+        elif kind == "probabilities":
+            yield lambda temporary: _probabilities(temporary, seen, self.names)
+        elif kind == "entropy":
+            yield _picture(Image.fromarray(_told(seen.entropy)))
+        elif kind == "geotiff":
+            yield partial(
+                write_geotiff, values=seen.label, source=source, nodata=IGNORE,
+                palette=self.palette, names=self.names,
+            )  # fmt: skip
+            # The maximum of fewer than 255 probabilities is never below 1 / 255
+            yield partial(write_geotiff, values=seen.confidence, source=source, nodata=0)
         else:
             content = json.dumps(coco(seen.label, source.name, self.names))
             yield lambda temporary: temporary.write_text(content)
 
-    def _panel(self, image: Bytes, seen: Segmentation) -> Image.Image:
+    def _overlay(self, image: Picture, seen: Segmentation, most: int) -> Image.Image:
+        def tinted(rows: slice) -> Bytes:
+            return self.tint(image.read(rows, slice(None)), seen.label[rows])
+
+        return _drawn(image.size, tinted, most)
+
+    def _panel(self, image: Picture, seen: Segmentation) -> Image.Image:
+        def cell(values: NDArray[Any], color: Callable[[NDArray[Any]], Bytes]) -> Bytes:
+            return np.asarray(_drawn(image.size, lambda rows: color(values[rows]), _CELL))
+
+        def colors(label: Bytes) -> Bytes:
+            return colorize(label, self.palette)
+
+        given = _drawn(image.size, lambda rows: image.read(rows, slice(None)), _CELL)
         rows = [
-            [("image", image), ("fused", self.tint(image, seen.label)),
-             ("confidence", heat(seen.confidence / np.float32(255)))],
-            [(f"prediction at {s:g}", colorize(one, self.palette))
-             for s, one in seen.single.items()],
-            [(f"weight of {s:g}", heat(weight)) for s, weight in seen.weights.items()],
+            [("image", np.asarray(given)),
+             ("fused", np.asarray(self._overlay(image, seen, _CELL))),
+             ("confidence", cell(seen.confidence, lambda part: heat(part / np.float32(255))))],
+            [(f"prediction at {s:g}", cell(one, colors)) for s, one in seen.single.items()],
+            [(f"weight of {s:g}", cell(weight, heat)) for s, weight in seen.weights.items()],
         ]  # fmt: skip
         return panel([row for row in rows if row])
 
 
-def _picture(picture: Image.Image, form: str = "PNG") -> Callable[[Path], None]:
-    return lambda temporary: picture.save(temporary, format=form, quality=92)
+def _drawn(size: tuple[int, int], draw: Callable[[slice], Bytes], most: int) -> Image.Image:
+    """A picture of `draw(rows)` [h,W,3], some rows at a time; shrunk by a whole number where it
+    would have more than `most` pixels, or a side longer than JPEG has.
+    """
+    height, width = size
+    by = max(1, math.ceil(math.sqrt(height * width / most)), math.ceil(max(size) / _SIDE))
+    sheet = Image.new("RGB", (math.ceil(width / by), math.ceil(height / by)))
+    step = max(1, _ROWS // width // by) * by
+    for top in range(0, height, step):
+        rows = Image.fromarray(draw(slice(top, min(top + step, height))))
+        sheet.paste(rows.reduce(by) if by > 1 else rows, (0, top // by))
+    return sheet
+
+
+def _picture(picture: Image.Image) -> Callable[[Path], None]:
+    return lambda temporary: picture.save(temporary, format="PNG")
+
+
+def _jpeg(picture: Image.Image) -> Callable[[Path], Any]:
+    """Through memory: on a full disk Pillow cuts a JPEG short and says nothing."""
+    content = io.BytesIO()
+    picture.save(content, format="JPEG", quality=92)
+    return lambda temporary: temporary.write_bytes(content.getbuffer())
 
 
 def _npz(file: Path, seen: Segmentation) -> None:
@@ -117,3 +176,15 @@ def _npz(file: Path, seen: Segmentation) -> None:
             stream, label=seen.label, confidence=seen.confidence,
             scales=np.array(scales, np.float64), weights=weights,
         )  # fmt: skip
+
+
+def _probabilities(file: Path, seen: Segmentation, names: Sequence[str]) -> None:
+    with file.open("wb") as stream:
+        np.savez_compressed(
+            stream, probabilities=_told(seen.probabilities), classes=np.array(names)
+        )
+
+
+def _told(found: NDArray[Any] | None) -> NDArray[Any]:
+    assert found is not None, "the predictor was not asked for it"
+    return found

@@ -1,0 +1,257 @@
+"""TIFFs by windows: what Pillow would show, of more kinds, and never the whole file at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from hmsa.data.images import Whole, open_image, read_image, read_size
+from hmsa.data.rasters import Raster
+from hmsa.data.rasters import rasterio as the_module
+from hmsa.data.scan import File, look
+from hmsa.errors import InputError
+
+pytest.importorskip("rasterio")
+ALL = slice(None)
+RAMP = np.arange(30 * 40, dtype=np.uint32).reshape(30, 40)
+
+
+def write(file: Path, bands: np.ndarray, **options: object) -> Path:
+    """[n,h,w] -> a GeoTIFF."""
+    count, height, width = bands.shape
+    colors = options.pop("colors", None)
+    with the_module().open(
+        file, "w", driver="GTiff", count=count, height=height, width=width, dtype=bands.dtype,
+        **options,
+    ) as target:  # fmt: skip
+        if colors:
+            target.write_colormap(1, colors)
+        target.write(bands)
+    return file
+
+
+@pytest.fixture
+def no_rasterio(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+
+
+def without_rasterio(file: Path) -> np.ndarray | None:
+    """What Pillow makes of it, None where it cannot read it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(sys.modules, "rasterio", None)
+        try:
+            with open_image(file) as picture:
+                assert isinstance(picture, Whole)
+                return picture.read(ALL, ALL)
+        except InputError:
+            return None
+
+
+@st.composite
+def windows(draw, size):
+    found = []
+    for side in size:
+        a, b = draw(st.integers(-2, side + 3)), draw(st.integers(0, side + 3))
+        found.append(draw(st.sampled_from([slice(a, b), slice(None, b), slice(a, None), ALL])))
+    return tuple(found)
+
+
+TYPES = ["uint8", "uint16", "int16", "uint32", "float32", "float64"]
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_a_window_is_a_part_of_the_whole(tmp_path_factory, data):
+    """And the whole is what Pillow reads, where it can."""
+    count, dtype = data.draw(st.integers(1, 5)), data.draw(st.sampled_from(TYPES))
+    size = data.draw(st.tuples(st.integers(1, 70), st.integers(1, 70)))
+    top = data.draw(st.sampled_from([1, 200, 256, 4000, 60000]))
+    values = np.random.default_rng(data.draw(st.integers(0, 9))).random((count, *size)) * top
+    if np.dtype(dtype).kind != "f":
+        values = np.minimum(values, np.iinfo(dtype).max)
+    options = {"compress": data.draw(st.sampled_from([None, "deflate", "lzw"]))}
+    if data.draw(st.booleans()):
+        options |= {"tiled": True, "blockxsize": 16, "blockysize": 32}
+    if data.draw(st.booleans()):
+        options["interleave"] = data.draw(st.sampled_from(["pixel", "band"]))
+    if in_colors := count >= 3 and data.draw(st.booleans()):
+        options["photometric"] = "rgb"
+    file = tmp_path_factory.mktemp("tiff") / "a.tif"
+    write(file, values.astype(dtype), **options)
+
+    whole = read_image(file)
+    assert whole.shape == (*size, 3)
+    assert whole.dtype == np.uint8
+    assert read_size(file) == size
+    with open_image(file) as picture:
+        assert isinstance(picture, Raster)
+        assert picture.size == size
+        for _ in range(3):
+            rows, cols = data.draw(windows(size))
+            np.testing.assert_array_equal(picture.read(rows, cols), whole[rows, cols])
+    pillow = without_rasterio(file)
+    if pillow is None or (count > 2 and options.get("interleave") == "band" and not in_colors):
+        return  # of bands apart that are not said to be colours, Pillow shows the first alone
+    if dtype == "uint16" and count > 2 and values.max() < 256:
+        assert not pillow.any(), "its high bytes; the low ones are lost to Pillow"
+    else:
+        np.testing.assert_array_equal(whole, pillow)
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_a_window_of_any_other_picture(tmp_path_factory, data):
+    mode = data.draw(st.sampled_from(["RGB", "RGBA", "L", "P", "I;16", "CMYK"]))
+    size = data.draw(st.tuples(st.integers(1, 40), st.integers(1, 40)))
+    base = Image.effect_noise(size[::-1], 90)
+    file = tmp_path_factory.mktemp("other") / f"a.{'tif' if mode == 'CMYK' else 'png'}"
+    if mode == "I;16":
+        Image.fromarray(np.asarray(base).astype(np.uint16) * 200).save(file)
+    else:
+        base.convert(mode).save(file)
+    with open_image(file) as picture:
+        assert isinstance(picture, Whole)
+        assert picture.size == size == read_size(file)
+        rows, cols = data.draw(windows(size))
+        part = picture.read(rows, cols)
+        np.testing.assert_array_equal(part, read_image(file)[rows, cols])
+        assert part.base is not None or not part.size
+
+
+def noise(count: int, dtype: object = np.uint8, top: int = 256) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, top, (count, 30, 40)).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("bands", "expected"),
+    [
+        (noise(1), lambda b: b[[0, 0, 0]]),
+        (noise(2), lambda b: b[[0, 0, 0]]),
+        (noise(4), lambda b: b[:3]),
+        (noise(12), lambda b: b[:3]),
+        (noise(1, np.uint16, 65536), lambda b: np.rint(b / 257)[[0, 0, 0]]),
+        (noise(1, np.uint16, 256), lambda b: b[[0, 0, 0]]),
+        (noise(4, np.uint16, 65536), lambda b: b[:3] // 256),
+        (noise(13, np.uint16, 10000), lambda b: b[:3] // 256),
+        (noise(4, np.uint16, 256), lambda b: b[:3]),
+        (noise(5, np.float32, 2), lambda b: b[:3] * 255),
+        (noise(5, np.float32, 256), lambda b: b[:3]),
+        (noise(1, np.int16) - 100, lambda b: np.maximum(b, 0)[[0, 0, 0]]),
+    ],
+)
+def test_bands_and_types(tmp_path, bands, expected):
+    image = read_image(write(tmp_path / "a.tif", bands))
+    np.testing.assert_array_equal(image, np.moveaxis(expected(bands), 0, -1).astype(np.uint8))
+
+
+def test_the_range_is_that_of_the_whole_picture_not_of_the_window(tmp_path):
+    values = np.full((1, 30, 40), 0.5, np.float32)
+    values[0, 29, 39] = 200
+    with open_image(write(tmp_path / "a.tif", values)) as picture:
+        assert not picture.read(slice(0, 9), ALL).any()
+        assert picture.read(slice(29, 30), slice(39, 40)).tolist() == [[[200] * 3]]
+
+
+def test_nodata_is_black_and_widens_no_range(tmp_path):
+    values = np.full((1, 30, 40), 0.5, np.float32)
+    values[0, :10], values[0, 10] = 3.4e38, np.nan
+    image = read_image(write(tmp_path / "a.tif", values, nodata=3.4e38))
+    assert not image[:11].any()
+    assert (image[11:] == 128).all()
+    bytes_ = noise(3)
+    plain = read_image(write(tmp_path / "b.tif", bytes_, nodata=255))
+    np.testing.assert_array_equal(plain, np.moveaxis(bytes_, 0, -1)), "8 bits are as they are"
+
+
+def test_palette(tmp_path):
+    colors = {value: (value, 255 - value, 7, 255) for value in range(256)}
+    file = write(tmp_path / "a.tif", noise(1), colors=colors, tiled=True)
+    image = read_image(file)
+    assert (image == np.stack([noise(1)[0], 255 - noise(1)[0], np.full((30, 40), 7)], -1)).all()
+    assert (image == without_rasterio(file)).all()
+
+
+def test_jpeg_inside(tmp_path):
+    """Two decoders differ in how they smooth colours, no more."""
+    smooth = np.stack([RAMP // 5, RAMP[::-1] // 5, np.full_like(RAMP, 90)]).astype(np.uint8)
+    file = write(tmp_path / "a.tif", smooth, compress="jpeg", photometric="ycbcr", tiled=True)
+    image = read_image(file)
+    assert isinstance(open_image(file), Raster)
+    assert np.abs(image.astype(int) - np.moveaxis(smooth, 0, -1)).max() < 12
+    assert np.abs(image.astype(int) - without_rasterio(file)).max() < 12
+
+
+def test_what_rasterio_takes_otherwise_is_left_to_pillow(tmp_path):
+    base = Image.fromarray(noise(3).transpose(1, 2, 0).copy())
+    base.convert("CMYK").save(tmp_path / "cmyk.tif")
+    base.convert("1").save(tmp_path / "bits.tif")
+    base.save(tmp_path / "lying.tif", tiffinfo={274: 6})
+    Image.fromarray(noise(1)[0]).save(tmp_path / "inverted.tif", tiffinfo={262: 0})
+    for file in sorted(tmp_path.iterdir()):
+        with open_image(file) as picture:
+            assert isinstance(picture, Whole), file
+        np.testing.assert_array_equal(read_image(file), without_rasterio(file))
+    assert read_size(tmp_path / "lying.tif") == (40, 30)
+
+
+def test_complex_numbers_are_refused(tmp_path):
+    file = write(tmp_path / "radar.tif", noise(1).astype(np.complex64))
+    with pytest.raises(InputError, match="radar.tif holds complex numbers; give their amplitude"):
+        open_image(file)
+
+
+def test_damaged_where_it_is_read(tmp_path):
+    file = write(tmp_path / "cut.tif", np.tile(noise(3), (1, 9, 9)), tiled=True, compress="deflate",
+                 blockxsize=64, blockysize=64)  # fmt: skip
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with open_image(file) as picture:
+        assert picture.read(slice(0, 64), slice(0, 64)).any()
+        with pytest.raises(InputError, match="cut.tif cannot be decoded .*; replace or remove it"):
+            picture.read(ALL, ALL)
+    with pytest.raises(InputError, match="cut.tif"):
+        read_image(file)
+
+
+def test_without_rasterio_says_what_is_needed(tmp_path, no_rasterio):
+    file = tmp_path / "bands.tif"
+    with pytest.MonkeyPatch.context() as there:
+        there.delitem(sys.modules, "rasterio")
+        write(file, noise(5, np.uint16))
+    for read in (read_image, read_size):
+        with pytest.raises(InputError, match=r'bands.tif .*rasterio.*: pip install "hmsa\[geo\]"'):
+            read(file)
+    file.write_bytes(b"no TIFF at all")
+    with pytest.raises(InputError, match="bands.tif is not a picture.*; replace or remove it"):
+        read_image(file)
+
+
+def test_a_dataset_of_them_can_be_checked(tmp_path):
+    seen = look(File(write(tmp_path / "a.tif", noise(5, np.uint16, 60000))))
+    assert not seen.broken
+    assert (seen.mode, seen.size) == ("5 band(s) of uint16", (30, 40))
+
+
+def test_memory_is_that_of_the_window(tmp_path, grown):
+    """900 million pixels of 3 x 16 bits, 5 GiB, most of which the file leaves out."""
+    file = tmp_path / "giant.tif"
+    with the_module().open(
+        file, "w", driver="GTiff", count=3, height=30000, width=30000, dtype="uint16", tiled=True,
+        sparse_ok=True, compress="deflate", photometric="rgb",
+    ) as target:  # fmt: skip
+        target.write(np.full((3, 8, 8), 999, np.uint16), window=((0, 8), (0, 8)))
+    with open_image(file) as picture:
+        assert picture.size == (30000, 30000)
+        with grown() as more:
+            for at in range(0, 30000, 6000):
+                window = slice(at, at + 1024)
+                assert picture.read(window, window).shape == (1024, 1024, 3)
+                assert picture.read(window, ALL).shape == (1024, 30000, 3)
+        assert more() < 600, "MiB: the cache, and the 90 of the larger window"
+    with pytest.raises(InputError, match="giant.tif is 30000x30000, 900000000 pixels"):
+        read_image(file)
