@@ -12,7 +12,7 @@ import hmsa
 SOURCE = Path(hmsa.__file__).parent
 FLOORS = {
     "cli": 5, "__main__": 6, "commands": 4, "evaluation": 3.5, "outputs": 3.5, "exported": 3.5,
-    "autolabel": 3.5, "predictor": 3,
+    "autolabel": 3.5, "review": 3.7, "predictor": 3,
     "checkpoint": 0.5, "losses": 2, "optim": 2, "record": 2, "official": 1, "report": 2, "rmi": 1,
     "datasheet": 2, "rounds": 2, "selftraining": 2, "page": 1,
     "model": 1, "data": 1, "metrics": 1, "config": 1, "runtime": 1, "pictures": 1, "pipeline": 1,
@@ -26,6 +26,7 @@ NEVER = {
     "data": {"model"},
     "report": {"model", "predictor"},
     "datasheet": {"model", "predictor", "report"},
+    "review": {"model", "predictor"},
     "rounds": {"model", "predictor", "report"},
     "predictor": {"pictures"},
 }

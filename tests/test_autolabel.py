@@ -285,6 +285,47 @@ class TestCoarse:
             labelling(coarse=Coarse(coarse[0]), images=tmp_path / "else")
 
 
+class TestAgreement:
+    def test_share_of_the_scales_that_say_so_alone(self, labelling, tiny, pictures):
+        made = labelling(agreement=True, scales=(0.5, 1, 2))
+        for row, file in zip(manifest(made.out), pictures_of(made), strict=True):
+            seen = Predictor(tiny, (0.5, 1, 2), "fp32", "cpu")(file, detail=True)
+            same = sum((one == seen.label).astype(int) for one in seen.single.values())
+            stored = np.asarray(Image.open(made.out / row["agreement"]))
+            assert (stored == np.array([0, 85, 170, 255])[same]).all()
+            assert row["mean_agreement"] == pytest.approx(stored.mean() / 255)
+            assert (np.asarray(Image.open(made.out / row["label"])) == seen.label).all()
+        assert 0 < np.mean([row["mean_agreement"] for row in manifest(made.out)]) < 1
+
+    def test_a_split_can_trust_it_as_it_trusts_confidence(self, labelling):
+        made = labelling(agreement=True)
+        content = yaml.safe_load((made.out / "dataset.yaml").read_text())
+        content["splits"]["agreed"] = content["splits"]["auto"] | {"confidence": "agreement"}
+        (made.out / "agreed.yaml").write_text(yaml.safe_dump(content))
+        agreed = open_dataset(made.out / "agreed.yaml", "agreed").trusting(1)
+        auto = open_dataset(made.out, "auto")
+        dropped = 0
+        for i, pair in enumerate(auto.pairs):
+            stored = np.asarray(Image.open(made.out / "agreement" / f"{pair.name}.png"))
+            expected = np.where(stored == 255, auto.read_label(i), 255)
+            assert (agreed.read_label(i) == expected).all()
+            dropped += (expected == 255).sum()
+        assert dropped > 0
+
+    def test_it_is_a_setting(self, labelling):
+        assert not (labelling().out / "agreement").exists()
+        with pytest.raises(InputError, match="agreement None, now True"):
+            labelling(agreement=True)
+        assert labelling(agreement=True, overwrite=True).predictor.shown == 5
+        with pytest.raises(InputError, match="agreement True, now None"):
+            labelling()
+
+    def test_a_lost_one_is_made_again(self, labelling):
+        made = labelling(agreement=True)
+        (made.out / "agreement" / "b.png").unlink()
+        assert labelling(agreement=True).predictor.shown == 1
+
+
 class TestRefused:
     def test_two_runs_on_one_output(self, labelling, tmp_path):
         with locked(tmp_path / "out"), pytest.raises(InputError, match="another run"):

@@ -17,7 +17,7 @@ def test_version(hmsa):
 
 
 VERBS = [
-    *("train", "evaluate", "autolabel", "selftrain", "predict", "convert", "demo"),
+    *("train", "evaluate", "autolabel", "review", "selftrain", "predict", "convert", "demo"),
     *(f"data {what}" for what in ("scenes", "import", "check", "stats")),
 ]
 

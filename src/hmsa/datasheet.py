@@ -20,11 +20,12 @@ MOST_VALUES = 300  # rows of the table of values; a photograph taken for a label
 
 @dataclass
 class Shot:
-    """A picture [H,W,3]; photo: has many colours, which need not stay exact."""
+    """A picture [H,W,3]. kind: a "photo" has many colours, which need not stay exact; those of a
+    "label" are named in the legend, those of a "map" are not."""
 
     caption: str
     picture: NDArray[np.uint8]
-    photo: bool = True
+    kind: str = "photo"
 
 
 Strip = list[Shot]  # side by side
@@ -41,13 +42,13 @@ class Datasheet:
     examples: list[tuple[str, Strip]]  # name of a pair, and what it looks like
 
 
-def _strips(strips: Sequence[Strip]) -> list[list[dict[str, object]]]:
+def views(strips: Sequence[Strip]) -> list[list[dict[str, object]]]:
     return [
         [
             {
                 "caption": shot.caption,
-                "uri": uri(shot.picture, shot.photo),
-                "kind": "photo" if shot.photo else "label",
+                "uri": uri(shot.picture, shot.kind == "photo"),
+                "kind": shot.kind,
                 "wrong": False,
             }
             for shot in strip
@@ -107,11 +108,11 @@ def write_datasheet(path: Path, sheet: Datasheet) -> None:
         enlarge=bool(sheet.examples or any(strips for _, strips in sheet.cases)),
         sheet=sheet,
         problems=[
-            (problem, found.short(problem.message), _strips(strips)) for problem, strips in order
+            (problem, found.short(problem.message), views(strips)) for problem, strips in order
         ],
         classes=_classes(found),
         values=_values(found),
-        examples=[(name, _strips([strip])[0]) for name, strip in sheet.examples],
+        examples=[(name, views([strip])[0]) for name, strip in sheet.examples],
         legend=[*legend, ("unknown value", css(WRONG))],
     )
     write(path, page)

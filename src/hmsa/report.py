@@ -3,6 +3,8 @@
 Knows nothing about models: whatever it shows was computed before.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import pictures
+from .metrics import Calibration
 from .page import View, css, line_chart, render, uri, write
 
 POINTS = 400  # most points of a curve: more than one per pixel only hides the line in its own noise
@@ -56,6 +59,12 @@ class Trusted:
     pixels: NDArray[np.int64]
     kept: NDArray[np.float64]
     right: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, calibration: Calibration) -> Trusted:
+        bins, kept = calibration.reliability(), calibration.risk_coverage()
+        arrays = (*bins, kept.kept, kept.accuracy)
+        return cls(calibration.ece(), *(each.cpu().numpy() for each in arrays))
 
 
 @dataclass
@@ -187,7 +196,7 @@ def _chart(report: Report, key: str, title: str, factor: float, peak: bool) -> V
     return line_chart(title, summary, "step", data, min(steps), max(steps), stages)
 
 
-def _trusted(trusted: Trusted) -> list[View]:
+def trust_charts(trusted: Trusted) -> list[View]:
     """A reliability diagram, and what it costs to keep more, as `_chart` draws."""
 
     def place(x: float, y: float) -> tuple[float, float]:  # percent both
@@ -269,7 +278,7 @@ def _page(report: Report) -> str:
         classes=_class_table(report, scores) if scores else None,
         trust=_trust(report),
         charts=[chart for chart in charts if chart],
-        trusted=_trusted(report.trusted) if report.trusted else [],
+        trusted=trust_charts(report.trusted) if report.trusted else [],
         own=own,
         confusion=None if matrix is None else 100 * matrix / np.maximum(matrix.sum(1), 1)[:, None],
         repairs=[(r, _example(r.example, report, wrong=r.scale)) for r in report.repairs],

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -163,7 +164,7 @@ class TestKilled:
         context.set_forkserver_preload(["hmsa.commands.autolabel", "hmsa.commands.train"])
 
         def start(*words):
-            process = context.Process(target=cli.run, args=([str(w) for w in words],))
+            process = context.Process(target=cli.main, args=([str(w) for w in words],))
             process.start()
             return process
 
@@ -232,6 +233,68 @@ class TestKilled:
         process.join()
         with locked(tmp_path / "out"):
             pass
+
+    @pytest.fixture
+    def crew(self, start, words, tmp_path):
+        """The process that runs with two workers in the middle of it, and their process ids."""
+        if not Path("/proc/self/fd").is_dir():
+            pytest.skip("workers are found by the lock they hold, in /proc")
+        out = tmp_path / "out"
+        process, patience = start(*words, out, "--workers", 2), time.monotonic() + 60
+        while len(list(out.glob("rows/*.json"))) < 6 or len(holders(out)) < 3:
+            assert process.is_alive()
+            assert time.monotonic() < patience
+            time.sleep(0.001)
+        yield process, holders(out) - {process.pid}
+        process.kill()
+        process.join()
+
+    @pytest.fixture
+    def whole(self, hmsa, words, tmp_path):
+        assert hmsa(*words, tmp_path / "whole").code == 0
+        return _contents(tmp_path / "whole")
+
+    def test_one_of_two_workers(self, whole, crew, tmp_path):
+        process, workers = crew
+        os.kill(min(workers), signal.SIGKILL)
+        process.join(60)
+        assert process.exitcode == 0
+        assert not holders(tmp_path / "out")
+        assert _contents(tmp_path / "out") == whole
+
+    def test_workers_do_not_outlive_their_parent(self, whole, crew, hmsa, words, tmp_path):
+        process, _ = crew
+        out = tmp_path / "out"
+        process.kill()
+        process.join()
+        patience = time.monotonic() + 10
+        while holders(out):
+            assert time.monotonic() < patience
+            time.sleep(0.01)
+        before = {row: _stamp(row) for row in out.glob("rows/*.json")}
+        assert 6 <= len(before) < 24
+        assert hmsa(*words, out).code == 0
+        assert all(_stamp(row) == stamp for row, stamp in before.items())
+        assert _contents(out) == whole
+
+    def test_stopped_with_workers(self, crew, tmp_path):
+        process, _ = crew
+        os.kill(process.pid, signal.SIGINT)
+        process.join(60)
+        assert process.exitcode == 130
+        assert not holders(tmp_path / "out")
+        assert not list((tmp_path / "out").rglob(".*.*")), "half-written files"
+        assert len(list((tmp_path / "out").glob("rows/*.json"))) < 24
+
+
+def holders(out: Path) -> set[int]:
+    """Processes that have the lock of OUT open."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if os.readlink(link) == str(out / ".lock"):
+                found.add(int(link.parts[2]))
+    return found
 
 
 def _stamp(file: Path) -> tuple[int, int]:

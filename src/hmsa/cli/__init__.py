@@ -28,6 +28,7 @@ from .arguments import (
 )
 from .autolabel import add_autolabel, autolabel
 from .data import RESUMING, add_data
+from .review import add_review, review
 from .selftrain import add_selftrain, selftrain
 
 DESCRIPTION = "Semantic segmentation with hierarchical multi-scale attention."
@@ -69,7 +70,8 @@ def _how_to_go_on(options: argparse.Namespace, arguments: Sequence[str] | None) 
     if options.verb is _predict:
         return f"; the same command{' without --overwrite' * options.overwrite} goes on"
     if options.verb not in (_train, selftrain):
-        return "; the same command goes on" if options.verb in (*RESUMING, autolabel) else ""
+        resuming = options.verb in (*RESUMING, autolabel, review)
+        return "; the same command goes on" if resuming else ""
     typed = [a for a in (arguments or sys.argv[1:]) if a != "--resume"]
     return f"; go on with: hmsa {shlex.join([*typed, '--resume'])}"
 
@@ -131,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     _inference(predict)
 
     _inference(add_autolabel(verbs))
+    add_review(verbs)
     add_selftrain(verbs)
 
     gate = verb(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .arguments import share, show, verb
+from .arguments import share, show, verb, whole_number
 
 
 def add_autolabel(verbs: Any) -> argparse.ArgumentParser:
@@ -22,8 +22,13 @@ def add_autolabel(verbs: Any) -> argparse.ArgumentParser:
                         help="new, or that of a run to go on with")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true",
                         help="label anew if the teacher or a setting is another now")  # fmt: skip
+    parser.add_argument("--agreement", action="store_true",
+                        help="also store where the scales agree, for hmsa review")  # fmt: skip
     parser.add_argument("--raw", type=Path, metavar="DATA",
                         help="write the values that files of this dataset hold")  # fmt: skip
+
+    parser.add_argument("--workers", type=whole_number, default=1, metavar="N",
+                        help="processes on this machine, GPUs in turn (1)")  # fmt: skip
 
     people = parser.add_argument_group("coarse labels by people, of the same pictures")
     people.add_argument("--coarse", type=Path, metavar="DATA", help="dataset that has them")
@@ -59,8 +64,10 @@ def autolabel(options: argparse.Namespace) -> int:
         flip=options.flip, precision=options.precision, overwrite=options.overwrite,
         raw=options.raw, coarse=options.coarse, coarse_split=options.coarse_split,
         fill=None if options.fill is None else options.fill.split(","),
+        agreement=options.agreement,
         rules=Rules(options.threshold, options.keep, options.held_out, options.split,
                     options.precision_target),
+        workers=options.workers,
     )  # fmt: skip
     for problem in problems:
         say(f"hmsa: {problem}")

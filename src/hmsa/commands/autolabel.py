@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from rich.table import Table
 
-from ..autolabel import SPLIT, THRESHOLD_FILE, Labelling, locked, total
+from ..autolabel import SPLIT, THRESHOLD_FILE, Crew, Labelling, locked, total
 from ..checkpoint import Card, fingerprint
 from ..data.coarse import Coarse
 from ..data.datasets import Dataset, open_dataset
@@ -50,13 +51,17 @@ def autolabel(
     coarse: Path | Dataset | None = None,
     coarse_split: str = "train",
     fill: Sequence[str] | None = None,
+    agreement: bool = False,
     rules: Rules = Rules(),
+    workers: int = 1,
 ) -> tuple[dict[str, Any], Table, list[str]]:
     """Label the pictures below `images` with the teacher `source`, as `Labelling` says.
 
     raw: a dataset whose values the files shall hold. coarse: a dataset with labels by people, that
-    count wherever they speak, or with `fill` where they say one of these classes. Returns the JSON
-    object, the table for people, and one line for each picture that could not be labelled.
+    count wherever they speak, or with `fill` where they say one of these classes. agreement: also
+    store how many of the scales say so by themselves. workers: processes, each with a network of
+    its own; GPUs are dealt out in turn. Returns the JSON object, the table for people, and one line
+    for each picture that could not be labelled.
     """
     teacher = fingerprint(source)
     predictor = Predictor.load(source, scales, precision, flip)
@@ -76,11 +81,12 @@ def autolabel(
     device = next(predictor.model.parameters()).device
     labelling = Labelling(
         predictor, teacher, images, out, _written(card, raw, source),
-        in_use(device, precision), by_people,
+        in_use(device, precision), by_people, agreement,
     )  # fmt: skip
     count = len(labelling.files)  # refuses what it must before there is any OUT
-    with locked(out):
-        new = labelling.run(overwrite)
+    load = partial(Predictor.load, source, scales, precision, flip)
+    with locked(out) as lock:
+        new = labelling.run(overwrite, Crew(workers, load, lock) if workers > 1 else None)
         judged = calibrate(predictor, held_out) if held_out else None
         counts = total(labelling.rows(), len(card.names))
         found, unreached = _thresholds(counts, rules, judged)

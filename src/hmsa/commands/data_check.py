@@ -142,7 +142,7 @@ def _example(image: File, label: File) -> list[Shot]:
     return [
         Shot("image", picture),
         Shot("label over it", overlay(picture, ids, palette)),
-        Shot("label", colorize(ids, palette), photo=False),
+        Shot("label", colorize(ids, palette), "label"),
     ]
 
 
@@ -151,18 +151,18 @@ def _shots(found: Findings, seen: Mapping[Path, Seen], files: Sequence[File]) ->
     shots = []
     for file in files:
         with suppress(InputError):
-            picture, photo = _draw(file)
+            picture, kind = _draw(file)
             height, width = seen[file.path].size
-            shots.append(Shot(f"{found.short(file.path)}, {width}x{height}", picture, photo))
+            shots.append(Shot(f"{found.short(file.path)}, {width}x{height}", picture, kind))
     return shots
 
 
-def _draw(file: File) -> tuple[NDArray[np.uint8], bool]:
-    """`[H,W,3]`, and whether it is a photo; a label in another encoding is taken for one."""
+def _draw(file: File) -> tuple[NDArray[np.uint8], str]:
+    """`[H,W,3]` and its kind; a label in another encoding is taken for a photo."""
     if file.labels:
         with suppress(InputError):
-            return colorize(*_ids(file.path, file.labels)), False
-    return _thin(read_image(file.path)), True
+            return colorize(*_ids(file.path, file.labels)), "label"
+    return _thin(read_image(file.path)), "photo"
 
 
 def _thin(picture: NDArray[Any]) -> NDArray[Any]:

@@ -19,7 +19,6 @@ from ..data.datasets import Dataset, open_dataset
 from ..errors import InputError
 from ..evaluation import Evaluation, Window, measure
 from ..files import replace
-from ..metrics import Calibration
 from ..predictor import Predictor
 from ..record import read_curves
 from ..report import Example, Repair, Report, Trusted, verdict, write_report
@@ -80,7 +79,7 @@ def evaluate(
             palette=np.array(dataset.labels.palette, np.uint8),
             matrices={k: c.matrix.cpu().numpy() for k, c in found.confusion.items()},
             scores=_scores(found),
-            trusted=_trusted(found.calibration),
+            trusted=Trusted.of(found.calibration),
             weights=found.weights if len(predictor.scales) > 1 else None,
             scales=predictor.scales,
             curves=read_curves(source if source.is_dir() else source.parent),
@@ -124,12 +123,6 @@ def _scores(found: Evaluation) -> list[tuple[str, float]]:
     if found.instances:
         scores.append(("Instance-level IoU (iIoU)", found.instances.miou()))
     return scores
-
-
-def _trusted(calibration: Calibration) -> Trusted:
-    bins, kept = calibration.reliability(), calibration.risk_coverage()
-    arrays = (*bins, kept.kept, kept.accuracy)
-    return Trusted(calibration.ece(), *(each.cpu().numpy() for each in arrays))
 
 
 def best(windows: list[Window]) -> list[Window]:

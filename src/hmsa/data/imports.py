@@ -80,7 +80,7 @@ def import_masks(
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as made,
-        _opened(source, out.parent) as folder,
+        opened(source, out.parent) as folder,
     ):
         try:
             if source.suffix.lower() == ".json":
@@ -98,7 +98,7 @@ def import_masks(
 
 
 @contextmanager
-def _opened(source: Path, beside: Path) -> Iterator[Path]:
+def opened(source: Path, beside: Path) -> Iterator[Path]:
     """The folder to read: `source`, or where an archive is unpacked for the time being."""
     if source.suffix.lower() != ".zip":
         yield source
@@ -122,6 +122,17 @@ def _opened(source: Path, beside: Path) -> Iterator[Path]:
 
 
 def _cvat(folder: Path, images: Path | None, ignore: Sequence[str], split: str) -> Export:
+    export, root = read_cvat(folder, ignore, split)
+    pictures = images or root / "JPEGImages"
+    if not pictures.is_dir():
+        raise InputError(f"{root} has no pictures; export with images, or pass --images FOLDER")
+    return export._replace(images=_by_name(pictures))
+
+
+def read_cvat(
+    folder: Path, ignore: Sequence[str] = (), split: str = "train"
+) -> tuple[Export, Path]:
+    """Masks of a CVAT export, which may have no pictures, and the folder of its labelmap.txt."""
     maps = sorted(folder.rglob("labelmap.txt")) if folder.is_dir() else []
     if len(maps) != 1:
         many = f"{len(maps)} files labelmap.txt" if maps else "no labelmap.txt"
@@ -162,11 +173,8 @@ def _cvat(folder: Path, images: Path | None, ignore: Sequence[str], split: str) 
         Mask(name, listed.get(name, split), file, partial(read, file))
         for name, file in _by_name(root / "SegmentationClass").items()
     ]
-    pictures = images or root / "JPEGImages"
-    if not pictures.is_dir():
-        raise InputError(f"{root} has no pictures; export with images, or pass --images FOLDER")
     without_mask = listed.keys() - {mask.name for mask in masks}
-    return Export(by_color, masks, _by_name(pictures), len(without_mask))
+    return Export(by_color, masks, {}, len(without_mask)), root
 
 
 def _labelmap(file: Path) -> tuple[list[str], list[Color]]:

@@ -1,64 +1,41 @@
-"""A folder of pictures -> labels, confidences and a manifest, by a run that can die at any moment.
-
-    OUT/settings.json          what the labels depend on; written first
-    OUT/labels/NAME.png        8-bit palette picture; NAME is the image's path below its folder
-    OUT/confidence/NAME.png    8 bits, floor(255 p)
-    OUT/rows/NAME.json         what is known of one image; written when its two pictures are
-    OUT/dataset.yaml           the images with these labels as a split, `auto`
-    OUT/manifest.parquet       all rows in one table; there only when all of it is done
-
-Every file is replaced whole. An image is done if its row is there, and the row names the content of
-the image, that of its coarse label, and the settings; so going on is to do what has no such row.
-"""
+"""One run: the pictures below a folder, one after the other, into OUT."""
 
 from __future__ import annotations
 
-import base64
+import dataclasses
 import fcntl
 import glob
 import hashlib
 import json
 import os
 import time
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow
+import torch
 import yaml
-from numpy.typing import NDArray
-from PIL import Image
-from pyarrow import parquet
 
-from .data.coarse import Coarse
-from .data.images import pictures_below, read_image
-from .data.labels import LabelSet
-from .errors import InputError
-from .files import replace
-from .pictures import palette_png
-from .predictor import Predictor
-from .runtime import Meter
+from ..data.coarse import Coarse
+from ..data.images import pictures_below, read_image
+from ..data.labels import LabelSet
+from ..errors import InputError
+from ..files import replace
+from ..predictor import Predictor
+from ..runtime import Meter
+from .look import look
+from .rows import PERSON, Row, is_done, sha256, tabulate
+from .workers import share
 
 SPLIT = "auto"
-THRESHOLDS = [percent / 100 for percent in range(50, 100, 5)]  # of the manifest's column `kept`
 THRESHOLD_FILE = "thresholds.json"
-_SETTINGS, _DESCRIPTION, _MANIFEST = "settings.json", "dataset.yaml", "manifest.parquet"
-_FILES = (_MANIFEST, _DESCRIPTION, THRESHOLD_FILE)  # what there is only once all images are done
-_FOLDERS = ("labels", "confidence", "rows")
-_LOOK = {"scales": [float], "flip": bool}  # settings that the manifest repeats
-_TABLE: dict[str, Any] = {
-    "image": str, "label": str, "confidence": str, "height": int, "width": int, "sha256": str,
-    "teacher": str, **_LOOK, "pixels": [int], "mean_confidence": [float], "kept": [float],
-    "coarse_sha256": str, "coarse_pixels": int, "seconds": float, "status": str, "reason": str,
-}  # fmt: skip
-_TYPES = {str: pyarrow.string, int: pyarrow.int64, float: pyarrow.float64, bool: pyarrow.bool_}
-_AT_ONCE = 4096  # rows in memory while the manifest is written
+SETTINGS, DESCRIPTION, MANIFEST = "settings.json", "dataset.yaml", "manifest.parquet"
+_FILES = (MANIFEST, DESCRIPTION, THRESHOLD_FILE)  # what there is only once all images are done
+FOLDER_OF = {"label": "labels", "confidence": "confidence", "agreement": "agreement"}
+_FOLDERS = (*FOLDER_OF.values(), "rows")
 
 
 @dataclass(frozen=True)
@@ -75,6 +52,13 @@ class Labelling:
     labels: LabelSet
     precision: str  # as it came to be: bf16 or fp32
     coarse: Coarse | None = None
+    agreement: bool = False  # whether it is stored, too
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the network and what can be worked out again: each process loads its own."""
+        return {each.name: getattr(self, each.name) for each in dataclasses.fields(self)} | {
+            "predictor": None
+        }
 
     @cached_property
     def files(self) -> dict[str, Path]:
@@ -115,26 +99,32 @@ class Labelling:
                 "values": list(coarse.dataset.labels.raw),
                 "fill": None if coarse.fill is None else sorted(coarse.fill),
             },
+            **({"agreement": True} if self.agreement else {}),
         }  # fmt: skip
 
     @cached_property
     def key(self) -> str:
         return hashlib.sha256(json.dumps(self.settings).encode()).hexdigest()
 
-    def run(self, overwrite: bool = False) -> int:
+    def run(self, overwrite: bool = False, crew: Crew | None = None) -> int:
         """Label what is not labelled yet; returns how many images that were. `locked` around it.
 
         InputError if OUT was made with other settings, unless it is to be overwritten.
         """
         self._begin(overwrite)
-        new = 0
-        with Meter("autolabel", len(self.files)) as meter:
-            for name in self.files:
-                new += self._do(name)
+        new, items = 0, self.files.items()
+        if crew:
+            start = _Start(self, crew.load)
+            done = share(start, items, crew.count, crew.lock, lambda item: item[0])
+        else:
+            done = ((item, self._do(item)) for item in items)
+        with closing(done), Meter("autolabel", len(items)) as meter:
+            for _, was_new in done:
+                new += was_new
                 meter.advance()
         return new
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[Row]:
         """What is known of each image, in the order of their names, after `run`."""
         for name in self.files:
             row = self._row(name)
@@ -144,7 +134,7 @@ class Labelling:
 
     def finish(self) -> None:
         """dataset.yaml and, last, manifest.parquet."""
-        done = {n for n, row in zip(self.files, self.rows(), strict=True) if _is_done(row)}
+        done = {n for n, row in zip(self.files, self.rows(), strict=True) if is_done(row)}
         written = pictures_below(self.out / "labels")
         left = {f.relative_to(self.out / "labels").with_suffix("").as_posix() for f in written}
         k, raw = len(self.labels.names), self.labels.raw
@@ -162,16 +152,17 @@ class Labelling:
             "palette": [list(color) for color in self.labels.palette],
         }  # fmt: skip
         text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
-        replace(self.out / _DESCRIPTION, lambda file: file.write_text(text, encoding="utf-8"))
-        replace(self.out / _MANIFEST, self._write_manifest)
+        replace(self.out / DESCRIPTION, lambda file: file.write_text(text, encoding="utf-8"))
+        tabulate(self.out / MANIFEST, self.settings, self.rows())
 
     def _begin(self, overwrite: bool) -> None:
-        file = self.out / _SETTINGS
+        file = self.out / SETTINGS
         if file.exists():
             before = json.loads(file.read_text(encoding="utf-8"))
-            other = [k for k, value in self.settings.items() if before.get(k) != value]
+            now = self.settings
+            other = [k for k in before | now if before.get(k) != now.get(k)]
             if other and not overwrite:
-                came = "; ".join(f"{k} {before.get(k)}, now {self.settings[k]}" for k in other)
+                came = "; ".join(f"{k} {before.get(k)}, now {now.get(k)}" for k in other)
                 raise InputError(
                     f"{self.out} was made with other settings ({came}); give these, another OUT, "
                     "or --overwrite"
@@ -183,7 +174,7 @@ class Labelling:
             self._unfinish()
             replace(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         # What a killed run was writing; pictures begin with no dot
-        torn = [f for name in (*_FILES, _SETTINGS) for f in self.out.glob(f".{name}.*")]
+        torn = [f for name in (*_FILES, SETTINGS) for f in self.out.glob(f".{name}.*")]
         for name in _FOLDERS:
             torn += [f for f in (self.out / name).rglob(".*.*") if f.is_file()]
         for temporary in torn:
@@ -193,21 +184,21 @@ class Labelling:
         for name in _FILES:
             (self.out / name).unlink(missing_ok=True)
 
-    def _do(self, name: str) -> bool:
+    def _do(self, item: tuple[str, Path]) -> bool:
         """One image, if it is not done; whether it was not."""
         began = time.monotonic()
-        image = self.files[name]
+        name, image = item
         place = self.coarse.find(image, name) if self.coarse else None
-        row: dict[str, Any] = {"key": self.key, "status": "failed", "reason": ""}
+        row: Row = {"key": self.key, "status": "failed", "reason": ""}
         row["image"] = f"{self.settings['images']}/{image.relative_to(self.images).as_posix()}"
         try:
-            row["sha256"] = _sha256(image)
+            row["sha256"] = sha256(image)
             if self.coarse and place is not None:
-                row["coarse_sha256"] = _sha256(self.coarse.dataset.pairs[place].label)
+                row["coarse_sha256"] = sha256(self.coarse.dataset.pairs[place].label)
         except OSError as error:
             row["reason"] = f"{error.filename} cannot be read ({error.strerror})"
         else:
-            if self._is_there(name, row):
+            if self._is_there(name, row) or self._people_spoke(name, row):
                 return False
         self._unfinish()
         # Before the pictures change: no row may ever speak of others than those beside it
@@ -222,94 +213,86 @@ class Labelling:
         replace(self.out / "rows" / f"{name}.json", lambda file: file.write_text(text))
         return True
 
-    def _is_there(self, name: str, wanted: dict[str, Any]) -> bool:
+    def _is_there(self, name: str, wanted: Row) -> bool:
         row = self._row(name)
         same = row is not None and all(
             row.get(key) == wanted.get(key) for key in ("key", "sha256", "coarse_sha256", "image")
         )
-        if row is None or not same or not _is_done(row):
+        if row is None or not same or not is_done(row):
             return same
-        return all((self.out / row[kind]).is_file() for kind in ("label", "confidence"))
+        return all((self.out / row[kind]).is_file() for kind in FOLDER_OF if kind in row)
 
-    def _row(self, name: str) -> dict[str, Any] | None:
+    def _people_spoke(self, name: str, wanted: Row) -> bool:
+        """Whether a person gave the label, which then stays whatever the settings are now."""
+        row = self._row(name)
+        if row is None or row.get("source") != PERSON:
+            return False
+        file = self.out / "rows" / f"{name}.json"
+        if row["sha256"] != wanted["sha256"]:
+            raise InputError(
+                f"{self.files[name]} is another picture than the one that a person labelled; bring "
+                f"that back, or remove {file} to have this one labelled"
+            )
+        if row["image"] != wanted["image"]:  # the same, elsewhere
+            self._unfinish()
+            text = json.dumps(row | {"image": wanted["image"]})
+            replace(file, lambda temporary: temporary.write_text(text))
+        return all((self.out / row[kind]).is_file() for kind in FOLDER_OF if kind in row)
+
+    def _row(self, name: str) -> Row | None:
         try:
-            row: dict[str, Any] = json.loads((self.out / "rows" / f"{name}.json").read_bytes())
+            row: Row = json.loads((self.out / "rows" / f"{name}.json").read_bytes())
             return row
         except (OSError, ValueError):
             return None
 
-    def _label(self, name: str, image: Path, place: int | None) -> dict[str, Any]:
+    def _label(self, name: str, image: Path, place: int | None) -> Row:
         """Write label and confidence of one image; what its row says of them."""
         pixels = read_image(image)
-        seen = self.predictor(pixels)
-        label, confidence = seen.label, seen.confidence
-        told: dict[str, Any] = {}
-        if self.coarse and place is not None:
-            by_people, wanted = self.coarse.spoken(place)
-            if by_people.shape != label.shape:
-                (h, w), (height, width) = by_people.shape, label.shape
-                pair = self.coarse.dataset.pairs[place]
-                raise InputError(f"{pair.label} is {w}x{h}, but {image} is {width}x{height}; an "
-                                 "image and its coarse label must have one size")  # fmt: skip
-            label = np.where(wanted, by_people, label)
-            confidence = np.where(wanted, np.uint8(255), confidence)
-            told["coarse_pixels"] = int(wanted.sum())
-        told |= {"label": f"labels/{name}.png", "confidence": f"confidence/{name}.png"}
-        palette = np.zeros((max(self.labels.raw) + 1, 3), np.uint8)
-        palette[list(self.labels.raw)] = self.labels.palette
-        pictures = {
-            "label": palette_png(self.labels.to_raw(label), palette),
-            "confidence": Image.fromarray(confidence),
-        }
+        people = self.coarse.spoken(place) if self.coarse and place is not None else None
+        if self.coarse and place is not None and people and people[0].shape != pixels.shape[:2]:
+            (h, w), (height, width) = people[0].shape, pixels.shape[:2]
+            pair = self.coarse.dataset.pairs[place]
+            raise InputError(f"{pair.label} is {w}x{h}, but {image} is {width}x{height}; an "
+                             "image and its coarse label must have one size")  # fmt: skip
+        pictures, told = look(self.predictor, pixels, self.labels, people, self.agreement)
         for kind, picture in pictures.items():
+            told[kind] = f"{FOLDER_OF[kind]}/{name}.png"
             replace(self.out / told[kind], lambda t, p=picture: p.save(t, format="PNG"))  # type: ignore[misc]
-        k = len(self.labels.names)
-        bins = np.bincount((label.astype(np.int64) << 8 | confidence).ravel(), minlength=k << 8)
-        return told | figures(bins.reshape(k, 256)) | {
-            "status": "done", "height": label.shape[0], "width": label.shape[1],
-        }  # fmt: skip
-
-    def _write_manifest(self, file: Path) -> None:
-        def kind(of: Any) -> Any:
-            return pyarrow.list_(_TYPES[of[0]]()) if isinstance(of, list) else _TYPES[of]()
-
-        about = {"classes": list(self.labels.names), "thresholds": THRESHOLDS}
-        schema = pyarrow.schema(
-            [(name, kind(of)) for name, of in _TABLE.items()],
-            metadata={key: json.dumps(value) for key, value in about.items()},
-        )
-        same = {key: self.settings[key] for key in ("teacher", *_LOOK)}
-        rows = ({name: (row | same).get(name) for name in _TABLE} for row in self.rows())
-        with parquet.ParquetWriter(file, schema) as writer:
-            while some := list(islice(rows, _AT_ONCE)):
-                writer.write_table(pyarrow.Table.from_pylist(some, schema))
+        return told
 
 
-def figures(counts: NDArray[np.int64]) -> dict[str, Any]:
-    """What a row says of pixels `[K,256]` by class and stored confidence."""
-    value = np.arange(256)
-    pixels, sums = counts.sum(1).tolist(), (counts @ value).tolist()
-    return {
-        "pixels": pixels,
-        "mean_confidence": [s / 255 / n if n else None for s, n in zip(sums, pixels, strict=True)],
-        "kept": [float(counts[:, value / 255 >= t].sum() / counts.sum()) for t in THRESHOLDS],
-        "counts": base64.b64encode(zlib.compress(counts.astype("<u4").tobytes())).decode(),
-    }
+@dataclass(frozen=True)
+class Crew:
+    """Processes that label together, each with a network of its own.
+
+    load: makes the predictor on `device=`; None: the best one. lock: what `locked` gave.
+    """
+
+    count: int
+    load: Callable[..., Predictor]
+    lock: int
 
 
-def total(rows: Iterator[dict[str, Any]], classes: int) -> NDArray[np.int64]:
-    """`[K,256]`: pixels of all rows together by class and stored confidence."""
-    counts = np.zeros((classes, 256), np.int64)
-    for row in rows:
-        if _is_done(row):
-            packed = zlib.decompress(base64.b64decode(row["counts"]))
-            counts += np.frombuffer(packed, "<u4").reshape(classes, 256)
-    return counts
+@dataclass(frozen=True)
+class _Start:
+    """Makes in worker `index` what labels an image there, on the GPU whose turn it is."""
+
+    labelling: Labelling
+    load: Callable[..., Predictor]
+
+    def __call__(self, index: int) -> Callable[[tuple[str, Path]], bool]:
+        gpus = torch.cuda.device_count()
+        predictor = self.load(device=torch.device("cuda", index % gpus) if gpus else None)
+        return dataclasses.replace(self.labelling, predictor=predictor)._do
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """`out` for this process alone. The kernel lets go of it however the process ends."""
+def locked(out: Path) -> Iterator[int]:
+    """`out` for this process alone; gives the descriptor that holds it.
+
+    The kernel lets go of it when the last process that has the descriptor ends, however it ends.
+    """
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("a") as file:
         try:
@@ -318,13 +301,4 @@ def locked(out: Path) -> Iterator[None]:
             raise InputError(
                 f"another run is writing to {out}; wait for it or give another OUT"
             ) from None
-        yield
-
-
-def _is_done(row: dict[str, Any]) -> bool:
-    return bool(row["status"] == "done")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+        yield file.fileno()

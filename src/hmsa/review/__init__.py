@@ -1,0 +1,1 @@
+"""What an auto-labelled folder is worth, and the loop in which people mend it."""
