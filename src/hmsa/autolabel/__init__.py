@@ -9,11 +9,15 @@
 
 Every file is replaced whole. An image is done if its row is there, and the row names the content of
 the image, that of its coarse label, and the settings; so going on is to do what has no such row.
+On many machines it is another tree, which `cluster` draws.
 """
 
-from .labelling import SPLIT, THRESHOLD_FILE, Crew, Labelling, locked
-from .rows import THRESHOLDS, figures, total
+from .cluster import Cluster
+from .labelling import Crew, Labelling, locked
+from .out import SPLIT, THRESHOLD_FILE, settings_of
+from .rows import THRESHOLDS, Row, figures, is_done, total
 
 __all__ = [
-    "SPLIT", "THRESHOLDS", "THRESHOLD_FILE", "Crew", "Labelling", "figures", "locked", "total"
+    "SPLIT", "THRESHOLDS", "THRESHOLD_FILE", "Cluster", "Crew", "Labelling", "Row", "figures",
+    "is_done", "locked", "settings_of", "total",
 ]  # fmt: skip

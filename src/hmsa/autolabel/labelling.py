@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import glob
 import hashlib
 import json
 import os
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from PIL import Image
 
 from ..data.coarse import Coarse
@@ -28,15 +26,22 @@ from ..files import replace
 from ..predictor import Predictor
 from ..runtime import Meter
 from .look import look
-from .rows import LOOK, THRESHOLDS, Row, is_done, write_manifest
+from .out import (
+    DESCRIPTION,
+    FOLDER_OF,
+    SETTINGS,
+    THRESHOLD_FILE,
+    about_of,
+    description,
+    refuse_others,
+    settings_of,
+)
+from .rows import LOOK, Row, is_done, write_manifest
 from .workers import share
 
-SPLIT = "auto"
-THRESHOLD_FILE = "thresholds.json"
-_SETTINGS, _DESCRIPTION, _MANIFEST = "settings.json", "dataset.yaml", "manifest.parquet"
-_FILES = (_MANIFEST, _DESCRIPTION, THRESHOLD_FILE)  # what there is only once all images are done
-_FOLDER_OF = {"label": "labels", "confidence": "confidence"}
-_FOLDERS = (*_FOLDER_OF.values(), "rows")
+_MANIFEST = "manifest.parquet"
+_FILES = (_MANIFEST, DESCRIPTION, THRESHOLD_FILE)  # what there is only once all images are done
+_FOLDERS = (*FOLDER_OF.values(), "rows")
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,22 @@ class Labelling:
             "predictor": None
         }
 
+    @property
+    def dataset(self) -> str:
+        return str(self.out / DESCRIPTION)
+
+    def check(self) -> None:
+        """InputError: there is nothing to label, or not there."""
+        _ = self.files
+
     @cached_property
     def files(self) -> dict[str, Path]:
         """Images by name. InputError: there are none, or two share a name."""
         if not self.images.is_dir():
-            raise InputError(f"no folder {self.images}; give the one that holds the pictures")
+            raise InputError(
+                f"no folder {self.images}; give the one that holds the pictures (lists, Parquet, "
+                "tar files and URIs need --cluster)"
+            )
         if self.out.resolve().is_relative_to(self.images.resolve()):
             raise InputError(f"{self.out} is inside {self.images}; labels must lie elsewhere")
         named: dict[str, Path] = {}
@@ -84,15 +100,10 @@ class Labelling:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All that a label depends on but the image and its coarse label."""
-        look, coarse = self.predictor, self.coarse
+        coarse = self.coarse
         return {
             "images": os.path.relpath(self.images.resolve(), self.out.resolve()),
-            "teacher": self.teacher,
-            "scales": list(look.scales),
-            "flip": look.flip,
-            "long_edge": look.model.card.long_edge,
-            "precision": self.precision,
-            "classes": dict(zip(self.labels.names, self.labels.raw, strict=True)),
+            **settings_of(self.predictor, self.teacher, self.precision, self.labels),
             "coarse": coarse and {
                 "dataset": coarse.dataset.source.name,
                 "split": coarse.dataset.split,
@@ -131,43 +142,36 @@ class Labelling:
                 raise InputError(f"{self.out / 'rows' / name}.json went away; run the same again")
             yield row
 
-    def finish(self) -> None:
-        """dataset.yaml and, last, manifest.parquet."""
-        done = {n for n, row in zip(self.files, self.rows(), strict=True) if is_done(row)}
-        written = pictures_below(self.out / "labels")
-        left = {f.relative_to(self.out / "labels").with_suffix("").as_posix() for f in written}
-        k, raw = len(self.labels.names), self.labels.raw
-        content = {
-            "path": ".",
-            "splits": {SPLIT: {
-                "images": self.settings["images"], "labels": "labels", "confidence": "confidence",
-                # Images that could not be read, labels whose image is gone
-                "exclude": [glob.escape(name) for name in sorted({*self.files, *left} - done)],
-            }},
-            "names": (
-                list(self.labels.names) if raw == tuple(range(k))
-                else dict(zip(raw, self.labels.names, strict=True))
-            ),
-            "palette": [list(color) for color in self.labels.palette],
-        }  # fmt: skip
-        text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
-        replace(self.out / _DESCRIPTION, lambda file: file.write_text(text, encoding="utf-8"))
+    def finish(self, thresholds: str | None = None) -> int:
+        """thresholds.json, dataset.yaml and, last, manifest.parquet; how many images there are."""
+        done: set[str] = set()
+
+        def write(manifest: Path) -> None:
+            write_manifest(manifest, self._told(done), about_of(self.labels))
+            written = pictures_below(self.out / "labels")
+            left = {f.relative_to(self.out / "labels").with_suffix("").as_posix() for f in written}
+            # Images that could not be read, labels whose image is gone
+            exclude = {*self.files, *left} - done
+            text = description(self.labels, self.settings["images"], exclude)
+            replace(self.out / DESCRIPTION, lambda file: file.write_text(text, encoding="utf-8"))
+            if thresholds is not None:
+                replace(self.out / THRESHOLD_FILE, lambda file: file.write_text(thresholds))
+
+        replace(self.out / _MANIFEST, write)
+        return len(self.files)
+
+    def _told(self, done: set[str]) -> Iterator[Row]:
+        """Rows for the manifest; `done` gets the names of those with labels."""
         same = {key: self.settings[key] for key in ("teacher", *LOOK)}
-        rows = (row | same for row in self.rows())
-        about = {"classes": list(self.labels.names), "thresholds": THRESHOLDS}
-        replace(self.out / _MANIFEST, lambda file: write_manifest(file, rows, about))
+        for name, row in zip(self.files, self.rows(), strict=True):
+            if is_done(row):
+                done.add(name)
+            yield row | same
 
     def _begin(self, overwrite: bool) -> None:
-        file = self.out / _SETTINGS
+        file = self.out / SETTINGS
         if file.exists():
-            before = json.loads(file.read_text(encoding="utf-8"))
-            other = [k for k, value in self.settings.items() if before.get(k) != value]
-            if other and not overwrite:
-                came = "; ".join(f"{k} {before.get(k)}, now {self.settings[k]}" for k in other)
-                raise InputError(
-                    f"{self.out} was made with other settings ({came}); give these, another OUT, "
-                    "or --overwrite"
-                )
+            refuse_others(self.out, file.read_text(encoding="utf-8"), self.settings, overwrite)
         elif any((self.out / name).exists() for name in (*_FOLDERS, *_FILES)):
             raise InputError(f"{self.out} holds labels of something else; give another OUT")
         text = json.dumps(self.settings, indent=1)
@@ -175,7 +179,7 @@ class Labelling:
             self._unfinish()
             replace(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         # What a killed run was writing; pictures begin with no dot
-        torn = [f for name in (*_FILES, _SETTINGS) for f in self.out.glob(f".{name}.*")]
+        torn = [f for name in (*_FILES, SETTINGS) for f in self.out.glob(f".{name}.*")]
         for name in _FOLDERS:
             torn += [f for f in (self.out / name).rglob(".*.*") if f.is_file()]
         for temporary in torn:
@@ -221,7 +225,7 @@ class Labelling:
         )
         if row is None or not same or not is_done(row):
             return same
-        return all((self.out / row[kind]).is_file() for kind in _FOLDER_OF)
+        return all((self.out / row[kind]).is_file() for kind in FOLDER_OF)
 
     def _row(self, name: str) -> Row | None:
         try:
@@ -241,7 +245,7 @@ class Labelling:
                              "image and its coarse label must have one size")  # fmt: skip
         pictures, told = look(self.predictor, pixels, self.labels, people)
         for kind, picture in pictures.items():
-            told[kind] = f"{_FOLDER_OF[kind]}/{name}.png"
+            told[kind] = f"{FOLDER_OF[kind]}/{name}.png"
             replace(self.out / told[kind], lambda t, p=picture: p.save(t, format="PNG"))  # type: ignore[misc]
         return told
 

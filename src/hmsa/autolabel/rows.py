@@ -24,7 +24,10 @@ _TABLE: dict[str, Any] = {
     "teacher": str, **LOOK, "pixels": [int], "mean_confidence": [float], "kept": [float],
     "coarse_sha256": str, "coarse_pixels": int, "seconds": float, "status": str, "reason": str,
 }  # fmt: skip
-_TYPES = {str: pyarrow.string, int: pyarrow.int64, float: pyarrow.float64, bool: pyarrow.bool_}
+_TYPES = {
+    str: pyarrow.string, int: pyarrow.int64, float: pyarrow.float64, bool: pyarrow.bool_,
+    bytes: pyarrow.binary,
+}  # fmt: skip
 _AT_ONCE = 4096  # rows in memory while the manifest is written
 
 
@@ -36,7 +39,7 @@ def figures(counts: NDArray[np.int64]) -> Row:
         "pixels": pixels,
         "mean_confidence": [s / 255 / n if n else None for s, n in zip(sums, pixels, strict=True)],
         "kept": [float(counts[:, value / 255 >= t].sum() / counts.sum()) for t in THRESHOLDS],
-        "counts": base64.b64encode(zlib.compress(counts.astype("<u4").tobytes())).decode(),
+        "counts": base64.b64encode(zlib.compress(counts.astype("<u4").tobytes(), 1)).decode(),
     }
 
 
@@ -55,16 +58,25 @@ def total(rows: Iterable[Row], classes: int) -> NDArray[np.int64]:
     return counts
 
 
-def write_manifest(file: Path, rows: Iterator[Row], about: Row) -> None:
-    """All rows in one Parquet file, with the entries of `about` as JSON in its metadata."""
-    schema = pyarrow.schema(
-        [(name, _kind(of)) for name, of in _TABLE.items()],
+def schema_of(about: Row, more: Row | None = None) -> pyarrow.Schema:
+    """Columns of the manifest and `more`, with the entries of `about` as JSON in its metadata."""
+    return pyarrow.schema(
+        [(name, _kind(of)) for name, of in (_TABLE | (more or {})).items()],
         metadata={key: json.dumps(value) for key, value in about.items()},
     )
+
+
+def table_of(rows: Iterable[Row], schema: pyarrow.Schema) -> pyarrow.Table:
+    told = [{name: row.get(name) for name in schema.names} for row in rows]
+    return pyarrow.Table.from_pylist(told, schema)
+
+
+def write_manifest(file: Path, rows: Iterator[Row], about: Row) -> None:
+    """All rows in one Parquet file."""
+    schema = schema_of(about)
     with parquet.ParquetWriter(file, schema) as writer:
         while some := list(islice(rows, _AT_ONCE)):
-            told = [{name: row.get(name) for name in _TABLE} for row in some]
-            writer.write_table(pyarrow.Table.from_pylist(told, schema))
+            writer.write_table(table_of(some, schema))
 
 
 def _kind(of: Any) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,13 @@ _ORIENTATION = 0x0112  # EXIF tag; 5..8 lie on their side
 
 
 @contextmanager
-def open_picture(path: Path) -> Iterator[Image.Image]:
-    """`PIL.Image.open` whose every failure, also a late one while decoding, is one clear line."""
+def open_picture(path: Path | str, content: bytes | None = None) -> Iterator[Image.Image]:
+    """`PIL.Image.open` whose every failure, also a late one while decoding, is one clear line.
+
+    content: of the file, if it was read already; `path` is then only what it is called.
+    """
     try:
-        with Image.open(path) as picture:
+        with Image.open(path if content is None else BytesIO(content)) as picture:
             yield picture
     except UnidentifiedImageError:
         raise InputError(
@@ -39,9 +43,9 @@ def pictures_below(folder: Path) -> list[Path]:
     return sorted(p for p in found if p.is_file() and not p.name.startswith("."))
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """`[H,W,3]` uint8 RGB."""
-    with open_picture(path) as picture:
+def read_image(path: Path | str, content: bytes | None = None) -> NDArray[np.uint8]:
+    """`[H,W,3]` uint8 RGB; path and content as `open_picture` takes them."""
+    with open_picture(path, content) as picture:
         return to_rgb(picture)
 
 
