@@ -218,32 +218,36 @@ class Cluster:
         share = max(0.0, min(0.75 * cpus, cpus - 1)) / workers
         each = (self.found.count or 1 << 30) // workers
         at_once, shard = max(1, min(AT_ONCE, each // 8)), max(1, min(_SHARD, each // 4))
-        schema = schema_of(about_of(self.labels), MORE)
-        job = Job(
-            self.load, max(1, int(cpus / workers)), self.labels, schema, self.key,
-            {name: self.settings[name] for name in ("teacher", *LOOK)},
-            self.settings["images"], Path(self.source), Path(self.out) if self.in_files else None,
-        )  # fmt: skip
-        labelled = self._content(ray, done, todo, at_once, 8 * workers).map_batches(
+        job = self._job(max(1, int(cpus / workers)))
+        labelled = self._content(ray, done, todo, at_once).map_batches(
             Teacher, fn_constructor_args=(job,), batch_size=at_once, batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
             num_cpus=min(share, 1.0) if gpus else share,
             num_gpus=1 / math.ceil(workers / gpus) if gpus else None,
         )  # fmt: skip
-        to = {"out": self.out, "schema": schema}
+        to = {"out": self.out, "schema": job.schema}
         return labelled.map_batches(store, batch_size=shard, fn_kwargs=to, **_LIGHT)
 
+    def _job(self, threads: int) -> Job:
+        return Job(
+            self.load, threads, self.labels, schema_of(about_of(self.labels), MORE), self.key,
+            {name: self.settings[name] for name in ("teacher", *LOOK)},
+            self.settings["images"], Path(self.source), Path(self.out) if self.in_files else None,
+        )  # fmt: skip
+
     def _content(
-        self, ray: Any, done: NDArray[np.uint64], todo: dict[str, str], at_once: int, blocks: int
+        self, ray: Any, done: NDArray[np.uint64], todo: dict[str, str], at_once: int
     ) -> Any:
         """Name, address, content or reason of each image that is not done."""
         found = self.found
         if found.kind == "parquet":
             filesystem, _ = sources.resolve(found.files[0])
             listing = ray.data.read_parquet(
-                [sources.resolve(file)[1] for file in found.files], filesystem=filesystem,
-                override_num_blocks=max(len(found.files), blocks),
-            ).select_columns(sources.columns(found.files[0]))  # fmt: skip
+                [sources.resolve(file)[1] for file in found.files], filesystem=filesystem
+            )
+            listing = listing.select_columns(sources.columns(found.files[0]))
+            # A row group of addresses may hold a million of them
+            listing = listing.repartition(target_num_rows_per_block=4 * at_once)
         else:
             rows = todo or dict(zip(found.files, found.files, strict=True))
             table = pyarrow.table({"name": list(rows), "image": list(rows.values())})
