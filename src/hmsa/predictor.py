@@ -97,13 +97,15 @@ class Predictor:
     @property
     def settings(self) -> dict[str, Any]:
         """All that a result depends on but the weights, as JSON has it."""
-        gate = self.gate and {
-            name: getattr(self.gate, name) for name in ("share", "threshold", "cell", "halo")
-        }
-        return {
+        further: dict[str, Any] = {}
+        if self.gate:
+            names = ("share", "threshold", "cell", "halo")
+            further["gate"] = {name: getattr(self.gate, name) for name in names}
+        if self.tile != "auto":
+            further |= {"tile": self.tile, "halo": self.halo}
+        return further | {
             "scales": self.scales, "flip": self.flip, "long_edge": self.long_edge,
-            "precision": in_use(self.device, self.precision), "tile": self.tile,
-            "halo": self.halo if self.tile else None, "gate": gate,
+            "precision": in_use(self.device, self.precision),
         }  # fmt: skip
 
     @overload

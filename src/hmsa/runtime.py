@@ -126,9 +126,12 @@ def _processor() -> str:
 
 
 class Meter:
-    """Progress of one long task, on stderr: a bar on a terminal, now and then a line elsewhere."""
+    """Progress of one long task, on stderr: a bar on a terminal, now and then a line elsewhere.
 
-    def __init__(self, what: str, total: int, done: int = 0) -> None:
+    total: None where it is not known.
+    """
+
+    def __init__(self, what: str, total: int | None, done: int = 0) -> None:
         self.what, self.total, self.done = what, total, done
         self._started, self._spoken, self._from = time.monotonic(), time.monotonic(), done
         self._bar: Progress | None = None
@@ -168,6 +171,9 @@ class Meter:
             self._bar.update(self._task, completed=self.done, note=note)
         elif time.monotonic() - self._spoken > _LINE_EVERY or self.done == self.total:
             self._spoken = time.monotonic()
+            if self.total is None:
+                say(f"{self.what} {self.done}  {note}")
+                return
             left = (self.total - self.done) / max(1e-9, self.rate())
             say(f"{self.what} {self.done}/{self.total}  {note}  {_clock(left)} left")
 

@@ -11,23 +11,27 @@
 Every file is replaced whole. An image is done if its row is there, and the row names the content of
 the image, that of its coarse label, and the settings; so going on is to do what has no such row.
 What a person has corrected (its row says `source: person`) is done whatever the settings are.
+On many machines it is another tree, which `cluster` draws.
 """
 
-from .labelling import (
-    DESCRIPTION,
-    FOLDER_OF,
-    MANIFEST,
-    SETTINGS,
-    SPLIT,
-    THRESHOLD_FILE,
-    Crew,
-    Labelling,
-    locked,
+from .cluster import Cluster
+from .labelling import Crew, Labelling, locked
+from .out import DESCRIPTION, FOLDER_OF, MANIFEST, SETTINGS, SPLIT, THRESHOLD_FILE, settings_of
+from .rows import (
+    PERSON,
+    THRESHOLDS,
+    Row,
+    figures,
+    is_done,
+    rows_below,
+    sha256,
+    tabulate,
+    tally,
+    total,
 )
-from .rows import PERSON, THRESHOLDS, Row, figures, rows_below, sha256, tabulate, tally, total
 
 __all__ = [
     "DESCRIPTION", "FOLDER_OF", "MANIFEST", "PERSON", "SETTINGS", "SPLIT", "THRESHOLDS",
-    "THRESHOLD_FILE", "Crew", "Labelling", "Row", "figures", "locked", "rows_below", "sha256",
-    "tabulate", "tally", "total",
+    "THRESHOLD_FILE", "Cluster", "Crew", "Labelling", "Row", "figures", "is_done", "locked",
+    "rows_below", "settings_of", "sha256", "tabulate", "tally", "total",
 ]  # fmt: skip

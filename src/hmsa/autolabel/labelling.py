@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import glob
 import hashlib
 import json
 import os
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from ..data.coarse import Coarse
 from ..data.images import pictures_below, read_image
@@ -27,14 +25,21 @@ from ..files import replace
 from ..predictor import Predictor
 from ..runtime import Meter
 from .look import look
-from .rows import PERSON, Row, is_done, sha256, tabulate
+from .out import (
+    DESCRIPTION,
+    FOLDER_OF,
+    MANIFEST,
+    SETTINGS,
+    THRESHOLD_FILE,
+    about_of,
+    description,
+    refuse_others,
+    settings_of,
+)
+from .rows import LOOK, PERSON, Row, is_done, sha256, write_manifest
 from .workers import share
 
-SPLIT = "auto"
-THRESHOLD_FILE = "thresholds.json"
-SETTINGS, DESCRIPTION, MANIFEST = "settings.json", "dataset.yaml", "manifest.parquet"
 _FILES = (MANIFEST, DESCRIPTION, THRESHOLD_FILE)  # what there is only once all images are done
-FOLDER_OF = {"label": "labels", "confidence": "confidence", "agreement": "agreement"}
 _FOLDERS = (*FOLDER_OF.values(), "rows")
 
 
@@ -60,11 +65,22 @@ class Labelling:
             "predictor": None
         }
 
+    @property
+    def dataset(self) -> str:
+        return str(self.out / DESCRIPTION)
+
+    def check(self) -> None:
+        """InputError: there is nothing to label, or not there."""
+        _ = self.files
+
     @cached_property
     def files(self) -> dict[str, Path]:
         """Images by name. InputError: there are none, or two share a name."""
         if not self.images.is_dir():
-            raise InputError(f"no folder {self.images}; give the one that holds the pictures")
+            raise InputError(
+                f"no folder {self.images}; give the one that holds the pictures (lists, Parquet, "
+                "tar files and URIs need --cluster)"
+            )
         if self.out.resolve().is_relative_to(self.images.resolve()):
             raise InputError(f"{self.out} is inside {self.images}; labels must lie elsewhere")
         named: dict[str, Path] = {}
@@ -84,15 +100,10 @@ class Labelling:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All that a label depends on but the image and its coarse label."""
-        look, coarse = self.predictor, self.coarse
+        coarse = self.coarse
         return {
             "images": os.path.relpath(self.images.resolve(), self.out.resolve()),
-            "teacher": self.teacher,
-            "scales": list(look.scales),
-            "flip": look.flip,
-            "long_edge": look.model.card.long_edge,
-            "precision": self.precision,
-            "classes": dict(zip(self.labels.names, self.labels.raw, strict=True)),
+            **settings_of(self.predictor, self.teacher, self.precision, self.labels),
             "coarse": coarse and {
                 "dataset": coarse.dataset.source.name,
                 "split": coarse.dataset.split,
@@ -132,41 +143,36 @@ class Labelling:
                 raise InputError(f"{self.out / 'rows' / name}.json went away; run the same again")
             yield row
 
-    def finish(self) -> None:
-        """dataset.yaml and, last, manifest.parquet."""
-        done = {n for n, row in zip(self.files, self.rows(), strict=True) if is_done(row)}
-        written = pictures_below(self.out / "labels")
-        left = {f.relative_to(self.out / "labels").with_suffix("").as_posix() for f in written}
-        k, raw = len(self.labels.names), self.labels.raw
-        content = {
-            "path": ".",
-            "splits": {SPLIT: {
-                "images": self.settings["images"], "labels": "labels", "confidence": "confidence",
-                # Images that could not be read, labels whose image is gone
-                "exclude": [glob.escape(name) for name in sorted({*self.files, *left} - done)],
-            }},
-            "names": (
-                list(self.labels.names) if raw == tuple(range(k))
-                else dict(zip(raw, self.labels.names, strict=True))
-            ),
-            "palette": [list(color) for color in self.labels.palette],
-        }  # fmt: skip
-        text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
-        replace(self.out / DESCRIPTION, lambda file: file.write_text(text, encoding="utf-8"))
-        tabulate(self.out / MANIFEST, self.settings, self.rows())
+    def finish(self, thresholds: str | None = None) -> int:
+        """thresholds.json, dataset.yaml and, last, manifest.parquet; how many images there are."""
+        done: set[str] = set()
+
+        def write(manifest: Path) -> None:
+            write_manifest(manifest, self._told(done), about_of(self.labels))
+            written = pictures_below(self.out / "labels")
+            left = {f.relative_to(self.out / "labels").with_suffix("").as_posix() for f in written}
+            # Images that could not be read, labels whose image is gone
+            exclude = {*self.files, *left} - done
+            text = description(self.labels, self.settings["images"], exclude)
+            replace(self.out / DESCRIPTION, lambda file: file.write_text(text, encoding="utf-8"))
+            if thresholds is not None:
+                replace(self.out / THRESHOLD_FILE, lambda file: file.write_text(thresholds))
+
+        replace(self.out / MANIFEST, write)
+        return len(self.files)
+
+    def _told(self, done: set[str]) -> Iterator[Row]:
+        """Rows for the manifest; `done` gets the names of those with labels."""
+        same = {key: self.settings[key] for key in ("teacher", *LOOK)}
+        for name, row in zip(self.files, self.rows(), strict=True):
+            if is_done(row):
+                done.add(name)
+            yield row | same
 
     def _begin(self, overwrite: bool) -> None:
         file = self.out / SETTINGS
         if file.exists():
-            before = json.loads(file.read_text(encoding="utf-8"))
-            now = self.settings
-            other = [k for k in before | now if before.get(k) != now.get(k)]
-            if other and not overwrite:
-                came = "; ".join(f"{k} {before.get(k)}, now {now.get(k)}" for k in other)
-                raise InputError(
-                    f"{self.out} was made with other settings ({came}); give these, another OUT, "
-                    "or --overwrite"
-                )
+            refuse_others(self.out, file.read_text(encoding="utf-8"), self.settings, overwrite)
         elif any((self.out / name).exists() for name in (*_FOLDERS, *_FILES)):
             raise InputError(f"{self.out} holds labels of something else; give another OUT")
         text = json.dumps(self.settings, indent=1)

@@ -31,7 +31,10 @@ _TABLE: dict[str, Any] = {
     "agreement": str, "mean_agreement": float, "coarse_sha256": str, "coarse_pixels": int,
     "seconds": float, "status": str, "reason": str, "source": str,
 }  # fmt: skip
-_TYPES = {str: pyarrow.string, int: pyarrow.int64, float: pyarrow.float64, bool: pyarrow.bool_}
+_TYPES = {
+    str: pyarrow.string, int: pyarrow.int64, float: pyarrow.float64, bool: pyarrow.bool_,
+    bytes: pyarrow.binary,
+}  # fmt: skip
 _AT_ONCE = 4096  # rows in memory while the manifest is written
 
 
@@ -57,7 +60,7 @@ def figures(counts: NDArray[np.int64]) -> Row:
         "pixels": pixels,
         "mean_confidence": [s / 255 / n if n else None for s, n in zip(sums, pixels, strict=True)],
         "kept": [float(counts[:, value / 255 >= t].sum() / counts.sum()) for t in THRESHOLDS],
-        "counts": base64.b64encode(zlib.compress(counts.astype("<u4").tobytes())).decode(),
+        "counts": base64.b64encode(zlib.compress(counts.astype("<u4").tobytes(), 1)).decode(),
     }
 
 
@@ -96,18 +99,29 @@ def tabulate(file: Path, settings: Row, rows: Iterable[Row]) -> None:
     """The manifest: all rows in one Parquet file, with the settings that concern all of them."""
     same = {key: settings[key] for key in ("teacher", *LOOK)}
     about = {"classes": list(settings["classes"]), "thresholds": THRESHOLDS}
-    replace(file, lambda temporary: _write(temporary, (row | same for row in rows), about))
+    told = (row | same for row in rows)
+    replace(file, lambda temporary: write_manifest(temporary, told, about))
 
 
-def _write(file: Path, rows: Iterator[Row], about: Row) -> None:
-    schema = pyarrow.schema(
-        [(name, _kind(of)) for name, of in _TABLE.items()],
+def schema_of(about: Row, more: Row | None = None) -> pyarrow.Schema:
+    """Columns of the manifest and `more`, with the entries of `about` as JSON in its metadata."""
+    return pyarrow.schema(
+        [(name, _kind(of)) for name, of in (_TABLE | (more or {})).items()],
         metadata={key: json.dumps(value) for key, value in about.items()},
     )
+
+
+def table_of(rows: Iterable[Row], schema: pyarrow.Schema) -> pyarrow.Table:
+    told = [{name: row.get(name) for name in schema.names} for row in rows]
+    return pyarrow.Table.from_pylist(told, schema)
+
+
+def write_manifest(file: Path, rows: Iterator[Row], about: Row) -> None:
+    """All rows in one Parquet file."""
+    schema = schema_of(about)
     with parquet.ParquetWriter(file, schema) as writer:
         while some := list(islice(rows, _AT_ONCE)):
-            told = [{name: row.get(name) for name in _TABLE} for row in some]
-            writer.write_table(pyarrow.Table.from_pylist(told, schema))
+            writer.write_table(table_of(some, schema))
 
 
 def _kind(of: Any) -> Any:

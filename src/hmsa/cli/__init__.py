@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from .. import __version__
 from ..errors import InputError
 from .arguments import (
+    further,
     graph_size,
     save_list,
     scale_list,
@@ -211,15 +212,6 @@ def _inference(parser: argparse.ArgumentParser) -> None:
                       help="or wherever they weigh this much on the mean")  # fmt: skip
 
 
-def _further(options: argparse.Namespace) -> dict[str, Any]:
-    """What `Predictor.load` takes beside scales, flip and precision."""
-    from ..model.gate import Gate
-
-    asked = options.budget is not None or options.gate is not None
-    gate = Gate(options.budget, options.gate) if asked else None
-    return {"device": options.device, "tile": options.tile, "gate": gate}
-
-
 def _train(options: argparse.Namespace) -> None:
     from ..commands.train import train
     from ..config import Recipe, read
@@ -250,7 +242,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             submission=options.submission,
             report=options.report or folder / f"report-{options.split}.html",
             command=typed(),
-            **_further(options),
+            **further(options),
         ),
     )  # fmt: skip
 
@@ -275,7 +267,7 @@ def _predict(options: argparse.Namespace) -> int:
     done = predict(
         options.checkpoint, options.paths, options.out, options.scales,
         save=options.save + ["panel"] * options.panel, overwrite=options.overwrite,
-        batch=options.batch, precision=options.precision, flip=options.flip, **_further(options),
+        batch=options.batch, precision=options.precision, flip=options.flip, **further(options),
     )  # fmt: skip
     for problem in done.problems:
         say(f"hmsa: {problem}")

@@ -82,6 +82,15 @@ def split_count(text: str) -> tuple[str, int]:
     return split, int(number)
 
 
+def further(options: argparse.Namespace) -> dict[str, Any]:
+    """What `Predictor.load` takes beside scales, flip and precision."""
+    from ..model.gate import Gate
+
+    asked = options.budget is not None or options.gate is not None
+    gate = Gate(options.budget, options.gate) if asked else None
+    return {"device": options.device, "tile": options.tile, "gate": gate}
+
+
 def show(json_alone: bool, summary: dict[str, Any], table: Any) -> None:
     from ..commands.evaluate import print_result
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .arguments import share, show, verb, whole_number
+from .arguments import further, share, show, verb, whole_number
 
 
 def add_autolabel(verbs: Any) -> argparse.ArgumentParser:
@@ -17,8 +17,8 @@ def add_autolabel(verbs: Any) -> argparse.ArgumentParser:
         "hmsa autolabel runs/camvid more-pictures/ -o labelled --held-out camvid --split test",
     )  # fmt: skip
     parser.add_argument("teacher", type=Path, metavar="TEACHER", help="file or run folder")
-    parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of pictures")
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT",
+    parser.add_argument("images", metavar="IMAGES", help="folder of pictures; see also --cluster")
+    parser.add_argument("-o", "--out", required=True, metavar="OUT",
                         help="new, or that of a run to go on with")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true",
                         help="label anew if the teacher or a setting is another now")  # fmt: skip
@@ -27,8 +27,12 @@ def add_autolabel(verbs: Any) -> argparse.ArgumentParser:
     parser.add_argument("--raw", type=Path, metavar="DATA",
                         help="write the values that files of this dataset hold")  # fmt: skip
 
-    parser.add_argument("--workers", type=whole_number, default=1, metavar="N",
-                        help="processes on this machine, GPUs in turn (1)")  # fmt: skip
+    parser.add_argument("--workers", type=whole_number, metavar="N",
+                        help="processes, GPUs in turn (1; with --cluster one a GPU)")  # fmt: skip
+    parser.add_argument("--cluster", metavar="ADDRESS",
+                        help="label with Ray: address of a cluster, or local. IMAGES may then be "
+                             "a folder, .txt list, .parquet or .tar files (with a *), here or at "
+                             "a URI; labels go to OUT/shards unless both are folders")  # fmt: skip
 
     people = parser.add_argument_group("coarse labels by people, of the same pictures")
     people.add_argument("--coarse", type=Path, metavar="DATA", help="dataset that has them")
@@ -67,7 +71,7 @@ def autolabel(options: argparse.Namespace) -> int:
         agreement=options.agreement,
         rules=Rules(options.threshold, options.keep, options.held_out, options.split,
                     options.precision_target),
-        workers=options.workers,
+        workers=options.workers, cluster=options.cluster, **further(options),
     )  # fmt: skip
     for problem in problems:
         say(f"hmsa: {problem}")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+import os
+import platform
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,14 +17,13 @@ import torch
 from numpy.typing import NDArray
 from rich.table import Table
 
-from ..autolabel import SPLIT, THRESHOLD_FILE, Crew, Labelling, locked, total
+from ..autolabel import SPLIT, Cluster, Crew, Labelling, Row, is_done, locked, settings_of, total
 from ..checkpoint import Card, fingerprint
 from ..data.coarse import Coarse
 from ..data.datasets import Dataset, open_dataset
 from ..data.descriptions import read_classes
 from ..data.labels import LabelSet, spread
 from ..errors import InputError
-from ..files import replace
 from ..metrics import Calibration, precise, surest
 from ..predictor import Predictor
 from ..runtime import Meter, Precision, in_use
@@ -40,8 +42,8 @@ class Rules:
 
 def autolabel(
     source: Path,
-    images: Path,
-    out: Path,
+    images: Path | str,
+    out: Path | str,
     scales: Sequence[float] | None = None,
     *,
     flip: bool | None = None,
@@ -53,18 +55,22 @@ def autolabel(
     fill: Sequence[str] | None = None,
     agreement: bool = False,
     rules: Rules = Rules(),
-    workers: int = 1,
+    workers: int | None = None,
+    cluster: str | None = None,
+    **further: Any,
 ) -> tuple[dict[str, Any], Table, list[str]]:
     """Label the pictures below `images` with the teacher `source`, as `Labelling` says.
 
     raw: a dataset whose values the files shall hold. coarse: a dataset with labels by people, that
     count wherever they speak, or with `fill` where they say one of these classes. agreement: also
     store how many of the scales say so by themselves. workers: processes, each with a network of
-    its own; GPUs are dealt out in turn. Returns the JSON object, the table for people, and one line
-    for each picture that could not be labelled.
+    its own; GPUs are dealt out in turn. cluster: label with Ray, at its address or, if local, with
+    one of this machine; images and out may then be all that `autolabel.sources` takes. further: as
+    `Predictor.load` takes it. Returns the JSON object, the table for people, and one line for each
+    picture that could not be labelled.
     """
     teacher = fingerprint(source)
-    predictor = Predictor.load(source, scales, precision, flip)
+    predictor = Predictor.load(source, scales, precision, flip, **further)
     card = predictor.model.card
     held_out = by_people = None
     if rules.held_out:
@@ -72,44 +78,90 @@ def autolabel(
         card.refuse_others(held_out.labels.names, held_out.source, source)
         card.refuse_learnt(held_out.source, held_out.split, source, "--held-out")
     if coarse:
-        further = _opened(coarse, coarse_split)
-        card.refuse_others(further.labels.names, further.source, source)
+        people = _opened(coarse, coarse_split)
+        card.refuse_others(people.labels.names, people.source, source)
         by_people = Coarse(
-            further,
-            None if fill is None else frozenset(further.labels.index(n, "--fill") for n in fill),
+            people,
+            None if fill is None else frozenset(people.labels.index(n, "--fill") for n in fill),
         )
     device = next(predictor.model.parameters()).device
-    labelling = Labelling(
-        predictor, teacher, images, out, _written(card, raw, source),
-        in_use(device, precision), by_people, agreement,
-    )  # fmt: skip
-    count = len(labelling.files)  # refuses what it must before there is any OUT
-    load = partial(Predictor.load, source, scales, precision, flip)
-    with locked(out) as lock:
-        new = labelling.run(overwrite, Crew(workers, load, lock) if workers > 1 else None)
+    came = in_use(device, precision)
+    written = _written(card, raw, source)
+    at = os.path.abspath(source) if source.exists() else str(source)  # or a name on the hub
+    load = partial(_load, at, teacher, scales, precision, flip, further)
+    job: Labelling | Cluster
+    if cluster:
+        if by_people or agreement:
+            which = "--coarse" if by_people else "--agreement"
+            raise InputError(f"{which} works on one machine only; leave out --cluster")
+        look = settings_of(predictor, teacher, came, written)
+        job = Cluster(cluster, load, look, _absolute(images), _absolute(out), written, workers)
+        job.check()  # this and the next refuse what they must before there is any OUT
+        hold = job.hold()
+    else:
+        job = Labelling(
+            predictor, teacher, Path(images), Path(out), written, came, by_people, agreement
+        )
+        job.check()
+        hold = locked(job.out)
+    with hold as lock:
+        if isinstance(job, Cluster):
+            new = job.run(overwrite)
+        else:
+            new = job.run(overwrite, Crew(workers, load, lock) if workers and workers > 1 else None)
         judged = calibrate(predictor, held_out) if held_out else None
-        counts = total(labelling.rows(), len(card.names))
+        failed: list[str] = []
+        seconds: list[float] = []
+        counts = total(_apart(job.rows(), failed, seconds), len(card.names))
         found, unreached = _thresholds(counts, rules, judged)
         content = {
             rule: dict(zip(card.names, numbers, strict=True)) for rule, numbers in found.items()
         }
-        text = json.dumps(content, indent=1)
-        replace(out / THRESHOLD_FILE, lambda file: file.write_text(text))
-        failed = [row for row in labelling.rows() if row["status"] != "done"]
-        seconds = sum(row["seconds"] for row in labelling.rows())
-        labelling.finish()
+        count = job.finish(json.dumps(content, indent=1))
     summary = {
         "images": count, "new": new, "failed": len(failed), "teacher": teacher,
-        "dataset": str(out / "dataset.yaml"), "split": SPLIT, "thresholds": content,
+        "dataset": job.dataset, "split": SPLIT, "thresholds": content,
         "unreached": [card.names[k] for k in unreached],
         "kept": {rule: _shares(card.names, counts, numbers) for rule, numbers in found.items()},
-        "seconds": round(seconds, 3),
+        "seconds": round(math.fsum(seconds), 3),
     }  # fmt: skip
     told = [f"fixed {rules.threshold:g}", f"the surest {rules.keep:.0%} of each class"]
     if held_out:
         told.append(f"precision {rules.target:.0%} on {held_out.source}, split {held_out.split}")
     table = _table(card.names, counts, found, unreached, "; ".join(told))
-    return summary, table, [row["reason"] for row in failed]
+    return summary, table, failed
+
+
+def _load(
+    source: str,
+    teacher: str,
+    scales: Sequence[float] | None,
+    precision: Precision,
+    flip: bool | None,
+    further: dict[str, Any],
+    device: torch.device | None = None,
+) -> Predictor:
+    """The teacher in another process, maybe on another machine. InputError: it is not the same."""
+    if fingerprint(source) != teacher:
+        raise InputError(f"{source} is another file on {platform.node()}; give all machines one")
+    if device:  # this worker's own
+        further = further | {"device": device}
+    return Predictor.load(source, scales, precision, flip, **further)
+
+
+def _absolute(place: Path | str) -> str:
+    """A path as every process sees it; an address as it is."""
+    return str(place) if "://" in str(place) else os.path.abspath(place)
+
+
+def _apart(rows: Iterable[Row], failed: list[str], seconds: list[float]) -> Iterator[Row]:
+    """The rows with labels; of the others the reasons go to `failed`, the time of all to `seconds`."""
+    for row in rows:
+        seconds[:] = [math.fsum([*seconds, row.get("seconds") or 0.0])]
+        if is_done(row):
+            yield row
+        else:
+            failed.append(row["reason"])
 
 
 def calibrate(predictor: Predictor, dataset: Dataset) -> Calibration:

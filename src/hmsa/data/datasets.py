@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
@@ -151,15 +151,20 @@ def list_files(root: Path, split: Split) -> tuple[dict[str, list[Path]], dict[st
     A folder that is not there has no files.
     """
 
+    wanted, unwanted = _any_of(split.include), _any_of(split.exclude)
+
     def files(names: str | list[str], ending: str) -> dict[str, list[Path]]:
-        return {
-            name: files
-            for name, files in _by_stem(folders(root, names), ending).items()
-            if any(fnmatch(name, p) for p in split.include)
-            and not any(fnmatch(name, p) for p in split.exclude)
-        }
+        found = _by_stem(folders(root, names), ending).items()
+        return {name: files for name, files in found if wanted(name) and not unwanted(name)}
 
     return files(split.images, split.image_ending), files(split.labels, split.label_ending)
+
+
+def _any_of(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a name matches one; plain names are looked up, as there may be very many."""
+    plain = {pattern for pattern in patterns if not any(sign in pattern for sign in "*?[")}
+    others = [pattern for pattern in patterns if pattern not in plain]
+    return lambda name: name in plain or any(fnmatch(name, pattern) for pattern in others)
 
 
 def _by_stem(places: list[Path], ending: str) -> dict[str, list[Path]]:

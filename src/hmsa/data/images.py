@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -88,9 +89,15 @@ def open_image(path: Path) -> OpenPicture:
         return Whole(to_rgb(picture), mode)
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """`[H,W,3]` uint8 RGB; InputError for more than `pixel_limit()`."""
-    return read_whole(path).pixels
+def read_image(path: Path | str, content: bytes | None = None) -> NDArray[np.uint8]:
+    """`[H,W,3]` uint8 RGB; InputError for more than `pixel_limit()`.
+
+    content: of the file, if it was read already; `path` is then only what it is called.
+    """
+    if content is None:
+        return read_whole(Path(path)).pixels
+    with open_picture(path, content) as picture:
+        return to_rgb(picture)
 
 
 def read_whole(path: Path) -> Whole:
@@ -115,11 +122,13 @@ def read_size(path: Path) -> tuple[int, int]:
 
 
 @contextmanager
-def open_picture(path: Path) -> Iterator[Image.Image]:
+def open_picture(path: Path | str, content: bytes | None = None) -> Iterator[Image.Image]:
     """`PIL.Image.open` whose every failure, also a late one while decoding, is one clear line; the
     limit on pixels is ours, not Pillow's.
+
+    content: of the file, if it was read already; `path` is then only what it is called.
     """
-    with _opened(path) as picture:
+    with _opened(path, content) as picture:
         _check(path, picture.size[::-1], pixel_limit())
         yield picture
 
@@ -164,10 +173,10 @@ def _open_raster(path: Path) -> Raster | None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path | str, content: bytes | None = None) -> Iterator[Image.Image]:
     try:
         # Not by its name: Pillow would map the file, and so garble a gray TIFF on its side
-        with path.open("rb") as file:
+        with Path(path).open("rb") if content is None else BytesIO(content) as file:
             with _UNLIMITED:
                 picture = Image.open(file)
             if not all(picture.size):
@@ -179,16 +188,16 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise InputError(f"{path} cannot be decoded ({error}); {_mend(path)}") from None
 
 
-def _mend(path: Path) -> str:
-    if rasters.is_raster(path) and not rasters.is_there():
+def _mend(path: Path | str) -> str:
+    if rasters.is_raster(Path(path)) and not rasters.is_there():
         return 'rasterio reads more kinds of TIFF: pip install "hmsa[geo]"'
     return "replace or remove it"
 
 
-def _check(path: Path, size: tuple[int, int], limit: int) -> None:
+def _check(path: Path | str, size: tuple[int, int], limit: int) -> None:
     height, width = size
     if height * width > limit:
-        by_windows = rasters.is_raster(path) and not rasters.is_there()
+        by_windows = rasters.is_raster(Path(path)) and not rasters.is_there()
         way = ', or pip install "hmsa[geo]" to read it by windows' if by_windows else ""
         raise InputError(
             f"{path} is {width}x{height}, {height * width} pixels, and at most {limit} are decoded "
