@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 from collections.abc import Iterable, Iterator, Sequence
@@ -111,8 +110,8 @@ def autolabel(
             new = job.run(overwrite, Crew(workers, load, lock) if workers and workers > 1 else None)
         judged = calibrate(predictor, held_out) if held_out else None
         failed: list[str] = []
-        seconds: list[float] = []
-        counts = total(_apart(job.rows(), failed, seconds), len(card.names))
+        spent = {"seconds": 0.0}
+        counts = total(_apart(job.rows(), failed, spent), len(card.names))
         found, unreached = _thresholds(counts, rules, judged)
         content = {
             rule: dict(zip(card.names, numbers, strict=True)) for rule, numbers in found.items()
@@ -123,7 +122,7 @@ def autolabel(
         "dataset": job.dataset, "split": SPLIT, "thresholds": content,
         "unreached": [card.names[k] for k in unreached],
         "kept": {rule: _shares(card.names, counts, numbers) for rule, numbers in found.items()},
-        "seconds": round(math.fsum(seconds), 3),
+        "seconds": round(spent["seconds"], 3),
     }  # fmt: skip
     told = [f"fixed {rules.threshold:g}", f"the surest {rules.keep:.0%} of each class"]
     if held_out:
@@ -154,10 +153,10 @@ def _absolute(place: Path | str) -> str:
     return str(place) if "://" in str(place) else os.path.abspath(place)
 
 
-def _apart(rows: Iterable[Row], failed: list[str], seconds: list[float]) -> Iterator[Row]:
-    """The rows with labels; of the others the reasons go to `failed`, the time of all to `seconds`."""
+def _apart(rows: Iterable[Row], failed: list[str], spent: dict[str, float]) -> Iterator[Row]:
+    """The rows with labels; of the others the reasons go to `failed`. The time of all is added."""
     for row in rows:
-        seconds[:] = [math.fsum([*seconds, row.get("seconds") or 0.0])]
+        spent["seconds"] += row.get("seconds") or 0.0
         if is_done(row):
             yield row
         else:
