@@ -50,13 +50,15 @@ def autolabel(
     coarse: Path | None = None,
     coarse_split: str = "train",
     fill: Sequence[str] | None = None,
+    grow: int = 0,
     rules: Rules = Rules(),
 ) -> tuple[dict[str, Any], Table, list[str]]:
     """Label the pictures below `images` with the teacher `source`, as `Labelling` says.
 
     raw: a dataset whose values the files shall hold. coarse: a dataset with labels by people, that
-    count wherever they speak, or with `fill` where they say one of these classes. Returns the JSON
-    object, the table for people, and one line for each picture that could not be labelled.
+    count wherever they speak and `grow` pixels around, or with `fill` where they say one of these
+    classes. Returns the JSON object, the table for people, and one line for each picture that could
+    not be labelled.
     """
     teacher = fingerprint(source)
     predictor = Predictor.load(source, scales, precision, flip)
@@ -72,6 +74,7 @@ def autolabel(
         by_people = Coarse(
             further,
             None if fill is None else frozenset(further.labels.index(n, "--fill") for n in fill),
+            grow,
         )
     device = next(predictor.model.parameters()).device
     labelling = Labelling(
