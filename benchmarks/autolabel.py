@@ -259,7 +259,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/camvid"), help="CamVid")
     parser.add_argument("--out", type=Path, default=Path("runs/proof"), help="run folder")
-    parser.add_argument("--steps", type=int, default=400, help="joint steps of each student")
+    parser.add_argument("--steps", type=int, default=300, help="joint steps of each student")
     parser.add_argument("--teacher-steps", type=int, default=800)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the students")
     parser.add_argument("--students", nargs="+", choices=STUDENTS, default=STUDENTS,
