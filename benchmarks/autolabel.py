@@ -91,15 +91,14 @@ class Proof:
             cut = len(block) - max(1, len(block) // 6)
             fit, held = fit + block[:cut], held + block[cut:]
         rest = day[third:]
-        fine, coarse = self.camvid / "train/labels", self.camvid / "train/coarse"
-        filled = self.folder / NEAREST
+        fine, coarse = "train/labels", "train/coarse"
         splits = {
             "fit": (fit, fine), "held": (held, fine), "unseen": (drive("0006R0"), fine),
-            "coarse": (rest, coarse), NEAREST: (rest, filled), "truth": (rest, fine),
+            "coarse": (rest, coarse), NEAREST: (rest, NEAREST), "truth": (rest, fine),
             "fit-coarse": (fit, coarse),
         }  # fmt: skip
         for name, (stems, labels) in splits.items():
-            rows = [[f"train/images/{stem}.jpg", labels / f"{stem}.png"] for stem in stems]
+            rows = [[f"train/images/{stem}.jpg", f"{labels}/{stem}.png"] for stem in stems]
             _write_csv(self.folder / f"{name}.csv", [["image", "label"], *rows])
         described = {"path": str(self.camvid)} | self.content
         described["splits"] = {name: f"{name}.csv" for name in splits} | {"val": "val"}
@@ -112,9 +111,9 @@ class Proof:
                 link.symlink_to(self.camvid / f"train/images/{stem}.jpg")
         void = self.content["ignore"][0]
         for stem in rest:
-            file = filled / f"{stem}.png"
+            file = self.folder / NEAREST / f"{stem}.png"
             if not file.is_file():
-                label = np.asarray(Image.open(coarse / f"{stem}.png"))
+                label = np.asarray(Image.open(self.camvid / coarse / f"{stem}.png"))
                 picture = Image.fromarray(nearest(label, void))
                 replace(file, lambda t, p=picture: p.save(t, format="PNG"))
 
