@@ -20,7 +20,6 @@ command goes on. The last line is one JSON object.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import sys
@@ -98,8 +97,9 @@ class Proof:
             "fit-coarse": (fit, coarse),
         }  # fmt: skip
         for name, (stems, labels) in splits.items():
-            rows = [[f"train/images/{stem}.jpg", f"{labels}/{stem}.png"] for stem in stems]
-            _write_csv(self.folder / f"{name}.csv", [["image", "label"], *rows])
+            rows = [f"train/images/{stem}.jpg,{labels}/{stem}.png\n" for stem in stems]
+            text = "".join(["image,label\n", *rows])
+            replace(self.folder / f"{name}.csv", lambda file, t=text: file.write_text(t))
         described = {"path": str(self.camvid)} | self.content
         described["splits"] = {name: f"{name}.csv" for name in splits} | {"val": "val"}
         text = yaml.safe_dump(json.loads(json.dumps(described)), sort_keys=False)
@@ -109,12 +109,10 @@ class Proof:
         for stem in rest:
             if not (link := pictures / f"{stem}.jpg").is_symlink():
                 link.symlink_to(self.camvid / f"train/images/{stem}.jpg")
-        void = self.content["ignore"][0]
-        for stem in rest:
             file = self.folder / NEAREST / f"{stem}.png"
             if not file.is_file():
                 label = np.asarray(Image.open(self.camvid / coarse / f"{stem}.png"))
-                picture = Image.fromarray(nearest(label, void))
+                picture = Image.fromarray(nearest(label, self.content["ignore"][0]))
                 replace(file, lambda t, p=picture: p.save(t, format="PNG"))
 
     def open(self, split: str) -> Dataset:
@@ -140,12 +138,10 @@ class Proof:
 
     def judge(self, run: Path) -> dict[str, Any]:
         """What `hmsa evaluate` finds on each judged split, kept beside the checkpoint."""
-        kept, found = run / "judged.json", None
-        now = fingerprint(run)
-        if kept.is_file():
-            found = json.loads(kept.read_text())
-        if found is None or found["checkpoint"] != now:
-            found = {"checkpoint": now}
+        kept = run / "judged.json"
+        found = json.loads(kept.read_text()) if kept.is_file() else {}
+        if found.get("checkpoint") != fingerprint(run):
+            found = {"checkpoint": fingerprint(run)}
             for split in JUDGED:
                 summary, _ = evaluate(run, self.yaml, split)
                 found[split] = {key: summary[key] for key in ("miou", "iou", "images", "scales")}
@@ -204,6 +200,22 @@ def laid_over(coarse: Reader, labels: Reader) -> Reader:
     return read
 
 
+def no_farther(truth: Dataset, coarse: Reader, coverage: float) -> Reader:
+    """Nearest-label fill, up to that distance from a label at which it covers as much."""
+
+    def far(pair: Pair) -> NDArray[np.float32]:
+        return distance_transform_edt(coarse(pair) == IGNORE).astype(np.float32)
+
+    known = [far(p)[truth.read_label(i) != IGNORE] for i, p in enumerate(truth.pairs)]
+    reach = np.quantile(np.concatenate(known), coverage)
+
+    def read(pair: Pair) -> NDArray[np.uint8]:
+        near = far(pair) <= reach
+        return np.where(near, nearest(coarse(pair), IGNORE), np.uint8(IGNORE))
+
+    return read
+
+
 def compare(truth: Dataset, labels: Reader) -> dict[str, Any]:
     """Coverage: share of the truly labelled pixels that have a label. IoU: on these alone."""
     confusion, known = Confusion(len(truth.labels.names)), 0
@@ -237,21 +249,13 @@ def sheet(truth: Dataset, shown: dict[str, Reader], file: Path) -> None:
     replace(file, lambda temporary: picture.save(temporary, format="PNG"))
 
 
-def _write_csv(file: Path, rows: Iterable[Iterable[object]]) -> None:
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8") as lines:
-            csv.writer(lines).writerows(rows)
-
-    replace(file, write)
-
-
 def mious(judged: dict[str, Any]) -> list[float]:
     return [judged[split]["miou"][kind] for split in JUDGED for kind in FUSIONS]
 
 
-def row(name: str, cells: Iterable[float | None], first: int = 22, width: int = 9) -> None:
+def row(name: str, cells: Iterable[float | None], width: int = 9) -> None:
     told = (" " * width if c is None else f"{100 * c:{width}.1f}" for c in cells)
-    print(f"{name:<{first}}" + "".join(told), flush=True)
+    print(f"{name:<24}" + "".join(told), flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -283,6 +287,7 @@ def main(arguments: list[str] | None = None) -> None:
         "auto, 0.5": reader(auto.trusting(0.5)), "auto, 0.9": reader(auto.trusting(0.9)),
         "auto, by class": reader(auto.trusting(rule)),
     }  # fmt: skip
+    made["auto, 0.5, else nearest"] = laid_over(made["auto, 0.5"], made[NEAREST])
     print(describe_machine(best_device()))
     sizes = ", ".join(f"{len(proof.open(s))} {s}" for s in ("fit", "held", "truth", *JUDGED))
     print(f"pictures: {sizes} (truth: the rest); steps: teacher {options.teacher_steps}, "
@@ -290,12 +295,19 @@ def main(arguments: list[str] | None = None) -> None:
     ring = ", ".join(f"{100 * share:.1f}" for share in shares[: grow + 2])
     print(f"margin: {grow} pixels; right at 1, 2, .. pixels from a coarse label, %: {ring}")
     names = truth.labels.names
-    print(f"\n{'labels of the rest, %':<22}{'coverage':>9}{'right':>9}{'mIoU':>9}"
+    print(f"\n{'labels of the rest, %':<24}{'coverage':>9}{'right':>9}{'mIoU':>9}"
           + "".join(f"{name[:8]:>9}" for name in names))  # fmt: skip
     labels = {}
-    for name, read in made.items():
+
+    def told_of(name: str, read: Reader) -> float:
         labels[name] = found = compare(truth, read)
         row(name, (found["coverage"], found["accuracy"], found["miou"], *found["iou"].values()))
+        return float(found["coverage"])
+
+    for name, read in made.items():
+        coverage = told_of(name, read)
+        if name.startswith("auto") and coverage < 1:
+            told_of(f"nearest, {coverage:.1%}", no_farther(truth, coarse, coverage))
     if options.picture:
         shown = {name: made[name] for name in ("coarse", NEAREST, AUTO)}
         sheet(truth, shown, options.picture)
@@ -309,21 +321,19 @@ def main(arguments: list[str] | None = None) -> None:
     columns = [f"{split} {kind}" for split in JUDGED for kind in FUSIONS]
     print(f"\n{'told of the rest, mIoU %':<24}" + "".join(f"{c:>21}" for c in columns))
     judged = proof.judge(teacher)
-    row("(the teacher)", mious(judged), 24, 21)
+    row("(the teacher)", mious(judged), 21)
     students: dict[str, list[dict[str, Any]]] = {name: [] for name in options.students}
     for seed in options.seeds:
         for name, found in students.items():
             extra, sure = told[name]
-            run = proof.train(
-                f"student-{name.replace(', ', '-').replace(' ', '-')}-{seed}",
-                options.steps, seed, extra, sure,
-            )  # fmt: skip
+            called = f"student-{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+            run = proof.train(called, options.steps, seed, extra, sure)
             found.append(proof.judge(run))
-            row(f"{name} (seed {seed})", mious(found[-1]), 24, 21)
+            row(f"{name} (seed {seed})", mious(found[-1]), 21)
     if len(options.seeds) > 1:
         print(f"\n{'mean of the seeds':<24}" + "".join(f"{c:>21}" for c in columns))
         for name, found in students.items():
-            row(name, np.mean([mious(each) for each in found], 0), 24, 21)
+            row(name, np.mean([mious(each) for each in found], 0), 21)
     print(json.dumps({
         "machine": describe_machine(best_device()), "steps": options.steps,
         "teacher_steps": options.teacher_steps, "seeds": options.seeds, "set": options.changes,
