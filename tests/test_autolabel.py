@@ -262,6 +262,15 @@ class TestCoarse:
         assert first["coarse_pixels"] == speaks.sum()
         assert second["coarse_pixels"] is None
 
+    def test_grow(self, labelling, coarse):
+        made = labelling(coarse=Coarse(coarse[0], grow=4))
+        label = open_dataset(made.out, "auto").read_label(0)
+        assert (label[:9, 8:] == 3).all()  # down from row 4
+        assert (label[5:14, :3] == 1).all()
+        assert manifest(made.out)[0]["coarse_pixels"] > 20 * 33 * 0.4
+        with pytest.raises(InputError, match="other settings"):
+            labelling(coarse=Coarse(coarse[0], grow=5))
+
     def test_a_changed_coarse_label_is_noticed(self, labelling, coarse):
         dataset, drawn = coarse
         labelling(coarse=Coarse(dataset))

@@ -130,6 +130,8 @@ def test_coarse_labels_fill_what_is_named(hmsa, trained, scenes, pictures, tmp_p
         (("--held-out", "camvid-else"), "camvid"),
         (("--coarse", "{scenes}"), "--override or --fill"),
         (("--override",), "--coarse DATA"),
+        (("--grow", "8"), "--coarse DATA"),
+        (("--grow", "-1"), "number of pixels"),
         (("--coarse", "{scenes}", "--fill", "raod"), "did you mean 'road'"),
         (("--raw", "camvid"), "same classes"),
         (("--keep", "2"), "share in 0..1"),

@@ -109,6 +109,7 @@ class Labelling:
                 "split": coarse.dataset.split,
                 "values": list(coarse.dataset.labels.raw),
                 "fill": None if coarse.fill is None else sorted(coarse.fill),
+                "grow": coarse.grow,
             },
             **({"agreement": True} if self.agreement else {}),
         }  # fmt: skip

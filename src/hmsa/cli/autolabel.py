@@ -40,6 +40,8 @@ def add_autolabel(verbs: Any) -> argparse.ArgumentParser:
     how = people.add_mutually_exclusive_group()
     how.add_argument("--override", action="store_true", help="where they speak they count")
     how.add_argument("--fill", metavar="NAME,NAME,...", help="only where they say these classes")
+    people.add_argument("--grow", type=_pixels, default=0, metavar="PIXELS",
+                        help="and as far around them as this, the nearest first (0)")  # fmt: skip
 
     rules = parser.add_argument_group("how sure a label must be, class by class: thresholds.json")
     rules.add_argument("--threshold", type=share, default=0.5, metavar="T",
@@ -55,6 +57,12 @@ def add_autolabel(verbs: Any) -> argparse.ArgumentParser:
     return parser
 
 
+def _pixels(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels, like 8")
+    return int(text)
+
+
 def autolabel(options: argparse.Namespace) -> int:
     from ..commands.autolabel import Rules, autolabel
     from ..runtime import say
@@ -63,12 +71,15 @@ def autolabel(options: argparse.Namespace) -> int:
         raise InputError(
             "coarse labels need --coarse DATA and what to take of them: --override or --fill NAMES"
         )
+    if options.grow and not options.coarse:
+        raise InputError("--grow is about coarse labels; name them with --coarse DATA")
     summary, table, problems = autolabel(
         options.teacher, options.images, options.out, options.scales,
         flip=options.flip, precision=options.precision, overwrite=options.overwrite,
         raw=options.raw, coarse=options.coarse, coarse_split=options.coarse_split,
         fill=None if options.fill is None else options.fill.split(","),
         agreement=options.agreement,
+        grow=options.grow,
         rules=Rules(options.threshold, options.keep, options.held_out, options.split,
                     options.precision_target),
         workers=options.workers, cluster=options.cluster, **further(options),

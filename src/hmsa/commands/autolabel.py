@@ -53,6 +53,7 @@ def autolabel(
     coarse_split: str = "train",
     fill: Sequence[str] | None = None,
     agreement: bool = False,
+    grow: int = 0,
     rules: Rules = Rules(),
     workers: int | None = None,
     cluster: str | None = None,
@@ -61,12 +62,12 @@ def autolabel(
     """Label the pictures below `images` with the teacher `source`, as `Labelling` says.
 
     raw: a dataset whose values the files shall hold. coarse: a dataset with labels by people, that
-    count wherever they speak, or with `fill` where they say one of these classes. agreement: also
-    store how many of the scales say so by themselves. workers: processes, each with a network of
-    its own; GPUs are dealt out in turn. cluster: label with Ray, at its address or, if local, with
-    one of this machine; images and out may then be all that `autolabel.sources` takes. further: as
-    `Predictor.load` takes it. Returns the JSON object, the table for people, and one line for each
-    picture that could not be labelled.
+    count wherever they speak and `grow` pixels around, or with `fill` where they say one of these
+    classes. agreement: also store how many of the scales say so by themselves. workers: processes,
+    each with a network of its own; GPUs are dealt out in turn. cluster: label with Ray, at its
+    address or, if local, with one of this machine; images and out may then be all that
+    `autolabel.sources` takes. further: as `Predictor.load` takes it. Returns the JSON object, the
+    table for people, and one line for each picture that could not be labelled.
     """
     teacher = fingerprint(source)
     predictor = Predictor.load(source, scales, precision, flip, **further)
@@ -82,6 +83,7 @@ def autolabel(
         by_people = Coarse(
             people,
             None if fill is None else frozenset(people.labels.index(n, "--fill") for n in fill),
+            grow,
         )
     device = next(predictor.model.parameters()).device
     came = in_use(device, precision)

@@ -23,6 +23,7 @@ class Coarse:
 
     dataset: Dataset
     fill: frozenset[int] | None = None
+    grow: int = 0  # pixels around what was drawn that count, too; the nearest label speaks
 
     @cached_property
     def _places(self) -> dict[Path | str, int]:
@@ -36,6 +37,30 @@ class Coarse:
 
     def spoken(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Label `[H,W]` and where it counts."""
-        label = self.dataset.read_label(index)
+        label = grown(self.dataset.read_label(index), self.grow)
         wanted = label != IGNORE if self.fill is None else np.isin(label, list(self.fill))
         return label, wanted
+
+
+def grown(label: NDArray[np.uint8], reach: int) -> NDArray[np.uint8]:
+    """Label `[H,W]` in which ignored pixels up to `reach` from a labelled one are like the nearest.
+
+    Of two that are as near, the upper counts, or else the left one.
+    """
+    if not reach:
+        return label
+    (height, width), row = label.shape, label.shape[1] + 2 * reach
+    wide = np.pad(label, reach, constant_values=IGNORE)
+    drawn, out = wide.ravel(), wide.ravel().copy()
+    inner = slice(reach, reach + height), slice(reach, reach + width)
+    places = np.arange(wide.size).reshape(wide.shape)[inner]
+    left = places[label == IGNORE]  # still without a label, as places in the padded picture
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    far = (y * y + x * x).ravel()
+    order = np.argsort(far, kind="stable")
+    for step in (y * row + x).ravel()[order[far[order] <= reach * reach]]:
+        near = drawn[left + step]
+        found = near != IGNORE
+        out[left[found]] = near[found]
+        left = left[~found]
+    return out.reshape(wide.shape)[inner]
