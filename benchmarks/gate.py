@@ -32,7 +32,7 @@ from hmsa.pictures import colorize, heat, panel
 from hmsa.predictor import Predictor
 from hmsa.runtime import Meter, describe_machine, keep_memory
 
-SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
+SHARES = (0.1, 0.2, 0.3, 0.5)
 
 
 def entropy(coarser: Mapping[float, Seen], size: Size) -> Tensor:
@@ -148,7 +148,7 @@ def main() -> None:
     ]  # fmt: skip
     card = predictor.model.card
     print(
-        f"{card.network['trunk']}, {card.network['head']} head, {count} pictures of "
+        f"{card.network['trunk']}, {card.network.get('head', 'plain')} head, {count} pictures of "
         f"{dataset.source.name}, {options.split}, scales 0.5, 1, 2, tiles of {options.cell} with a "
         f"halo of {options.halo}, {describe_machine(predictor.device)}, seed 0"
     )

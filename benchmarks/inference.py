@@ -1,11 +1,12 @@
 """What the whole chain costs at inference: ours, ours in bf16, and a plain full-size one.
 
     python benchmarks/inference.py [--sizes 256x512 512x1024] [--trunk hrnet_w48 --head ocr]
+    python benchmarks/inference.py --checkpoint RUN --picture street.jpg
 
-Scales 0.5, 1 and 2, 19 classes, one picture, random weights. Plain: every head and every map whole,
-at full size, in fp32. `peak` is what the process holds above what it held with the network loaded;
-each way has its own process, with one allocator setting for all. `agreement` is the share of pixels
-with the plain way's label. The last line is one JSON object.
+Scales 0.5, 1 and 2, one picture; 19 classes and random weights, or a trained network. Plain: every
+head and every map whole, at full size, in fp32. `peak` is what the process holds above what it held
+with the network loaded; each way has its own process, with one allocator setting for all.
+`agreement` is the share of pixels with the plain way's label. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from hmsa.model import HMSA, heads
@@ -36,6 +38,8 @@ OFFICIAL = {"256x512": (3.1, 774), "512x1024": (11.7, 2289), "1024x2048": (None,
 
 def network(options: argparse.Namespace) -> HMSA:
     """Random weights that neither explode nor say the same everywhere: norms have seen noise."""
+    if options.checkpoint:
+        return HMSA.from_pretrained(options.checkpoint)
     torch.manual_seed(0)
     model = HMSA(19, options.trunk, head=options.head, width=256, official=options.official)
     for module in model.modules():
@@ -54,8 +58,11 @@ def measure(way: str, options: argparse.Namespace) -> dict[str, float]:
     coarse = rng.integers(0, 256, (height // 16, width // 16, 3), np.uint8)
     grain = rng.integers(0, 128, (height, width, 3), np.uint8)
     image = coarse.repeat(16, 0).repeat(16, 1) // 2 + grain
+    if options.picture:
+        image = np.array(Image.open(options.picture).convert("RGB").resize((width, height)))
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    predictor = Predictor(model, SCALES, "bf16" if way == "ours_bf16" else "fp32")
+    precision = "bf16" if way == "ours_bf16" else "fp32"
+    predictor = Predictor(model, SCALES, precision, tile=None)
     if way == "plain":
         heads.ROWS = 1 << 30
         model.to(memory_format=torch.contiguous_format)
@@ -88,6 +95,8 @@ def main() -> None:
     parser.add_argument("--trunk", default="hrnet_w48")
     parser.add_argument("--head", default="ocr")
     parser.add_argument("--official", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--checkpoint", help="a trained network instead")
+    parser.add_argument("--picture", help="what to look at, brought to each size")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--keep", help=argparse.SUPPRESS)
@@ -95,8 +104,9 @@ def main() -> None:
     if options.only:
         print(json.dumps(measure(options.only, options)))
         return
+    shown = options.checkpoint or f"{options.trunk}, {options.head} head, random weights"
     print(
-        f"{options.trunk}, {options.head} head, scales 0.5, 1, 2, CPU {platform.machine()}, "
+        f"{shown}, scales 0.5, 1, 2, CPU {platform.machine()}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     )
     print(f"{'size':>10}{'way':>11}{'s':>9}{'of plain':>10}{'MiB':>8}{'of plain':>10}{'GFLOP':>9}"
@@ -110,6 +120,8 @@ def main() -> None:
                     sys.executable, __file__, "--only", way, "--keep", folder, "--sizes", size,
                     "--trunk", options.trunk, "--head", options.head,
                     "--repeats", str(options.repeats),
+                    *(["--checkpoint", options.checkpoint] if options.checkpoint else []),
+                    *(["--picture", options.picture] if options.picture else []),
                     "--official" if options.official else "--no-official",
                 ]  # fmt: skip
                 ran = subprocess.run(command, check=True, capture_output=True, text=True)
