@@ -23,7 +23,6 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -47,9 +46,10 @@ SIZES = {"Cityscapes": (1024, 2048), "CamVid": (360, 480)}
 class Free(Predictor):
     """A teacher that costs nothing."""
 
+    settings = {"scales": [1.0], "flip": False}  # type: ignore[assignment]  # noqa: RUF012
+
     def __init__(self) -> None:
-        self.scales, self.flip = (1.0,), False
-        self.model = SimpleNamespace(card=SimpleNamespace(long_edge=None))  # type: ignore[assignment]
+        self.scales, self.flip = [1.0], False
 
     def __call__(self, image: Any, detail: bool = False) -> Segmentation:
         return Segmentation(image[..., 0] >> 4, image[..., 1])

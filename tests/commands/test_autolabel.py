@@ -186,21 +186,21 @@ class TestKilled:
     def test_at_random_moments(self, start, words, tmp_path, seed):
         whole, out = tmp_path / "whole", tmp_path / "killed"
         process = start(*words, whole)
-        process.join(60)
+        process.join(240)
         assert process.exitcode == 0
         chance = random.Random(seed)
         finished: dict[Path, tuple[int, int]] = {}
         kills, ending = 0, False
         for _ in range(40):
             before = len(list(out.glob("rows/*.json")))
-            process, patience = start(*words, out), time.monotonic() + 60
+            process, patience = start(*words, out), time.monotonic() + 240
             wanted = min(24, before + chance.randint(1, 6))
             while process.is_alive() and len(list(out.glob("rows/*.json"))) < wanted:
                 assert time.monotonic() < patience
                 time.sleep(0.001)
             # All rows there: killed once more while it finishes, then left alone
             late = before == 24
-            process.join(60 if late and ending else chance.uniform(0, 1.5 if late else 0.03))
+            process.join(240 if late and ending else chance.uniform(0, 1.5 if late else 0.03))
             ending |= late
             process.kill()
             process.join()
@@ -222,7 +222,7 @@ class TestKilled:
         assert _contents(out) == _contents(whole)
 
     def test_the_kernel_gives_the_lock_back(self, start, hmsa, words, tmp_path):
-        process, patience = start(*words, tmp_path / "out"), time.monotonic() + 60
+        process, patience = start(*words, tmp_path / "out"), time.monotonic() + 240
         while not (tmp_path / "out" / "rows").exists():
             assert process.is_alive()
             assert time.monotonic() < patience
@@ -242,7 +242,7 @@ class TestKilled:
         if not Path("/proc/self/fd").is_dir():
             pytest.skip("workers are found by the lock they hold, in /proc")
         out = tmp_path / "out"
-        process, patience = start(*words, out, "--workers", 2), time.monotonic() + 60
+        process, patience = start(*words, out, "--workers", 2), time.monotonic() + 240
         while len(list(out.glob("rows/*.json"))) < 6 or len(holders(out)) < 3:
             assert process.is_alive()
             assert time.monotonic() < patience
@@ -259,7 +259,7 @@ class TestKilled:
     def test_one_of_two_workers(self, whole, crew, tmp_path):
         process, workers = crew
         os.kill(min(workers), signal.SIGKILL)
-        process.join(60)
+        process.join(240)
         assert process.exitcode == 0
         assert not holders(tmp_path / "out")
         assert _contents(tmp_path / "out") == whole
@@ -282,7 +282,7 @@ class TestKilled:
     def test_stopped_with_workers(self, crew, tmp_path):
         process, _ = crew
         os.kill(process.pid, signal.SIGINT)
-        process.join(60)
+        process.join(240)
         assert process.exitcode == 130
         assert not holders(tmp_path / "out")
         assert not list((tmp_path / "out").rglob(".*.*")), "half-written files"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,7 +20,7 @@ class Painted:
 
     def __init__(self, scales=(0.5, 1.0), turn=0):
         self.scales, self.flip, self.turn, self.shown = list(scales), False, turn, 0
-        self.model = SimpleNamespace(card=SimpleNamespace(long_edge=None))
+        self.settings = {"scales": self.scales, "flip": False}
 
     def __call__(self, image, detail=False):
         self.shown += 1
