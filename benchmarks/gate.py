@@ -4,7 +4,8 @@
 
 Scales 0.5, 1, 2. A share of the tiles of 2x is computed for real, each with its halo: those where
 its known weight (1 - a_0.5)(1 - a_1) is highest ("weight"), where the fused result of the coarser
-scales is least sure ("entropy"), or any ("random", seeded). Share 0 leaves 2x out, 1 computes
+scales is least sure ("entropy"), where the product of both is ("both", what a gate does), or any
+("random", seeded). Share 0 leaves 2x out, 1 computes
 everything. `work` is GFLOP of convolutions and products, to those of everything; seconds are of the
 whole call, all ways taking turns on each picture. The last line is one JSON object.
 """
@@ -26,18 +27,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from hmsa.data.datasets import open_dataset
 from hmsa.metrics import Confusion
 from hmsa.model.bands import Size
-from hmsa.model.gate import Gate, known_weight
-from hmsa.model.look import Seen, chain_of
+from hmsa.model.gate import Gate, doubt, known_weight, worth
+from hmsa.model.look import Seen
 from hmsa.pictures import colorize, heat, panel
 from hmsa.predictor import Predictor
 from hmsa.runtime import Meter, describe_machine, keep_memory
 
 SHARES = (0.1, 0.2, 0.3, 0.5)
-
-
-def entropy(coarser: Mapping[float, Seen], size: Size) -> Tensor:
-    share = chain_of(coarser, size).rows(0, size[0]).softmax(1)
-    return torch.special.entr(share).sum(1, keepdim=True)
 
 
 class Chance:
@@ -49,7 +45,7 @@ class Chance:
 
 
 def ways(cell: int, halo: int) -> dict[tuple[str, float], Gate | None]:
-    judges = {"weight": known_weight, "entropy": entropy, "random": Chance()}
+    judges = {"both": worth, "weight": known_weight, "entropy": doubt, "random": Chance()}
     found: dict[tuple[str, float], Gate | None] = {("left out", 0.0): Gate(0.0)}
     for share in SHARES:
         for name, judge in judges.items():
@@ -84,10 +80,15 @@ def plot(file: Path, rows: list[dict]) -> None:
 
     figure, axis = pyplot.subplots(figsize=(6, 4), dpi=150)
     ends = [r for r in rows if r["by"] in ("left out", "everything")]
-    for by, colour in (("weight", "#b3261e"), ("entropy", "#2f6690"), ("random", "#777777")):
+    for by, colour in (
+        ("both", "#b3261e"),
+        ("weight", "#e0912f"),
+        ("entropy", "#2f6690"),
+        ("random", "#888888"),
+    ):
         line = sorted([*ends, *(r for r in rows if r["by"] == by)], key=lambda r: r["work"])
         axis.plot([r["work"] for r in line], [100 * r["miou"] for r in line], "o-", ms=4,
-                  color=colour, label=f"by {by}")  # fmt: skip
+                  color=colour, label={"both": "weight x entropy"}.get(by, by))  # fmt: skip
     axis.set_xlabel("work, to everything computed")
     axis.set_ylabel("mIoU, %")
     axis.axvline(0.5, color="#cccccc", lw=1)

@@ -1,7 +1,8 @@
 """Not computing what will not count: where a finer scale is worth a look.
 
 From coarse to fine, what a finer scale will weigh is known before it runs: 2x counts for
-(1 - a_0.5)(1 - a_1), whatever it sees. A gate looks only where that is much.
+(1 - a_0.5)(1 - a_1), whatever it sees. It can change a label only where that is much, and where the
+coarser scales are not sure: a gate looks where the product of both is highest.
 """
 
 from __future__ import annotations
@@ -9,18 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 from .bands import Resized, Size
+from .look import Seen, chain_of
 
-if TYPE_CHECKING:
-    from .look import Seen
-
-Judge = Callable[["Mapping[float, Seen]", Size], Tensor]
+Judge = Callable[[Mapping[float, Seen], Size], Tensor]
 
 
 def known_weight(coarser: Mapping[float, Seen], size: Size) -> Tensor:
@@ -31,6 +29,18 @@ def known_weight(coarser: Mapping[float, Seen], size: Size) -> Tensor:
         left = left * (1 - Resized(one.attention, size).rows(0, size[0]))
     assert isinstance(left, Tensor)
     return left
+
+
+def doubt(coarser: Mapping[float, Seen], size: Size) -> Tensor:
+    """`[B,1,*size]`: entropy of what these scales say together, in 0..1."""
+    share = chain_of(coarser, size).rows(0, size[0]).softmax(1)
+    entropy = torch.special.entr(share).sum(1, keepdim=True)
+    return entropy / math.log(max(2, share.shape[1]))
+
+
+def worth(coarser: Mapping[float, Seen], size: Size) -> Tensor:
+    """`[B,1,*size]` in 0..1: known weight times doubt."""
+    return known_weight(coarser, size) * doubt(coarser, size)
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class Gate:
     threshold: float | None = None
     cell: int = 128
     halo: int = 32
-    judge: Judge = known_weight
+    judge: Judge = worth
 
     def __post_init__(self) -> None:
         if (self.share is None) == (self.threshold is None):
@@ -58,9 +68,9 @@ class Gate:
     def choose(self, coarser: Mapping[float, Seen], padded: Size, cell: int) -> Tensor:
         """`[h,w]` bool: which cells of an image of `padded` pixels to compute."""
         finest = coarser[max(coarser)].logits.size
-        worth = self.judge(coarser, (math.ceil(finest[0] / 4), math.ceil(finest[1] / 4)))
-        assert len(worth) == 1, "a gate decides for one image"
-        mean = _mean_of_cells(worth[0, 0].double(), padded, cell)
+        judged = self.judge(coarser, (math.ceil(finest[0] / 4), math.ceil(finest[1] / 4)))
+        assert len(judged) == 1, "a gate decides for one image"
+        mean = _mean_of_cells(judged[0, 0].double(), padded, cell)
         if self.threshold is not None:
             return mean >= self.threshold
         area = _extent(padded[0], cell)[:, None] * _extent(padded[1], cell)
@@ -79,15 +89,15 @@ def _extent(side: int, cell: int) -> Tensor:
     return (side - starts).clamp(max=cell)
 
 
-def _mean_of_cells(worth: Tensor, padded: Size, cell: int) -> Tensor:
+def _mean_of_cells(judged: Tensor, padded: Size, cell: int) -> Tensor:
     """`[h,w]` of any size, standing for `padded` pixels -> the mean over each cell, on the CPU."""
-    sums = torch.nn.functional.pad(worth.cpu().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    sums = torch.nn.functional.pad(judged.cpu().cumsum(0).cumsum(1), (1, 0, 1, 0))
     edges = []
     for axis, side in enumerate(padded):
         cuts = torch.tensor([*range(0, side, cell), side], dtype=torch.float64)
-        at = (cuts * (worth.shape[axis] / side)).round().long()
+        at = (cuts * (judged.shape[axis] / side)).round().long()
         # A cell narrower than the map's own: the one value that lies there
-        low = torch.minimum(at[:-1], torch.tensor(worth.shape[axis] - 1))
+        low = torch.minimum(at[:-1], torch.tensor(judged.shape[axis] - 1))
         edges.append((low, torch.maximum(at[1:], low + 1)))
     (top, bottom), (left, right) = edges
     boxes = (

@@ -27,10 +27,10 @@ from .bands import (
     Whole,
     resized,
 )
-from .gate import Gate
 from .tiles import Patch, Patches, Scaled, Source, Tiling, cut, merged
 
 if TYPE_CHECKING:
+    from .gate import Gate
     from .hmsa import HMSA
 
 
