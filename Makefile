@@ -15,7 +15,7 @@ demo: $(READY)
 	$(BIN)/hmsa demo --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -q $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

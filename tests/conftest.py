@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -188,9 +189,14 @@ def layout(tmp_path):
     return make
 
 
+@pytest.fixture
+def tiny(_tiny) -> HMSA:
+    """An untrained network whose batch norms have seen something; nobody else's."""
+    return copy.deepcopy(_tiny)
+
+
 @pytest.fixture(scope="session")
-def tiny() -> HMSA:
-    """An untrained network whose batch norms have seen something."""
+def _tiny() -> HMSA:
     torch.manual_seed(0)
     model = HMSA(4, "hrnet_w18_small", width=8)
     model.train()

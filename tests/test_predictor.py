@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import re
 
 import numpy as np
@@ -103,14 +102,14 @@ def test_refuses_bad_scales(tiny):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_agrees_with_cpu(tiny, image):
-    cpu = Predictor(copy.deepcopy(tiny), (0.5, 1), precision="fp32", device="cpu")(image)
-    gpu = Predictor(copy.deepcopy(tiny), (0.5, 1), precision="fp32", device="cuda")(image)
+    cpu = Predictor(tiny, (0.5, 1), precision="fp32", device="cpu")(image)
+    gpu = Predictor(tiny, (0.5, 1), precision="fp32", device="cuda")(image)
     assert (cpu.label == gpu.label).mean() > 0.99
 
 
 @pytest.fixture
 def predictor(tiny):
-    return Predictor(copy.deepcopy(tiny), (0.5, 1, 2), precision="fp32", device="cpu")
+    return Predictor(tiny, (0.5, 1, 2), precision="fp32", device="cpu")
 
 
 class TestWhatItTakes:
@@ -168,7 +167,7 @@ class TestWhatItTakes:
         with pytest.raises(InputError, match="'gpu' is none"):
             Predictor(tiny, (1,), device="gpu")
         with pytest.raises(InputError, match="fp16 is for GPUs"):
-            Predictor(copy.deepcopy(tiny), (1,), "fp16", "cpu")(np.zeros((9, 9, 3), np.uint8))
+            Predictor(tiny, (1,), "fp16", "cpu")(np.zeros((9, 9, 3), np.uint8))
 
 
 class TestWhatItGives:

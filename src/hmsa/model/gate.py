@@ -34,7 +34,7 @@ def known_weight(coarser: Mapping[float, Seen], size: Size) -> Tensor:
 def doubt(coarser: Mapping[float, Seen], size: Size) -> Tensor:
     """`[B,1,*size]`: entropy of what these scales say together, in 0..1."""
     share = chain_of(coarser, size).rows(0, size[0]).softmax(1)
-    entropy = torch.special.entr(share).sum(1, keepdim=True)
+    entropy: Tensor = torch.special.entr(share).sum(1, keepdim=True)
     return entropy / math.log(max(2, share.shape[1]))
 
 
