@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 
@@ -33,12 +32,6 @@ class Counting(Predictor):
     def __call__(self, image, detail=False):
         self.shown += 1
         return super().__call__(image, detail)
-
-
-@pytest.fixture
-def tiny(tiny):
-    """One for these tests alone: a predictor changes how its network lies in memory."""
-    return copy.deepcopy(tiny)
 
 
 @pytest.fixture

@@ -93,9 +93,9 @@ class Card(BaseModel):
                 "classes in the same order"
             )
 
-    def refuse_learnt(self, dataset: Path, split: str, source: object, asked: str) -> None:
-        """InputError, that begins with `asked`, if this card of `source` tells that its network
-        learnt from this split of the YAML file `dataset`, as main or as extra set."""
+    def has_learnt(self, dataset: Path, split: str) -> bool:
+        """Whether this network learnt from this split of the YAML file `dataset`, as main or as
+        extra set."""
         learnt = [(self.trained_on.get("dataset"), self.trained_on.get("split"))]
         for extra in self.recipe.get("sampling", {}).get("extra", []):
             learnt.append((extra.get("dataset") or self.trained_on.get("dataset"), extra["split"]))
@@ -103,10 +103,16 @@ class Card(BaseModel):
             # A folder stands for the dataset.yaml in it
             called = {Path(str(name)).stem, "dataset"} if name and not Path(name).suffix else {name}
             if trained == split and called & {dataset.name, dataset.stem}:
-                raise InputError(
-                    f"{asked}: {source} was trained on {dataset.name}, split {split}, so it cannot "
-                    "be judged there; name a split that it has not seen"
-                )
+                return True
+        return False
+
+    def refuse_learnt(self, dataset: Path, split: str, source: object, asked: str) -> None:
+        """InputError, that begins with `asked`, if the network of `source` has learnt from that."""
+        if self.has_learnt(dataset, split):
+            raise InputError(
+                f"{asked}: {source} was trained on {dataset.name}, split {split}, so it cannot "
+                "be judged there; name a split that it has not seen"
+            )
 
 
 class Pretrained:

@@ -197,10 +197,10 @@ class Predictor:
         with autocast(self.device, self.precision):
             sources = [source, Mirrored(source)] if self.flip else [source]
             looks = [self.model.look(each, self.scales, tiling, self.gate) for each in sources]
-            results = None
+            fused, results = [look.fused(size) for look in looks], None
             for start, stop in bands(size[0], ROWS):
                 rows = range(start, stop)
-                logits = _mean(look.fused(size).rows(start, stop) for look in looks)
+                logits = _mean(node.rows(start, stop) for node in fused)
                 if results is None:
                     results = [Filling(size) for _ in logits]
                 found = dict(_decided(logits, probabilities, entropy))

@@ -59,19 +59,21 @@ class Segmentation:
             picture = palette_png(self.label, self._colours())
             replace(file, lambda temporary: picture.save(temporary, format="PNG"))
         elif file.suffix == ".npz":
-            replace(file, self._write_npz)
+            maps = {"probabilities": self.probabilities, "entropy": self.entropy}
+            further = {name: each for name, each in maps.items() if each is not None}
+            replace(file, lambda temporary: self.write_npz(temporary, **further))
         else:
             raise InputError(f"{file}: a result is saved as .png (label) or .npz (all of it)")
 
-    def _write_npz(self, file: Path) -> None:
+    def write_npz(self, file: Path, **further: Any) -> None:
+        """label, confidence, scales `[S]`, weights `[S,H,W]` and what is further, compressed."""
         scales = sorted(self.weights)
         weights = np.array([self.weights[s] for s in scales], np.float16)
-        maps: dict[str, Any] = {"probabilities": self.probabilities, "entropy": self.entropy}
         with file.open("wb") as stream:  # a name would be given the suffix .npz
             np.savez_compressed(
                 stream, label=self.label, confidence=self.confidence,
                 scales=np.array(scales, np.float64), weights=weights,
-                **{name: each for name, each in maps.items() if each is not None},
+                **further,
             )  # fmt: skip
 
     def _colours(self) -> NDArray[np.uint8]:

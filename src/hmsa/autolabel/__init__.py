@@ -25,13 +25,14 @@ from .rows import (
     is_done,
     rows_below,
     sha256,
-    tabulate,
     tally,
     total,
+    write_manifest,
 )
 
 __all__ = [
     "DESCRIPTION", "FOLDER_OF", "MANIFEST", "PERSON", "SETTINGS", "SPLIT", "THRESHOLDS",
     "THRESHOLD_FILE", "Cluster", "Crew", "Labelling", "Row", "figures", "is_done", "locked",
-    "rows_below", "settings_of", "sha256", "tabulate", "tally", "total",
+    "rows_below", "settings_of", "sha256", "tally", "total",
+    "write_manifest",
 ]  # fmt: skip

@@ -43,7 +43,6 @@ from .out import (
     FOLDER_OF,
     SETTINGS,
     THRESHOLD_FILE,
-    about_of,
     description,
     refuse_others,
 )
@@ -154,7 +153,7 @@ class Cluster:
         """What is known of each image, after `run`, from shard to shard."""
         done, failed = self._done(), set()
         for file in self._shards():
-            columns = [c for c in schema_of({}, MORE).names if c not in _PNG]
+            columns = [c for c in schema_of((), MORE).names if c not in _PNG]
             for row in self._read(file, columns).to_pylist():
                 name = row["name"]
                 gone = self.found.kind == "pictures" and name not in self.found.pictures
@@ -230,7 +229,7 @@ class Cluster:
 
     def _job(self, threads: int) -> Job:
         return Job(
-            self.load, threads, self.labels, schema_of(about_of(self.labels), MORE), self.key,
+            self.load, threads, self.labels, schema_of(self.labels.names, MORE), self.key,
             {name: self.settings[name] for name in ("teacher", *LOOK)},
             self.settings["images"], Path(self.source), Path(self.out) if self.in_files else None,
         )  # fmt: skip

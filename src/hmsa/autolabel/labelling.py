@@ -31,12 +31,11 @@ from .out import (
     MANIFEST,
     SETTINGS,
     THRESHOLD_FILE,
-    about_of,
     description,
     refuse_others,
     settings_of,
 )
-from .rows import LOOK, PERSON, Row, is_done, sha256, write_manifest
+from .rows import PERSON, Row, is_done, sha256, write_manifest
 from .workers import share
 
 _FILES = (MANIFEST, DESCRIPTION, THRESHOLD_FILE)  # what there is only once all images are done
@@ -149,7 +148,7 @@ class Labelling:
         done: set[str] = set()
 
         def write(manifest: Path) -> None:
-            write_manifest(manifest, self._told(done), about_of(self.labels))
+            write_manifest(manifest, self._told(done), self.settings)
             written = pictures_below(self.out / "labels")
             left = {f.relative_to(self.out / "labels").with_suffix("").as_posix() for f in written}
             # Images that could not be read, labels whose image is gone
@@ -164,11 +163,10 @@ class Labelling:
 
     def _told(self, done: set[str]) -> Iterator[Row]:
         """Rows for the manifest; `done` gets the names of those with labels."""
-        same = {key: self.settings[key] for key in ("teacher", *LOOK)}
         for name, row in zip(self.files, self.rows(), strict=True):
             if is_done(row):
                 done.add(name)
-            yield row | same
+            yield row
 
     def _begin(self, overwrite: bool) -> None:
         file = self.out / SETTINGS

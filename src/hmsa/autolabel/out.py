@@ -12,7 +12,6 @@ import yaml
 from ..data.labels import LabelSet
 from ..errors import InputError
 from ..predictor import Predictor
-from .rows import THRESHOLDS
 
 SPLIT = "auto"
 SETTINGS, DESCRIPTION, THRESHOLD_FILE = "settings.json", "dataset.yaml", "thresholds.json"
@@ -30,11 +29,6 @@ def settings_of(
         "precision": precision,
         "classes": dict(zip(labels.names, labels.raw, strict=True)),
     }
-
-
-def about_of(labels: LabelSet) -> dict[str, Any]:
-    """What the metadata of manifest and shards says of their columns."""
-    return {"classes": list(labels.names), "thresholds": THRESHOLDS}
 
 
 def refuse_others(out: object, before: str, settings: dict[str, Any], overwrite: bool) -> None:

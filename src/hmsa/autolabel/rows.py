@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from ..errors import InputError
-from ..files import replace
 
 Row = dict[str, Any]
 
@@ -95,16 +94,9 @@ def rows_below(out: Path) -> Iterator[tuple[str, Row]]:
     yield from sorted(found, key=lambda each: Path(each[1]["image"]))
 
 
-def tabulate(file: Path, settings: Row, rows: Iterable[Row]) -> None:
-    """The manifest: all rows in one Parquet file, with the settings that concern all of them."""
-    same = {key: settings[key] for key in ("teacher", *LOOK)}
-    about = {"classes": list(settings["classes"]), "thresholds": THRESHOLDS}
-    told = (row | same for row in rows)
-    replace(file, lambda temporary: write_manifest(temporary, told, about))
-
-
-def schema_of(about: Row, more: Row | None = None) -> pyarrow.Schema:
-    """Columns of the manifest and `more`, with the entries of `about` as JSON in its metadata."""
+def schema_of(classes: Sequence[str], more: Row | None = None) -> pyarrow.Schema:
+    """Columns of the manifest and `more`; what they count by is JSON in its metadata."""
+    about = {"classes": list(classes), "thresholds": THRESHOLDS}
     return pyarrow.schema(
         [(name, _kind(of)) for name, of in (_TABLE | (more or {})).items()],
         metadata={key: json.dumps(value) for key, value in about.items()},
@@ -116,11 +108,12 @@ def table_of(rows: Iterable[Row], schema: pyarrow.Schema) -> pyarrow.Table:
     return pyarrow.Table.from_pylist(told, schema)
 
 
-def write_manifest(file: Path, rows: Iterator[Row], about: Row) -> None:
-    """All rows in one Parquet file."""
-    schema = schema_of(about)
+def write_manifest(file: Path, rows: Iterable[Row], settings: Row) -> None:
+    """All rows in one Parquet file, with the settings that concern all of them."""
+    same = {key: settings[key] for key in ("teacher", *LOOK)}
+    schema, told = schema_of([*settings["classes"]]), (row | same for row in rows)
     with parquet.ParquetWriter(file, schema) as writer:
-        while some := list(islice(rows, _AT_ONCE)):
+        while some := list(islice(told, _AT_ONCE)):
             writer.write_table(table_of(some, schema))
 
 

@@ -48,9 +48,7 @@ def gate(
         )
     dataset = open_dataset(data, split, pictures)
     card.refuse_others(dataset.labels.names, data, source)
-    if (card.trained_on.get("dataset"), card.trained_on.get("split")) == (
-        dataset.source.name, split
-    ):  # fmt: skip
+    if card.has_learnt(dataset.source, split):
         say(f"note: {source} has learnt from this split; its curve flatters")
     points = gate_curve(predictor, dataset, shares)
     curve = Curve(dataset=dataset.source.name, split=split, scales=predictor.scales, points=points)

@@ -103,7 +103,7 @@ class Writer:
         elif kind == "panel":
             yield _picture(self._panel(image, seen))
         elif kind == "npz":
-            yield lambda temporary: _npz(temporary, seen)
+            yield seen.write_npz
         elif kind == "probabilities":
             yield lambda temporary: _probabilities(temporary, seen, self.names)
         elif kind == "entropy":
@@ -166,16 +166,6 @@ def _jpeg(picture: Image.Image) -> Callable[[Path], Any]:
     content = io.BytesIO()
     picture.save(content, format="JPEG", quality=92)
     return lambda temporary: temporary.write_bytes(content.getbuffer())
-
-
-def _npz(file: Path, seen: Segmentation) -> None:
-    scales = sorted(seen.weights)
-    weights = np.array([seen.weights[s] for s in scales], np.float16)
-    with file.open("wb") as stream:  # a name would be given the suffix .npz
-        np.savez_compressed(
-            stream, label=seen.label, confidence=seen.confidence,
-            scales=np.array(scales, np.float64), weights=weights,
-        )  # fmt: skip
 
 
 def _probabilities(file: Path, seen: Segmentation, names: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..autolabel import FOLDER_OF, MANIFEST, PERSON, Row, figures, tabulate, tally
+from ..autolabel import FOLDER_OF, MANIFEST, PERSON, Row, figures, tally, write_manifest
 from ..data.imports import Mask, opened, read_cvat
 from ..data.labels import IGNORE
 from ..errors import InputError
@@ -85,7 +85,7 @@ def take(labelled: Labelled, corrections: Corrections) -> Taken:
             meter.advance()
     rows = present(labelled.out)
     if not manifest.is_file():
-        tabulate(manifest, labelled.settings, rows.values())
+        replace(manifest, lambda file: write_manifest(file, rows.values(), labelled.settings))
     people = sum(row.get("source") == PERSON for row in rows.values())
     return Taken(len(new), same, empty, people)
 
