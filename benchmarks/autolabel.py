@@ -53,8 +53,9 @@ from hmsa.runtime import best_device, describe_machine, keep_memory, say
 RECIPE = """
 model: {trunk: hrnet_w18_small, width: 64}
 augment: {color: 0.4, blur: 0.1}
-joint: {batch: 8, crop: [256, 256], lr: 2e-3, weight_decay: 0.02, warmup: 50, ema: 0.99}
-attention: {steps: 150, crop: [360, 480], pictures: 128}
+sampling: {class_uniform: 0.5, tile: 120}
+joint: {batch: 8, crop: [256, 256], lr: 2e-3, weight_decay: 0.02, warmup: 50, ema: 0.995}
+attention: {steps: 100, crop: [360, 480], pictures: 64}
 class_balance: 0.4
 """
 JUDGED = {"unseen": "0006R0", "val": "val"}  # split: what it is
@@ -84,12 +85,12 @@ class Proof:
             return sorted(f.stem for f in (self.camvid / "train/images").glob(f"{name}_*"))
 
         dusk, day = drive("0001TP"), drive("0016E5")
-        third = len(day) // 3
-        fit, held = [], []
-        for block in (dusk, day[:third]):
-            cut = len(block) - max(1, len(block) // 6)
-            fit, held = fit + block[:cut], held + block[cut:]
-        rest = day[third:]
+        fit, held, rest = [], [], []
+        for frames in (dusk, day):
+            block = len(frames) // 4
+            cut = block - block // 6
+            fit, held = fit + frames[:cut], held + frames[cut:block]
+            rest += frames[block:]
         fine, coarse = "train/labels", "train/coarse"
         splits = {
             "fit": (fit, fine), "held": (held, fine), "unseen": (drive("0006R0"), fine),

@@ -3,8 +3,10 @@
 __version__ = "0.1.0"
 
 from .errors import InputError
-from .model import HMSA, fuse
+from .model import HMSA, ScaleAttention, fuse
 from .predictor import Predictor
 from .segmentation import Segmentation
 
-__all__ = ["HMSA", "InputError", "Predictor", "Segmentation", "__version__", "fuse"]
+__all__ = [
+    "HMSA", "InputError", "Predictor", "ScaleAttention", "Segmentation", "__version__", "fuse",
+]  # fmt: skip

@@ -120,18 +120,20 @@ class Pretrained:
 
     fusion: str
     card: Card
+    elsewhere: str | None = None  # tensors whose names begin so are in no checkpoint of it
 
     @property
     def id2label(self) -> dict[int, str]:
         return self.card.id2label
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **hub: Any) -> Self:
+    def from_pretrained(cls, source: str | Path, *, network: Any = None, **hub: Any) -> Self:
         """The network, in eval mode on the CPU, its card in `.card`.
 
         source: a .safetensors file, a run folder (its best, else its last), a folder made by
         `save_pretrained`, or an id on the Hugging Face hub such as owner/name; hub: revision,
         token, cache_dir, local_files_only, as in huggingface_hub. InputError for anything else.
+        network: your own, where the checkpoint is of scale attention around such a one.
         """
         file = _find(source, hub)
         tensors, card = read(file)
@@ -140,12 +142,14 @@ class Pretrained:
         if kind is None:
             raise InputError(f"{file} holds fusion {fusion!r}, which {cls.__name__} is not")
         arguments = {key: value for key, value in card.network.items() if key != "fusion"}
+        if network is not None:
+            arguments["network"] = network
         try:
             model: Any = kind(**arguments)
         except TypeError as error:
             raise InputError(f"{file}: no such network ({error})") from None
         try:
-            model.load_state_dict(tensors)
+            model.load_state_dict(tensors | _elsewhere(model))
         except RuntimeError as error:
             raise InputError(f"{file}: weights do not fit its network ({error})") from None
         model.card = card
@@ -173,9 +177,17 @@ class Pretrained:
 
 def save(path: Path, model: Any) -> None:
     """Write the file `path`; an older one there stays whole until this one is."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    inside = {n: t for n, t in model.state_dict().items() if n not in _elsewhere(model)}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in inside.items()}
     header = {"format": "pt", "hmsa": model.card.model_dump_json()}
     replace(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+
+
+def _elsewhere(model: Any) -> dict[str, Tensor]:
+    """What the model has from somewhere else than its checkpoint."""
+    if model.elsewhere is None:
+        return {}
+    return {n: t for n, t in model.state_dict().items() if n.startswith(model.elsewhere)}
 
 
 def begin_from(model: Any, source: str | Path) -> list[str]:

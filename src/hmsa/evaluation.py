@@ -20,6 +20,8 @@ from .predictor import Predictor
 from .runtime import Meter
 from .segmentation import Segmentation
 
+SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)  # of a picture, where finer scales are looked at
+
 
 @dataclass(frozen=True)
 class Window:
@@ -139,7 +141,9 @@ def measure(
     )  # fmt: skip
 
 
-def gate_curve(predictor: Predictor, dataset: Dataset, shares: Sequence[float]) -> list[Spent]:
+def gate_curve(
+    predictor: Predictor, dataset: Dataset, shares: Sequence[float] = SHARES
+) -> list[Spent]:
     """What each share of the finer scales costs and reaches; every tile is computed for real."""
     classes, before = len(dataset.labels.names), predictor.gate
     shares = sorted({0.0, *shares, 1.0})

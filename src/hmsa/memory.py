@@ -39,17 +39,29 @@ def peak_of(module: nn.Module, call: Callable[[Any], Any]) -> int:
     """Bytes of tensors alive at once, weights not counted, in `call(module)`.
 
     Counted on tensors without content, on the meta device: nothing is computed, and `call` is given
-    a copy of the module that is there.
+    a copy of the module that is there. Code that asks for a tensor's numbers cannot run so; then
+    `call` is given the module itself.
     """
+    try:
+        return _counted(_hollow(module), call)
+    except Exception:  # of somebody else's code: anything
+        return _counted(module, call)
+
+
+def _hollow(module: nn.Module) -> nn.Module:
+    """A copy without numbers."""
     memo: dict[int, Any] = {}
     for parameter in module.parameters():
         empty = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
         memo[id(parameter)] = empty
     for buffer in module.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    hollow = copy.deepcopy(module, memo).eval()
+    return copy.deepcopy(module, memo).eval()
+
+
+def _counted(module: nn.Module, call: Callable[[Any], Any]) -> int:
     with torch.inference_mode(), _Alive() as alive:
-        call(hollow)
+        call(module)
     peak: int = alive.peak
     return peak
 

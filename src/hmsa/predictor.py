@@ -267,7 +267,7 @@ class Predictor:
             sides = (256, 512)
             small, large = (
                 peak_of(self.model, lambda model, n=side: model.see(
-                    torch.empty(1, 3, n, n, device="meta")))  # type: ignore[misc]
+                    model.mean.new_zeros(1, 3, n, n)))  # type: ignore[misc]
                 for side in sides
             )  # fmt: skip
             self._per_pixel = (large - small) / (sides[1] ** 2 - sides[0] ** 2)

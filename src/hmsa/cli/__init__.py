@@ -27,6 +27,7 @@ from .arguments import (
     verb,
     whole_number,
 )
+from .attend import add_attend, attend
 from .autolabel import add_autolabel, autolabel
 from .data import RESUMING, add_data
 from .review import add_review, review
@@ -71,7 +72,7 @@ def _how_to_go_on(options: argparse.Namespace, arguments: Sequence[str] | None) 
     if options.verb is _predict:
         return f"; the same command{' without --overwrite' * options.overwrite} goes on"
     if options.verb not in (_train, selftrain):
-        resuming = options.verb in (*RESUMING, autolabel, review)
+        resuming = options.verb in (*RESUMING, attend, autolabel, review)
         return "; the same command goes on" if resuming else ""
     typed = [a for a in (arguments or sys.argv[1:]) if a != "--resume"]
     return f"; go on with: hmsa {shlex.join([*typed, '--resume'])}"
@@ -132,6 +133,10 @@ def _parser() -> argparse.ArgumentParser:
                          help="pictures of one size that are looked at together (1)")  # fmt: skip
     predict.add_argument("--overwrite", action="store_true", help="do all of it anew")
     _inference(predict)
+
+    attended = add_attend(verbs)
+    attended.add_argument("--scales", type=scale_list, metavar="S,S,...", help="(0.5,1,2)")
+    _precision(attended)
 
     _inference(add_autolabel(verbs))
     add_review(verbs)

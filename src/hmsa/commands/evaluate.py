@@ -40,6 +40,7 @@ def evaluate(
     precision: Precision = "auto",
     flip: bool | None = None,
     submission: Path | None = None,
+    only: Sequence[int] | None = None,
     command: str = "",
     **further: Any,
 ) -> tuple[dict[str, Any], Table]:
@@ -47,12 +48,15 @@ def evaluate(
 
     Returns the JSON object and the table for people. pictures: where the dataset's files are.
     submission: a folder for the predictions in the dataset's own values, one PNG for each image
-    and named like it, as the Cityscapes server takes them. further: as `Predictor.load` takes it.
+    and named like it, as the Cityscapes server takes them. only: numbers of the pictures to look
+    at. further: as `Predictor.load` takes it.
     """
     predictor = Predictor.load(source, scales, precision, flip, **further)
     card = predictor.model.card
     dataset = open_dataset(data, split, pictures)
     card.refuse_others(dataset.labels.names, data, source)
+    if only is not None:
+        dataset = dataset.only(only)
     found = measure(predictor, dataset, _submit(dataset, submission) if submission else None)
     summary = found.summary(card.names) | {
         "split": split,

@@ -11,11 +11,9 @@ from rich.table import Table
 from ..checkpoint import Curve, amend
 from ..data.datasets import open_dataset
 from ..errors import InputError
-from ..evaluation import gate_curve
+from ..evaluation import SHARES, gate_curve
 from ..predictor import Predictor
 from ..runtime import Precision, say
-
-SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 
 
 def gate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
@@ -85,6 +85,10 @@ class Dataset:
         with open_picture(file) as picture:
             ids = np.asarray(picture).astype(np.int64)
         return ids * (ids > 1000)  # as Cityscapes stores them: below, a class or a group
+
+    def only(self, indices: Iterable[int]) -> Dataset:
+        """The same, of these pictures alone."""
+        return replace(self, pairs=tuple(self.pairs[index] for index in indices))
 
     def trusting(self, confidence: float | Mapping[str, float]) -> Dataset:
         """The same, with labels that ignore what was stored with less than this `confidence`.

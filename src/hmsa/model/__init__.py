@@ -5,6 +5,7 @@ Knows no config, data or loss, so that it can be lifted out.
 
 from .baselines import FUSIONS, average, build, maximum
 from .hmsa import HMSA, Encoded, Maps, Output, chain, effective_weights, fuse
+from .scale_attention import PairScaleAttention, ScaleAttention
 
 __all__ = [
     "FUSIONS",
@@ -12,6 +13,8 @@ __all__ = [
     "Encoded",
     "Maps",
     "Output",
+    "PairScaleAttention",
+    "ScaleAttention",
     "average",
     "build",
     "chain",

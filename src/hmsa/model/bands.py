@@ -7,7 +7,7 @@ is kept of a scale are its maps on the trunk's own grid, or of those the tiles t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,18 +52,18 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Channels:
-    """Some of another's channels."""
+class Applied:
+    """Another, after what is done to each pixel by itself."""
 
     node: Node
-    which: slice
+    what: Callable[[Tensor], Tensor]  # [B,C,h,w] -> [B,D,h,w]
 
     @property
     def size(self) -> Size:
         return self.node.size
 
     def rows(self, start: int, stop: int) -> Tensor:
-        return self.node.rows(start, stop)[:, self.which]
+        return self.what(self.node.rows(start, stop))
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class _AllAtOnce(HMSA):
             scale: Seen(Whole(one.logits), None if one.attention is None else Whole(one.attention))
             for scale, one in output.maps.items()
         }
-        return Look(seen, source.size, self.by_rows, self.mean)
+        return Look(seen, source.size, self.by_rows, self.mean, maps=self.maps)
 
 
 class ExplicitAttention(_AllAtOnce):
@@ -200,7 +200,8 @@ class PairAttention(_AllAtOnce):
 def onto(target: Encoded, seen: Encoded) -> Tensor:
     """Features of one scale on another one's grid: what lies on one place of the image meets."""
     assert seen.features is not None
-    grid, features = target.logits.shape[-2:], seen.features
+    assert target.features is not None
+    grid, features = target.features.shape[-2:], seen.features
     # Both grids may reach past the image, each by its own padding
     reach = [
         max(1, round(cells * padded * size / (whole * own)))

@@ -22,13 +22,14 @@ Judge = Callable[[Mapping[float, Seen], Size], Tensor]
 
 
 def known_weight(coarser: Mapping[float, Seen], size: Size) -> Tensor:
-    """`[B,1,*size]`: what a scale finer than these will weigh in the fused result."""
+    """`[B,1,*size]`: what a scale finer than these will weigh in the fused result; the mean over
+    classes where each has an attention of its own."""
     left: Tensor | float = 1.0
     for one in coarser.values():
         assert one.attention is not None
         left = left * (1 - Resized(one.attention, size).rows(0, size[0]))
     assert isinstance(left, Tensor)
-    return left
+    return left.mean(1, keepdim=True)
 
 
 def doubt(coarser: Mapping[float, Seen], size: Size) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import Card, Pretrained
 from ..errors import InputError
+from ..networks import IMAGENET_MEAN, IMAGENET_STD
 from .bands import Node, Size
 from .gate import Gate
 from .heads import (
@@ -32,15 +33,13 @@ from .look import Look, Seen, chain_of, look, wide
 from .tiles import Source, Tiling
 from .trunk import Trunk
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 class Maps(NamedTuple):
     """One scale's say in the fusion, on the grid of the image at that scale."""
 
     logits: Tensor  # [B,K,h,w]
-    attention: Tensor | None  # [B,1,h,w] in (0,1): trust in this scale against the next finer one
+    attention: Tensor | None  # [B,1,h,w] in (0,1): trust in this scale against the next finer one;
+    # [B,K,h,w] where each class has its own
     aux: Tensor | None = None  # [B,K,h,w], of the auxiliary head where there is one
 
 
@@ -76,15 +75,22 @@ def effective_weights(
     """What share of the fused result each scale holds, `[B,1,*size]` each; a chain's sum to 1.
 
     A chain is linear in its logits, so its weights are what it makes of indicator maps:
-    channel i is 1 at scale i and 0 at every other scale.
+    channel i is 1 at scale i and 0 at every other scale. Where each class has an attention of its
+    own, so has it such channels, and the weight is the mean over classes.
     """
+    attention = [one.attention for one in maps.values() if one.attention is not None]
+    count, each = len(maps), attention[0].shape[1] if attention else 1
     indicators = {}
     for index, (scale, one) in enumerate(maps.items()):
         b, _, h, w = one.logits.shape
-        indicator = one.logits.new_zeros(b, len(maps), h, w)
+        indicator = one.logits.new_zeros(b, count, each, h, w)
         indicator[:, index] = 1
-        indicators[scale] = Maps(indicator, one.attention)
-    return dict(zip(maps, fold(indicators, size).split(1, dim=1), strict=True))
+        trust = one.attention
+        if trust is not None and each > 1:
+            trust = trust.repeat(1, count, 1, 1)
+        indicators[scale] = Maps(indicator.flatten(1, 2), trust)
+    weights = fold(indicators, size).unflatten(1, (count, each)).mean(2)
+    return dict(zip(maps, weights.split(1, dim=1), strict=True))
 
 
 class Encoded(NamedTuple):
@@ -135,7 +141,11 @@ class HMSA(nn.Module, Pretrained):
     fold: Fold = staticmethod(chain)
     # The same of what is made row by row
     by_rows: Callable[[Mapping[float, Seen], Size], Node] = staticmethod(chain_of)
-    attention: nn.Sequential | None  # [B,features,h,w] -> [B,1,h,w], before its sigmoid
+    maps = 1  # of attention: one for all classes, or K
+    classes: int
+    trunk: Any  # image -> what the head takes; has `multiple` and `strides`
+    head: Head
+    attention: nn.Sequential | None  # [B,features,h,w] -> [B,maps,h,w], before its sigmoid
     mean: Tensor
     std: Tensor
 
@@ -164,9 +174,12 @@ class HMSA(nn.Module, Pretrained):
         )  # fmt: skip
         self.classes = classes
         # DeepLab's decoder wants the fine level beside the dilated ones
-        self.trunk = Trunk(trunk, pretrained, stride, 4 if head == "deeplab" else None, official)
-        self.head = HEADS[head](self.trunk.channels, classes, width)
+        levels = Trunk(trunk, pretrained, stride, 4 if head == "deeplab" else None, official)
+        self.trunk, self.head = levels, HEADS[head](levels.channels, classes, width)
         self.attention = predictor(self.head.features, width, 1, self.head.bias)
+        self._normalise_by(mean, std)
+
+    def _normalise_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
 
@@ -196,7 +209,8 @@ class HMSA(nn.Module, Pretrained):
         for scale, seen in encoded.items():
             attention = None
             if self.attention and seen.features is not None:
-                attention = to_pixels(torch.sigmoid(self.attention(seen.features)), seen)
+                attention = torch.sigmoid(self.attention(seen.features))
+                attention = to_pixels(resize(attention, seen.logits.shape[-2:]), seen)
             aux = None if seen.aux is None else to_pixels(seen.aux, seen)
             maps[scale] = Maps(to_pixels(seen.logits, seen), attention, aux)
         return Output(self.fold(maps, size), maps, self.fold)

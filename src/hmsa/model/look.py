@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .bands import (
-    Channels,
+    Applied,
     Completed,
     Constant,
     Cropped,
@@ -27,6 +27,7 @@ from .bands import (
     Whole,
     resized,
 )
+from .heads import resize
 from .tiles import Patch, Patches, Scaled, Source, Tiling, cut, merged
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Seen:
     """One scale's say in the fusion, on the grid of the image at that scale."""
 
     logits: Node  # K channels; weighted by `share` where there is one
-    attention: Node | None  # 1 where nothing was computed
+    attention: Node | None  # 1 where nothing was computed; one channel, or one for each class
     share: Node | None = None  # 1 channel in 0..1: how much of it was computed; None: all of it
     computed: float = 1.0  # share of the image
     pixels: int = 0  # that the network looked at, padding and halo included
@@ -56,6 +57,7 @@ class Look(NamedTuple):
     fold: Fold
     like: Tensor  # of the device and of the precision of weights
     cost: float = 1.0  # pixels that the network looks at, to those of all scales seen whole
+    maps: int = 1  # of attention: one for all classes, or one each
 
     def fused(self, size: Size) -> Node:
         """The network's logits, K channels."""
@@ -67,15 +69,19 @@ class Look(NamedTuple):
 
     def weights(self, size: Size) -> Node:
         """Effective weight of each scale, a channel each; see `hmsa.effective_weights`."""
-        indicators = {}
+        count, maps, indicators = len(self.seen), self.maps, {}
         for index, (scale, one) in enumerate(self.seen.items()):
-            value = self.like.new_zeros(1, len(self.seen), 1, 1)
+            value = self.like.new_zeros(1, count, maps, 1, 1)
             value[:, index] = 1
-            node: Node = Constant(value, one.logits.size)
+            node: Node = Constant(value.flatten(1, 2), one.logits.size)
             if one.share is not None:
                 node = Product(one.share, node)
-            indicators[scale] = replace(one, logits=node)
-        return resized(self.fold(indicators, self.size), size)
+            attention = one.attention
+            if attention is not None and maps > 1:
+                attention = Applied(attention, lambda each: each.repeat(1, count, 1, 1))
+            indicators[scale] = replace(one, logits=node, attention=attention)
+        each = resized(self.fold(indicators, self.size), size)
+        return Applied(each, lambda rows: rows.unflatten(1, (count, maps)).mean(2))
 
 
 def completed(seen: Mapping[float, Seen]) -> dict[float, Node]:
@@ -137,7 +143,8 @@ class Looking:
         def see(window: Patch) -> Tensor:
             return self._see(scaled, window, attended, context)[0]
 
-        nothing = self.model.mean.new_zeros(1, self.model.classes + 1 + attended, 1, 1)
+        channels = self.model.classes + attended * self.model.maps + 1
+        nothing = self.model.mean.new_zeros(1, channels, 1, 1)
         stride = self.model.strides[0]
         node = Patches(patches, see, scaled.padded, stride, halo, nothing)
         area = sum((p.bottom - p.top) * (p.right - p.left) for p in patches)
@@ -148,14 +155,14 @@ class Looking:
         self, node: Node, scaled: Scaled, attended: bool, share: float | None, pixels: int
     ) -> Seen:
         def maps(which: slice) -> Node:
-            part = Channels(node, which)
+            part = Applied(node, lambda rows: rows[:, which])
             return Cropped(Resized(part, scaled.padded), scaled.size)
 
-        k = self.model.classes
-        logits, attention = maps(slice(0, k)), maps(slice(k, k + 1)) if attended else None
+        k, a = self.model.classes, attended * self.model.maps
+        logits, attention = maps(slice(0, k)), maps(slice(k, k + a)) if attended else None
         if share is None:
             return Seen(logits, attention, pixels=pixels)
-        computed = maps(slice(k + attended, k + attended + 1))
+        computed = maps(slice(k + a, k + a + 1))
         if attention is not None:
             one = Constant(self.model.mean.new_ones(1, 1, 1, 1), scaled.size)
             attention = Completed(attention, computed, one)
@@ -171,7 +178,8 @@ class Looking:
         if attended:
             assert model.attention is not None
             assert seen.features is not None
-            parts.append(torch.sigmoid(wide(model.attention(seen.features))))
+            attention = torch.sigmoid(wide(model.attention(seen.features)))
+            parts.append(resize(attention, seen.logits.shape[-2:]))
         parts.append(torch.ones_like(parts[0][:, :1]))
         return torch.cat(parts, 1), seen.context
 
@@ -220,7 +228,7 @@ def look(
         if one is not None:
             seen[scale] = one
     cost = sum(one.pixels for one in seen.values()) / looking.whole
-    return Look(seen, source.size, model.by_rows, model.mean, cost)
+    return Look(seen, source.size, model.by_rows, model.mean, cost, model.maps)
 
 
 def wide(maps: Tensor) -> Tensor:
