@@ -64,6 +64,7 @@ AUTO, NEAREST = "auto", "nearest"
 STUDENTS = (
     "nothing", "coarse", NEAREST, AUTO, "auto, 0.5", "auto, 0.9", "auto, by class", "truth"
 )  # fmt: skip
+FURTHER = 1e-3  # learning rate of those that go on from another
 PRECISION = 0.9  # of the labels that the per-class rule keeps, on `held`
 RIGHT = 0.98  # of the pixels as far as `margin` from a coarse label, to be like it
 
@@ -119,16 +120,23 @@ class Proof:
     def open(self, split: str) -> Dataset:
         return open_dataset(self.yaml, split)
 
-    def train(self, name: str, steps: int, seed: int, extra: dict[str, Any], sure: Any = 0) -> Path:
+    def train(
+        self, name: str, steps: int, seed: int, extra: dict[str, Any], sure: Any = 0,
+        start: Path | None = None,
+    ) -> Path:  # fmt: skip
         """A network of this name, if it is not there yet; the folder of its run."""
         content = yaml.safe_load(RECIPE) | {"seed": seed}
+        if start:
+            content |= {"start": str(start)}
+            content["joint"]["lr"] = FURTHER
         content["data"] = {"dataset": self.yaml.name, "train": "fit", "val": "held"}
         content["joint"] |= {"steps": steps, "validate_every": max(1, steps)}
         content["attention"]["validate_every"] = content["attention"]["steps"]  # the last is kept
         if extra:
             fit, rest = len(self.open("fit")), len(self.open("truth"))
             share = round(rest / (fit + rest), 3)  # every picture as often as any other
-            content["sampling"] = {"confidence": sure, "extra": [extra | {"share": share}]}
+            extra = extra | {"share": share, "boost": list(self.content["names"])}
+            content["sampling"] |= {"confidence": sure, "extra": [extra]}
         content = config.changed(content, self.changes)
         file, out = self.folder / f"{name}.yaml", self.folder / name
         replace(file, lambda temporary: temporary.write_text(yaml.safe_dump(content)))

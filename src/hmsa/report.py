@@ -6,7 +6,7 @@ Knows nothing about models: whatever it shows was computed before.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,15 +103,16 @@ def _title(key: str) -> str:
 
 
 def verdict(matrices: Mapping[str, NDArray[np.int64]]) -> str:
-    """One sentence: how far the hierarchical fusion is above or below what it has to beat."""
+    """One sentence: how far fusion by attention is above or below what it has to beat."""
     exact = {key: _mean(iou(matrix)) for key, matrix in matrices.items()}
     # Rounded before they are compared: a reader who subtracts must find what the sentence says.
     scores = {key: round(100 * score, 1) for key, score in exact.items() if not math.isnan(score)}
     if not scores:
         return "No score: none of the pixels seen had a label."
-    if "hierarchical" not in scores:
+    ours = _learnt(scores)
+    if ours is None:
         best = max(scores, key=scores.__getitem__)
-        return f"{_title(best)} is best: {scores[best]} mIoU; no hierarchical attention was run."
+        return f"{_title(best)} is best: {scores[best]} mIoU; no attention was run."
     rivals = []
     if singles := [key for key in scores if key[0].isdigit()]:
         best = max(singles, key=scores.__getitem__)
@@ -120,16 +121,23 @@ def verdict(matrices: Mapping[str, NDArray[np.int64]]) -> str:
         rivals.append((f"average pooling ({scores['average']})", scores["average"]))
     parts = [] if rivals else ["with nothing to compare it with"]
     for rival, score in rivals:
-        gap = round(scores["hierarchical"] - score, 1)
+        gap = round(scores[ours] - score, 1)
         size = f"{abs(gap)} {'above' if gap > 0 else 'below'}" if gap else "level with"
         parts.append(f"{size} {rival}")
-    return f"Hierarchical attention: {scores['hierarchical']} mIoU, {' and '.join(parts)}."
+    name = ours.capitalize() + ("" if "attention" in ours else " attention")
+    return f"{name}: {scores[ours]} mIoU, {' and '.join(parts)}."
+
+
+def _learnt(names: Iterable[str]) -> str | None:
+    """The fusion that is neither a scale nor pooling."""
+    return next((n for n in names if not n[0].isdigit() and n not in ("average", "max")), None)
 
 
 def _class_table(report: Report, scores: dict[str, NDArray[np.float64]]) -> View:
     """Rows of class x fusion in percent, and the means below them."""
     truth = next(iter(report.matrices.values())).sum(1)
-    heads, gain = list(scores), {"hierarchical", "average"} <= scores.keys()
+    heads, own = list(scores), _learnt(scores)
+    gain = own is not None and "average" in scores
     rows: list[View] = []
     for k, name in enumerate([*report.names, "mean"]):
         last = k == len(report.names)
@@ -139,8 +147,8 @@ def _class_table(report: Report, scores: dict[str, NDArray[np.float64]]) -> View
         row["best"] = max((value for value in cells if value is not None), default=None)
         row["colour"] = None if last else css(report.palette[k])
         row["share"] = 100 if last else 100 * truth[k] / max(1, truth.sum())
-        if gain:
-            ours, other = cells[heads.index("hierarchical")], cells[heads.index("average")]
+        if own and gain:
+            ours, other = cells[heads.index(own)], cells[heads.index("average")]
             row["gain"] = None if ours is None or other is None else round(ours - other, 1)
         rows.append(row)
     return {"heads": [_title(head) for head in heads], "rows": rows, "gain": gain}

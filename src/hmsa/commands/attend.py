@@ -191,7 +191,8 @@ class _Trainer:
         every = min(stage.validate_every, max(1, stage.steps))
         optimizer, schedule = make_optimizer(head, stage), Schedule(stage)
         draw = np.random.default_rng(self.head.seed)
-        best, at, kept, smooth = -1.0, 0, _copy(head), None
+        best, at, kept = -1.0, 0, _copy(head)
+        smooth: float | None = None
         with Meter("attention", stage.steps) as meter:
             for step in range(stage.steps):
                 head.train()
@@ -199,11 +200,12 @@ class _Trainer:
                 chosen = draw.choice(fit, min(stage.batch, len(fit)), replace=False)
                 optimizer.zero_grad()
                 for index in chosen.tolist():  # one by one: of any sizes
-                    loss = self._loss(index) / len(chosen)
-                    loss.backward()
-                    smooth = float(loss) if smooth is None else 0.98 * smooth + 0.02 * float(loss)
+                    loss = self._loss(index)
+                    (loss / len(chosen)).backward()
+                    now = loss.item()
+                    smooth = now if smooth is None else 0.98 * smooth + 0.02 * now
                 optimizer.step()
-                note = f"loss {len(chosen) * (smooth or 0):.3f}"
+                note = f"loss {smooth:.3f}"
                 if (step + 1) % every == 0 or step + 1 == stage.steps:
                     miou = self._judge(held)
                     if miou > best:
