@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,20 +22,33 @@ import torch
 import yaml
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.flop_counter import FlopCounterMode
 
+from hmsa.checkpoint import save
+from hmsa.commands.attend import Head, Trainer, parts
 from hmsa.config import Joint
 from hmsa.data.datasets import Dataset, open_dataset
 from hmsa.data.descriptions import describe
 from hmsa.data.sampling import TrainingStream, batches
 from hmsa.data.transforms import training_transform
+from hmsa.evaluation import measure, score
 from hmsa.files import replace
 from hmsa.losses import cross_entropy
+from hmsa.model import HMSA, ScaleAttention
+from hmsa.model.gate import Gate
 from hmsa.model.heads import resize
+from hmsa.model.scale_attention import find_network
 from hmsa.networks import IMAGENET_MEAN, IMAGENET_STD, logits_of
 from hmsa.optim import Schedule, class_weights, make_optimizer, moving_average
-from hmsa.runtime import Meter, autocast, best_device, keep_memory
+from hmsa.passes import Passes
+from hmsa.predictor import Predictor
+from hmsa.runtime import Meter, autocast, best_device, describe_machine, keep_memory
 
 LEARNT, UNSEEN = ("0001TP", "0016E5"), "0006R0"
+JUDGED = {"unseen": 2, "val": 4}  # split: every so many of its pictures
+SCALES = (0.5, 1.0, 2.0)
+SHARES = (0.3, 0.5)  # of 2x, behind a gate
+PICTURES = 160  # that heads learn from, and are stopped by
 
 
 def segformer(names: list[str]) -> nn.Module:
@@ -127,15 +141,115 @@ def stored(name: str, out: Path) -> tuple[str, Path]:
     return str(out / name), out / name / "model.safetensors"
 
 
+def ways(model: ScaleAttention) -> dict[str, Predictor]:
+    """Ways to look that are no fusion of three scales seen whole."""
+    return {
+        "1": Predictor(model, (1.0,)),
+        "1, flip": Predictor(model, (1.0,), flip=True),
+        "attention": Predictor(model, SCALES),
+        **{f"attention, gate {s:g}": Predictor(model, SCALES, gate=Gate(s)) for s in SHARES},
+    }
+
+
+def work(predictor: Predictor, dataset: Dataset) -> tuple[float, float]:
+    """Seconds and GFLOP a picture, of a few; the first is not counted."""
+    images = [dataset.read(i)[0] for i in range(0, len(dataset), max(1, len(dataset) // 4))]
+    predictor(images[0])
+    began = time.perf_counter()
+    for image in images:
+        predictor(image)
+    seconds = (time.perf_counter() - began) / len(images)
+    with FlopCounterMode(display=False) as counter:
+        for image in images:
+            predictor(image)
+    return seconds, counter.get_total_flops() / len(images) / 1e9
+
+
+class Proof:
+    """One network: its head trained with several seeds, and everything judged."""
+
+    def __init__(self, source: str, folder: Path, yaml: Path) -> None:
+        self.known, self.folder, self.yaml = find_network(source), folder, yaml
+        self.learn = open_dataset(yaml, "learn")
+        self.judged = {s: thinned(open_dataset(yaml, s), n) for s, n in JUDGED.items()}
+
+    def model(self, seed: int, per_class: bool) -> ScaleAttention:
+        torch.manual_seed(seed)
+        model = ScaleAttention(self.known, len(self.learn.labels.names), per_class=per_class)
+        return model.to(best_device()).eval()
+
+    def trained(self, passes: Passes, seed: int, per_class: bool) -> tuple[ScaleAttention, Any]:
+        """The head of this seed, from its file if it has been trained before."""
+        file = self.folder / f"{'class-' * per_class}{seed}.safetensors"
+        told = file.with_suffix(".json")
+        if not told.is_file():
+            model = self.model(seed, per_class)
+            fit, held = parts(self.learn, PICTURES)
+            began = time.perf_counter()
+            best, steps = Trainer(
+                model, replace_passes(passes, model), Head(seed=seed, per_class=per_class), "auto"
+            ).run(fit, held)
+            spent = {"seconds": time.perf_counter() - began, "steps": steps, "held_out": best}
+            save(file, model)
+            replace(told, lambda f: f.write_text(json.dumps(spent)))
+        return HMSA.from_pretrained(file), json.loads(told.read_text())
+
+    def passes(self) -> tuple[Passes, float]:
+        fit, held = parts(self.learn, PICTURES)
+        began = time.perf_counter()
+        passes = Passes(
+            self.folder / "passes", self.model(0, False), self.learn, list(SCALES), fit + held
+        )
+        return passes.look(8 << 30, "auto", {}), time.perf_counter() - began
+
+    def scores(self, model: ScaleAttention, name: str, all_ways: bool) -> dict[str, Any]:
+        """mIoU of every fusion on each judged split, and per class."""
+        file = self.folder / f"judged-{name}.json"
+        if not file.is_file():
+            found: dict[str, Any] = {}
+            for split, dataset in self.judged.items():
+                told = measure(Predictor(model, SCALES), dataset)
+                found[split] = {
+                    key: {"miou": c.miou(), "iou": c.iou().tolist()}
+                    for key, c in told.confusion.items()
+                }
+                for way, predictor in ways(model).items() if all_ways else ():
+                    if way not in found[split]:
+                        c = score(predictor, dataset)
+                        found[split][way] = {"miou": c.miou(), "iou": c.iou().tolist()}
+            replace(file, lambda f: f.write_text(json.dumps(found)))
+        return json.loads(file.read_text())
+
+
+def replace_passes(passes: Passes, model: ScaleAttention) -> Passes:
+    return Passes(passes.folder, model, passes.dataset, passes.scales, passes.order)
+
+
+def thinned(dataset: Dataset, every: int) -> Dataset:
+    return dataset.only(range(0, len(dataset), every))
+
+
+def row(name: str, cells: list[str]) -> None:
+    print(f"{name:<24}" + "".join(f"{cell:>12}" for cell in cells), flush=True)
+
+
+def spread(values: list[float]) -> str:
+    """Mean of the seeds, and how far apart they are."""
+    wide = f" ±{50 * (max(values) - min(values)):.1f}" if len(values) > 1 else ""
+    return f"{100 * sum(values) / len(values):.1f}{wide}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/camvid"), help="CamVid")
     parser.add_argument("--out", type=Path, default=Path("runs/attend"), help="run folder")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the heads")
     options = parser.parse_args()
     keep_memory()
     options.out.mkdir(parents=True, exist_ok=True)
-    dataset = open_dataset(split(options.data, options.out), "learn")
+    yaml_file = split(options.data, options.out)
+    dataset = open_dataset(yaml_file, "learn")
     for name in options.networks:
         make, steps = NETWORKS[name]
         _, file = stored(name, options.out)
@@ -146,6 +260,36 @@ def main() -> None:
                 warmup=50,
             )  # fmt: skip
             keep(name, learn(make(list(dataset.labels.names)), dataset, stage), options.out)
+    told: dict[str, Any] = {}
+    print(describe_machine(best_device()))
+    for name in options.networks:
+        proof = Proof(stored(name, options.out)[0], options.out / f"head-{name}", yaml_file)
+        passes, looked = proof.passes()
+        heads = [proof.trained(passes, seed, False) for seed in options.seeds]
+        each_class, _ = proof.trained(passes, options.seeds[0], True)
+        found = [proof.scores(m, str(s), s == options.seeds[0])
+                 for s, (m, _) in zip(options.seeds, heads, strict=True)]  # fmt: skip
+        by_class = proof.scores(each_class, "class", False)
+        spent = {w: work(p, proof.judged["val"]) for w, p in ways(heads[0][0]).items()}
+        told_of = ", ".join(f"{t['seconds']:.0f} s ({t['steps']} steps)" for _, t in heads)
+        print(f"\n{name}: passes {looked:.0f} s, heads {told_of}")
+        row("mIoU %", [*proof.judged, "GFLOP", "seconds"])
+        for way in ("0.5", "1", "2", "1, flip", "average", "max", *list(spent)[2:]):
+            ran = found if way == "attention" else found[:1]  # of that alone seeds differ
+            cells = [spread([f[s][way]["miou"] for f in ran]) for s in proof.judged]
+            cost = spent.get("attention" if way in ("average", "max") else way)
+            row(way, cells + [f"{c:.2f}" for c in (reversed(cost) if cost else ())])
+        last = [spread([by_class[s]["attention"]["miou"]]) for s in proof.judged]
+        row("attention per class", last)
+        told[name] = {
+            "looked": looked, "heads": [t for _, t in heads], "seeds": found, "class": by_class,
+            "work": {w: {"seconds": s, "gflop": g} for w, (s, g) in spent.items()},
+        }  # fmt: skip
+    sizes = {s: len(d) for s, d in proof.judged.items()}
+    print(json.dumps({
+        "machine": describe_machine(best_device()), "scales": SCALES, "pictures": sizes,
+        "seeds": options.seeds, "networks": told,
+    }))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import time
 
 import pytest
 import torch
-from torch import nn
 
 from hmsa import HMSA
 from hmsa.checkpoint import save
@@ -22,37 +21,45 @@ from hmsa.model.scale_attention import identity
 K = len(NAMES)
 
 
-class Own(nn.Module):
-    """Sees colours alone; well enough to be told apart from one that sees nothing."""
+CODE = f"""
+import torch
+from torch import nn
 
+class Own(nn.Module):
     multiple = 4
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
-        self.last = nn.Conv2d(8, K, 1)
+        self.last = nn.Conv2d(8, {K}, 1)
 
     def forward(self, image):
-        return {"out": self.last(self.stem(image))}
+        return {{"out": self.last(self.stem(image))}}
+
+class Blind(nn.Module):
+    '''Sees walls everywhere in a large picture, sky in a small one.'''
+    multiple = 4
+
+    def forward(self, image):
+        logits = torch.zeros_like(image[:, :1]).repeat(1, {K}, 1, 1)
+        logits[:, 0] = 1
+        logits[:, 1] = 3 * (image.shape[-1] > 100)
+        return logits
+
+def make():
+    torch.manual_seed(0)
+    return Own().eval()
+
+def blind():
+    return Blind().eval()
+"""
 
 
 @pytest.fixture(scope="module")
 def module(tmp_path_factory):
     """A folder with somebodys.py, whose make() gives a network."""
     folder = tmp_path_factory.mktemp("code")
-    torch.manual_seed(0)
-    torch.save(Own().state_dict(), folder / "own.pth")
-    (folder / "somebodys.py").write_text(
-        "import torch\nfrom pathlib import Path\nfrom torch import nn\n\n"
-        f"class Own(nn.Module):\n    multiple = 4\n    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())\n"
-        f"        self.last = nn.Conv2d(8, {K}, 1)\n"
-        "    def forward(self, image):\n        return {'out': self.last(self.stem(image))}\n\n"
-        "def make():\n    network = Own()\n"
-        "    network.load_state_dict(torch.load(Path(__file__).with_name('own.pth')))\n"
-        "    return network.eval()\n"
-    )
+    (folder / "somebodys.py").write_text(CODE)
     return folder
 
 
@@ -148,22 +155,9 @@ def test_a_reference_leaves_the_weights_where_they_are(hmsa, segformer, scenes, 
     assert hmsa("predict", runs[0], scenes.parent / "val", "-o", tmp_path / "out").code == 0
 
 
-def test_attention_learns_what_a_network_is_good_at(hmsa, scenes, tmp_path, monkeypatch):
-    """A network that is blind in fine pictures: its attention has to find that out."""
-    folder = tmp_path / "code"
-    folder.mkdir()
-    (folder / "blind.py").write_text(
-        "import torch\nfrom torch import nn\n"
-        "class Net(nn.Module):\n    multiple = 4\n"
-        "    def forward(self, image):\n"
-        "        sky = torch.zeros_like(image[:, :1]).repeat(1, %d, 1, 1)\n"
-        "        sky[:, 0] = 1\n        sky[:, 1] = 3 * (image.shape[-1] > 100)\n"
-        "        return sky\n"
-        "def make():\n    return Net().eval()\n" % K
-    )
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("HMSA_NETWORK", "blind:make")
-    done = hmsa("attend", "blind:make", scenes, "-o", tmp_path / "run", "--scales", "1,2",
+def test_attention_learns_what_a_network_is_good_at(hmsa, somebodys, scenes, tmp_path, monkeypatch):
+    monkeypatch.setenv("HMSA_NETWORK", "somebodys:blind")
+    done = hmsa("attend", "somebodys:blind", scenes, "-o", tmp_path / "run", "--scales", "1,2",
                 "--steps", 60, "--features", "none")  # fmt: skip
     assert done.code == 0, done.err
     told = json.loads(done.out.splitlines()[-1])["miou"]

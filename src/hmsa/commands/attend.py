@@ -75,7 +75,7 @@ def attend(
     if len(chain) < 2:
         raise InputError(f"scales {chain[0]:g}: attention weighs two or more, such as 0.5,1,2")
     learn = open_dataset(data, split, files)
-    fit, held = _parts(learn, head.pictures)
+    fit, held = parts(learn, head.pictures)
     torch.manual_seed(head.seed)
     model, about = _model(source, learn, head, reference)
     on = val or ("val" if "val" in describe(data, files)[1].splits else None)
@@ -97,7 +97,7 @@ def attend(
         say(f"{len(passes.order)} of {len(order)} pictures fit into {cache / (1 << 30):g} GiB")
     looked, began = time.monotonic() - began, time.monotonic()
     seen = set(passes.order)
-    trainer = _Trainer(model, passes, head, precision)
+    trainer = Trainer(model, passes, head, precision)
     best, steps = trainer.run([i for i in fit if i in seen], [i for i in held if i in seen])
     trained = time.monotonic() - began
     card = model.card
@@ -122,7 +122,7 @@ def attend(
     return summary | told | {"network": about, "held_out_miou": best}, table
 
 
-def _parts(learn: Dataset, most: int) -> tuple[list[int], list[int]]:
+def parts(learn: Dataset, most: int) -> tuple[list[int], list[int]]:
     """Pictures to learn from and, the last ones of the split, to judge by."""
     if len(learn) < 2:
         raise InputError(
@@ -173,7 +173,7 @@ def _keep_curve(
     amend(file, gate=Curve(dataset=learn.source.name, split=split, scales=chain, points=points))
 
 
-class _Trainer:
+class Trainer:
     """The head alone, on what the network said of each picture once."""
 
     def __init__(
