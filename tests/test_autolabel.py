@@ -299,6 +299,16 @@ class TestAgreement:
             assert (np.asarray(Image.open(made.out / row["label"])) == seen.label).all()
         assert 0 < np.mean([row["mean_agreement"] for row in manifest(made.out)]) < 1
 
+    def test_so_do_the_picture_and_its_mirror_image(self, labelling, tiny, pictures):
+        flipping = Predictor(tiny, (0.5, 1), "fp32", "cpu", flip=True)
+        made = labelling(agreement=True, predictor=flipping)
+        for row, file in zip(manifest(made.out), pictures_of(made), strict=True):
+            seen = flipping(file, detail=True)
+            voices = [*seen.single.values(), *seen.flips.values()]
+            same = sum((one == seen.label).astype(int) for one in voices)
+            stored = np.asarray(Image.open(made.out / row["agreement"]))
+            assert (stored == np.array([0, 63, 127, 191, 255])[same]).all()
+
     def test_a_split_can_trust_it_as_it_trusts_confidence(self, labelling):
         made = labelling(agreement=True)
         content = yaml.safe_load((made.out / "dataset.yaml").read_text())

@@ -54,8 +54,12 @@ def test_flip_is_the_mean_of_both_passes(tiny, image):
     with torch.no_grad():
         plain = tiny(pixels, (1,)).logits
         mirrored = tiny(pixels.flip(-1), (1,)).logits.flip(-1)
-    flipped = Predictor(tiny, (1,), precision="fp32", device="cpu", flip=True)(image)
+    predictor = Predictor(tiny, (1,), precision="fp32", device="cpu", flip=True)
+    flipped = predictor(image, detail=True)
     assert (flipped.label == ((plain + mirrored) / 2).argmax(1)[0].numpy()).all()
+    assert (flipped.flips["plain"] == plain.argmax(1)[0].numpy()).all()
+    assert (flipped.flips["mirrored"] == mirrored.argmax(1)[0].numpy()).all()
+    assert not Predictor(tiny, (1,), "fp32", "cpu")(image, detail=True).flips
 
 
 def test_long_edge_is_a_change_of_scale_alone(tiny, image):

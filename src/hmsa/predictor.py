@@ -200,12 +200,14 @@ class Predictor:
             fused, results = [look.fused(size) for look in looks], None
             for start, stop in bands(size[0], ROWS):
                 rows = range(start, stop)
-                logits = _mean(node.rows(start, stop) for node in fused)
+                passes = [node.rows(start, stop) for node in fused]
+                logits = _mean(passes)
                 if results is None:
                     results = [Filling(size) for _ in logits]
                 found = dict(_decided(logits, probabilities, entropy))
                 if detail:
                     found |= dict(self._detail(looks, size, rows))
+                    found |= dict(_flips(passes))
                 for index, result in enumerate(results):
                     result.put(rows, {name: part[index] for name, part in found.items()})
         assert results is not None
@@ -317,6 +319,13 @@ def _mean(passes: Iterable[Tensor]) -> Tensor:
     """Of a picture's maps, or of those and its mirror image's."""
     first, *mirrored = passes
     return (first + mirrored[0].flip(-1)) / 2 if mirrored else first
+
+
+def _flips(passes: list[Tensor]) -> Iterator[tuple[tuple[str, str], Tensor]]:
+    """What the picture and its mirror image say by themselves, where both were looked at."""
+    if len(passes) > 1:
+        yield ("flips", "plain"), _to_uint8(passes[0].argmax(1))
+        yield ("flips", "mirrored"), _to_uint8(passes[1].flip(-1).argmax(1))
 
 
 def _decided(

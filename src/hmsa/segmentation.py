@@ -34,6 +34,8 @@ class Segmentation:
     confidence: NDArray[np.uint8]  # [H,W] floor(255 * softmax maximum)
     single: dict[float, NDArray[np.uint8]] = field(default_factory=dict)  # scale -> label
     pooled: dict[str, NDArray[np.uint8]] = field(default_factory=dict)  # "average", "max" -> label
+    # "plain", "mirrored" -> label of each look by itself, where there were both
+    flips: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     # scale -> [H,W], 0..1; none for a network that pools by maximum, where no scale has a weight
     weights: dict[float, NDArray[np.float32]] = field(default_factory=dict)
     probabilities: NDArray[np.float16] | None = None  # [K,H,W]
@@ -107,7 +109,8 @@ class Filling:
     def segmentation(
         self, computed: dict[float, float], cost: float, palette: Sequence[tuple[int, int, int]]
     ) -> Segmentation:
-        groups: dict[str, dict[Any, Any]] = {"single": {}, "pooled": {}, "weights": {}, "map": {}}
+        kinds = ("single", "pooled", "flips", "weights", "map")
+        groups: dict[str, dict[Any, Any]] = {kind: {} for kind in kinds}
         for (group, name), array in self.maps.items():
             groups[group][name] = array
         plain: dict[str, Any] = groups.pop("map")

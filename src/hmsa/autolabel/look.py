@@ -23,16 +23,17 @@ def look(
 ) -> tuple[dict[str, Image.Image], Row]:
     """Pictures by kind, in the values of `labels`, of an image [H,W,3]; the figures of its row.
 
-    agreement: also a picture of 8 bits, floor(255 s) for the share s of the scales that say by
-    themselves what all say together. It costs the memory of every scale's logits at once.
+    agreement: also a picture of 8 bits, floor(255 s) for the share s of the scales, and of the looks
+    at the picture and its mirror image, that say by themselves what all say together.
     """
     seen = predictor(pixels, detail=agreement)
     label, confidence = seen.label, seen.confidence
     told: Row = {"status": "done", "height": label.shape[0], "width": label.shape[1]}
     agreed = None
     if agreement:
-        same = np.sum([one == seen.label for one in seen.single.values()], 0)
-        agreed = (same * 255 // len(seen.single)).astype(np.uint8)
+        voices = [*seen.single.values(), *seen.flips.values()]
+        same = np.sum([one == seen.label for one in voices], 0)
+        agreed = (same * 255 // len(voices)).astype(np.uint8)
     if people:
         by_people, wanted = people
         label = np.where(wanted, by_people, label)

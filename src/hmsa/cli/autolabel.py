@@ -23,7 +23,8 @@ def add_autolabel(verbs: Any) -> argparse.ArgumentParser:
     parser.add_argument("--overwrite", action="store_true",
                         help="label anew if the teacher or a setting is another now")  # fmt: skip
     parser.add_argument("--agreement", action="store_true",
-                        help="also store where the scales agree, for hmsa review")  # fmt: skip
+                        help="also store where scales, and with --flip the mirror image, "
+                             "agree, for hmsa review")  # fmt: skip
     parser.add_argument("--raw", type=Path, metavar="DATA",
                         help="write the values that files of this dataset hold")  # fmt: skip
 
