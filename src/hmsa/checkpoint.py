@@ -296,13 +296,16 @@ def _kinds(kind: type[Any]) -> list[type[Any]]:
 
 def _readme(card: Card, name: str) -> str:
     """The model card, in the form that the hub reads."""
-    network, trained = card.network, card.trained_on
+    network, trained = dict(card.network), card.trained_on
+    if made := network.get("network"):  # of others, all of whose settings nobody wants to read
+        network["network"] = made.get("reference") or made["library"]
     dataset = str(trained.get("dataset", "own pictures"))
     scores = {k: v for k, v in card.metrics.items() if "miou" in k}
     data = ModelCardData(
         library_name="hmsa",
         pipeline_tag="image-segmentation",
-        tags=["semantic-segmentation", "multi-scale", "hmsa", str(network.get("trunk"))],
+        tags=["semantic-segmentation", "multi-scale", "hmsa",
+              str(network.get("trunk") or network["network"])],
         model_name=name,
         eval_results=[
             EvalResult("image-segmentation", Path(dataset).stem, dataset, "mean_iou", value,

@@ -33,7 +33,7 @@ def proof():
 def drives(tmp_path) -> Path:
     """Blocks of classes; coarse labels leave out 3 pixels at their borders."""
     rng, root = np.random.default_rng(0), tmp_path / "camvid"
-    names = [f"{drive}_{n:05}" for drive in ("0001TP", "0006R0", "0016E5") for n in range(6)]
+    names = [f"{drive}_{n:05}" for drive in ("0001TP", "0006R0", "0016E5") for n in range(12)]
     for folder, stem in [*(("train", name) for name in names), ("val", "0016E5_90000")]:
         blocks = rng.integers(0, 11, (2, 3), np.uint8)
         label = blocks.repeat(32, 0).repeat(32, 1)
@@ -51,8 +51,8 @@ def drives(tmp_path) -> Path:
 
 def test_the_whole_proof(proof, drives, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ["--data", "camvid", "--out", "run", "--steps", 2, "--teacher-steps", 2,
-             "--students", "nearest", "auto, 0.9",
+    words = ["--data", "camvid", "--out", "run", "--steps", 2, "--base-steps", 2,
+             "--teacher-steps", 2, "--students", "nearest", "auto, 0.9",
              "--picture", "sheet.png"]  # fmt: skip
     words = [str(word) for word in words] + [f"--set={each}" for each in SETTINGS]
     proof.main(words)
@@ -67,7 +67,7 @@ def test_the_whole_proof(proof, drives, tmp_path, monkeypatch, capsys):
     assert labels["teacher"]["miou"] < labels["teacher + coarse"]["miou"] < labels["auto"]["miou"]
     assert set(found["students"]) == {"nearest", "auto, 0.9"}
     for (judged,) in found["students"].values():
-        assert (judged["unseen"]["images"], judged["val"]["images"]) == (6, 1)
+        assert (judged["unseen"]["images"], judged["val"]["images"]) == (12, 1)
     with Image.open("sheet.png") as sheet:
         assert sheet.width > 5 * 320
 

@@ -116,7 +116,13 @@ def test_from_a_folder_to_every_other_verb(hmsa, segformer, scenes, tmp_path):
     assert len(list((tmp_path / "labels" / "labels").glob("*.png"))) == 3
     made = hmsa("gate", tmp_path / "run", scenes, "--split", "val")
     assert made.code == 0, made.err
-    pytest.importorskip("onnxruntime")
+    made = hmsa("convert", tmp_path / "run", "-o", tmp_path / "shared")
+    assert made.code == 0, made.err
+    assert "- network: transformers\n" in (tmp_path / "shared" / "README.md").read_text()
+    assert (
+        HMSA.from_pretrained(tmp_path / "shared").card
+        == HMSA.from_pretrained(tmp_path / "run").card
+    )
     made = hmsa("export", tmp_path / "run", "-o", tmp_path / "a.pt2", "--size", "64x96")
     assert made.code == 0, made.err
 
@@ -241,6 +247,12 @@ def test_refuses(hmsa, somebodys, segformer, scenes, folder_dataset, tmp_path):
     other = folder_dataset({"a": np.zeros((32, 48), np.uint8), "b": np.zeros((32, 48), np.uint8)})
     assert f"knows {K} classes" in refused(somebodys, other)
     assert "both must have the same ones in the same order" in refused(segformer, other)
+    ignored = np.full((32, 48), 255, np.uint8)
+    names = {"names": list(NAMES), "palette": None}
+    some = folder_dataset({"a": np.zeros((32, 48), np.uint8), "b": ignored}, **names)
+    assert "no labelled pixel in the 1 picture(s) held out" in refused(somebodys, some)
+    none = folder_dataset({"a": ignored, "b": ignored}, **names)
+    assert "no labelled pixel in the 1 picture(s) to learn from" in refused(somebodys, none)
     one = folder_dataset({"a": np.zeros((32, 48), np.uint8)})
     (tmp_path / "pictures" / "train" / "labels" / "b.png").unlink()
     (tmp_path / "pictures" / "train" / "images" / "b.jpg").unlink()

@@ -23,8 +23,8 @@ def look(
 ) -> tuple[dict[str, Image.Image], Row]:
     """Pictures by kind, in the values of `labels`, of an image [H,W,3]; the figures of its row.
 
-    agreement: also a picture of 8 bits, floor(255 s) for the share s of the scales, and of the looks
-    at the picture and its mirror image, that say by themselves what all say together.
+    agreement: also a picture of 8 bits, floor(255 s) for the share s of the scales, and of the
+    looks at the picture and its mirror image, that say by themselves what all say together.
     """
     seen = predictor(pixels, detail=agreement)
     label, confidence = seen.label, seen.confidence

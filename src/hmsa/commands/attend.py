@@ -76,6 +76,12 @@ def attend(
         raise InputError(f"scales {chain[0]:g}: attention weighs two or more, such as 0.5,1,2")
     learn = open_dataset(data, split, files)
     fit, held = parts(learn, head.pictures)
+    for what, some in (("to learn from", fit), ("held out to tell when to stop", held)):
+        if not learn.only(some).frequencies().any():
+            raise InputError(
+                f"{learn.source}, split {split}: no labelled pixel in the {len(some)} picture(s) "
+                f"{what}; label some, or name another split"
+            )
     torch.manual_seed(head.seed)
     model, about = _model(source, learn, head, reference)
     on = val or ("val" if "val" in describe(data, files)[1].splits else None)
