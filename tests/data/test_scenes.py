@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from hmsa.data.datasets import open_dataset
-from hmsa.data.scenes import FIGURE, NAMES, POST, SMALL, SURFACES, scene, write_scenes
+from hmsa.data.scenes import FIGURE, MARGIN, NAMES, POST, SMALL, SURFACES, scene, write_scenes
 
 SIZE = (256, 512)
 
@@ -120,3 +120,17 @@ def test_written_scenes_are_a_dataset(tmp_path):
     image, label = scene((5, 1, 0), (64, 96))
     assert np.array_equal(night.read(0)[0], image)
     assert np.array_equal(night.read(0)[1], label)
+
+
+def test_coarse_labels_are_true_and_stay_away_from_borders(tmp_path):
+    path = write_scenes(tmp_path / "s", {"rest": 2}, (128, 192), coarse=True)
+    fine, coarse = open_dataset(path, "rest"), open_dataset(path, "rest-coarse")
+    assert [p.image for p in fine.pairs] == [p.image for p in coarse.pairs]
+    for index in range(2):
+        label, drawn = fine.read_label(index), coarse.read_label(index)
+        spoken = drawn != 255
+        assert 0.3 < spoken.mean() < 0.95
+        assert (drawn[spoken] == label[spoken]).all()
+        for y, x in np.argwhere(spoken)[::97]:
+            near = label[max(0, y - MARGIN) : y + MARGIN + 1, max(0, x - MARGIN) : x + MARGIN + 1]
+            assert (near == label[y, x]).all()

@@ -24,6 +24,8 @@ def add_data(verbs: Any) -> None:
         "--size", type=height_width, default=(256, 512), metavar="HxW", help="(256x512)"
     )
     scenes.add_argument("--seed", type=int, default=0, help="(0)")
+    scenes.add_argument("--coarse", action="store_true",
+                        help="also SPLIT-coarse: labels as if drawn in a hurry")  # fmt: skip
 
     masks = verb(
         kinds, "import", _import, "make a dataset of what an annotation tool exported",
@@ -73,7 +75,7 @@ def _scenes(options: argparse.Namespace) -> None:
     from ..commands.data import scenes
 
     counts = dict(options.count or [("train", 200), ("val", 40)])
-    print(scenes(options.folder, counts, options.size, options.seed))
+    print(scenes(options.folder, counts, options.size, options.seed, options.coarse))
 
 
 def _import(options: argparse.Namespace) -> None:

@@ -17,13 +17,15 @@ from ..pictures import overlay, panel
 from ..runtime import Meter
 
 
-def scenes(folder: Path, counts: dict[str, int], size: tuple[int, int], seed: int = 0) -> Path:
-    """Write generated street scenes to an empty `folder`; returns its dataset.yaml."""
+def scenes(
+    folder: Path, counts: dict[str, int], size: tuple[int, int], seed: int = 0, coarse: bool = False
+) -> Path:
+    """`write_scenes` to an empty `folder`; returns its dataset.yaml."""
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty; name a new folder for the scenes")
     if min(size) < 64:
         raise InputError(f"size {size[0]}x{size[1]}: scenes need at least 64 pixels a side")
-    return write_scenes(folder, counts, size, seed)
+    return write_scenes(folder, counts, size, seed, coarse)
 
 
 def preview(
