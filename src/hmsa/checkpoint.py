@@ -258,10 +258,16 @@ def fingerprint(source: str | Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     tensors, card = read(file)
     told = card.model_dump(include={"network", "names", "scales", "flip", "long_edge"})
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    return hashed(tensors, json.dumps(told, sort_keys=True))
+
+
+def hashed(tensors: Mapping[str, Tensor], told: str = "") -> str:
+    """SHA-256 of tensors, their names and what is told of them."""
+    digest = hashlib.sha256(told.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

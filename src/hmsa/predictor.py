@@ -206,8 +206,7 @@ class Predictor:
                     results = [Filling(size) for _ in logits]
                 found = dict(_decided(logits, probabilities, entropy))
                 if detail:
-                    found |= dict(self._detail(looks, size, rows))
-                    found |= dict(_flips(passes))
+                    found |= dict(self._detail(looks, passes, size, rows))
                 for index, result in enumerate(results):
                     result.put(rows, {name: part[index] for name, part in found.items()})
         assert results is not None
@@ -221,10 +220,13 @@ class Predictor:
         return [result.segmentation(computed, cost, self._palette) for result in results]
 
     def _detail(
-        self, looks: list[Look], size: Size, rows: range
+        self, looks: list[Look], passes: list[Tensor], size: Size, rows: range
     ) -> Iterator[tuple[tuple[str, Any], Tensor]]:
-        """What each scale, and pooling, says of these rows; what each scale weighs."""
+        """What each scale, pooling and each flip says of these rows; what each scale weighs."""
         band = rows.start, rows.stop
+        if len(passes) > 1:
+            yield ("flips", "plain"), _to_uint8(passes[0].argmax(1))
+            yield ("flips", "mirrored"), _to_uint8(passes[1].flip(-1).argmax(1))
         for scale in self.scales:
             # What a gate left out altogether is as the next coarser scale has it
             alone = _mean(
@@ -319,13 +321,6 @@ def _mean(passes: Iterable[Tensor]) -> Tensor:
     """Of a picture's maps, or of those and its mirror image's."""
     first, *mirrored = passes
     return (first + mirrored[0].flip(-1)) / 2 if mirrored else first
-
-
-def _flips(passes: list[Tensor]) -> Iterator[tuple[tuple[str, str], Tensor]]:
-    """What the picture and its mirror image say by themselves, where both were looked at."""
-    if len(passes) > 1:
-        yield ("flips", "plain"), _to_uint8(passes[0].argmax(1))
-        yield ("flips", "mirrored"), _to_uint8(passes[1].flip(-1).argmax(1))
 
 
 def _decided(

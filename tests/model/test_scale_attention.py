@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from hmsa import HMSA, InputError, Predictor, ScaleAttention
-from hmsa.checkpoint import save
+from hmsa.checkpoint import hashed, save
 from hmsa.model import PairScaleAttention
 from hmsa.model.gate import Gate
 from hmsa.model.heads import resize
-from hmsa.model.scale_attention import confidence_of, find_network, identity
+from hmsa.model.scale_attention import confidence_of, find_network
 from hmsa.networks import logits_of
 
 K = 5
@@ -191,14 +191,23 @@ def test_what_attention_looks_at():
         )
 
 
+def test_around_an_attended_network_is_around_the_one_inside(tmp_path):
+    model = ScaleAttention(warm(segformer))
+    save(tmp_path / "a.safetensors", model)
+    for network in (model, find_network(tmp_path / "a.safetensors")):
+        again = PairScaleAttention(network)
+        assert again.card.network["network"] == model.card.network["network"]
+        assert hashed(again.trunk.state_dict()) == hashed(model.trunk.state_dict())
+
+
 def test_the_network_stays_as_it_is():
     network = warm(Own)
-    before = identity(network)
+    before = hashed(network.state_dict())
     model = ScaleAttention(network)
     model.train()
     assert not network.training
     model(picture(), (0.5, 1)).logits.sum().backward()
-    assert identity(network) == before
+    assert hashed(network.state_dict()) == before
     learning = {n for n, p in model.named_parameters() if p.requires_grad}
     assert learning
     assert all(name.startswith("attention.") for name in learning)
@@ -240,7 +249,7 @@ def test_refuses_what_it_cannot_wrap():
         ScaleAttention(network, features="stemm")
     with pytest.raises(InputError, match="neither features nor confidence"):
         ScaleAttention(network, features=None, confidence=False)
-    with pytest.raises(InputError, match="what multiple of pixels does it take"):
+    with pytest.raises(InputError, match="is it true that it takes multiples of 32 pixels"):
         ScaleAttention(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)).eval())
 
     class Idle(Own):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from ..checkpoint import Curve, amend, save
+from ..checkpoint import Curve, amend, hashed, save
 from ..config import Attention
 from ..data.datasets import Dataset, open_dataset
 from ..data.descriptions import describe
@@ -22,7 +22,7 @@ from ..losses import objective
 from ..metrics import Confusion
 from ..model import PairScaleAttention, ScaleAttention
 from ..model.hmsa import ordered
-from ..model.scale_attention import find_network, identity
+from ..model.scale_attention import find_network
 from ..optim import Schedule, class_weights, make_optimizer
 from ..passes import Passes, spread_over
 from ..predictor import Predictor
@@ -145,7 +145,7 @@ def _model(
 ) -> tuple[ScaleAttention, dict[str, Any]]:
     """The network with a fresh head, and what tells it from any other."""
     network, names = find_network(source), learn.labels.names
-    about = {"network": source, "sha256": identity(network.module)}
+    about = {"network": source, "sha256": hashed(network.module.state_dict())}
     if reference:
         made = {"reference": source, "sha256": about["sha256"]}
         network = dataclasses.replace(network, made=made)

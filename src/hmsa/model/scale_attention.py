@@ -6,9 +6,8 @@ model = ScaleAttention(network.eval(), classes=11)  # an HMSA: one inference pat
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checkpoint import CONFIG, Card
+from ..checkpoint import CONFIG, Card, hashed
 from ..errors import InputError
 from ..networks import Known, find, known, logits_of, rebuild
 from .baselines import PairAttention, build
@@ -57,33 +56,18 @@ class Outer(nn.Module):
                 "network.eval()"
             )
         self.module = module.requires_grad_(False)
-        self.multiple, self.looked_at = multiple, None if looked_at == "auto" else looked_at
-        if self.looked_at:
-            self._part()
+        self.looked_at = None if looked_at == "auto" else looked_at
         image = self._blank(4 * multiple)
-        makers: list[str] = []  # convolutions, as they run
-        with self._noting(makers), torch.no_grad():
-            try:
-                features, logits = self(image)
-            except InputError:
-                raise
-            except Exception as error:  # somebody else's code may raise anything
-                reason = str(error).strip().splitlines()[:1]
-                raise InputError(
-                    f"the network fails on a picture {list(image.shape)} "
-                    f"({type(error).__name__}: {''.join(reason)}); what multiple of pixels does it "
-                    "take?"
-                ) from None
-            self.classes = logits.shape[1]
-            if classes not in (None, self.classes):
-                raise InputError(
-                    f"the network returns {self.classes} classes (logits {list(logits.shape)}), "
-                    f"{classes} are wanted; give one that was trained for these"
-                )
-            if looked_at == "auto":
-                fitting = [n for n in makers if self._makes(n) == self.classes]
-                self.looked_at = f"{fitting[-1]}:input" if fitting else None
-                features, logits = self(image)
+        features, logits = self._first_look(image, multiple)
+        self.classes = logits.shape[1]
+        if classes not in (None, self.classes):
+            raise InputError(
+                f"the network returns {self.classes} classes (logits {list(logits.shape)}), "
+                f"{classes} are wanted; give one that was trained for these"
+            )
+        if looked_at == "auto" and (name := self._last_maker(image)):
+            self.looked_at = f"{name}:input"
+            features, _ = self._first_look(image, multiple)
         own = _stride(image, logits, "logits")
         looked = own if features is None else _stride(image, features, "features")
         grid = math.lcm(own, looked)
@@ -97,35 +81,59 @@ class Outer(nn.Module):
     def forward(self, image: Tensor, attended: bool = True) -> tuple[Tensor | None, Tensor]:
         if not attended or not self.looked_at:
             return None, logits_of(self.module(image))
+        name, _, which = self.looked_at.partition(":")
         found: list[Any] = []
-        which, part = self._part()
-        note: Callable[..., None] = lambda _, given, made: found.append(  # noqa: E731
-            given[0] if which == "input" else made
-        )
-        handle = part.register_forward_hook(note)
-        try:
+
+        def note(_: nn.Module, given: tuple[Any, ...], made: Any) -> None:
+            found.append(given[0] if which == "input" else made)
+
+        with _hooked([self._part(name)], [note]):
             logits = logits_of(self.module(image))
-        finally:
-            handle.remove()
-        if not found or not isinstance(found[-1], Tensor) or found[-1].ndim != 4:
-            came = "nothing" if not found else type(found[-1]).__name__
-            if found and isinstance(found[-1], Tensor):
-                came = f"a tensor {list(found[-1].shape)}"
+        features = found[-1] if found else None
+        if not isinstance(features, Tensor) or features.ndim != 4:
+            came = "nothing" if not found else type(features).__name__
+            if isinstance(features, Tensor):
+                came = f"a tensor {list(features.shape)}"
             raise InputError(
                 f"features: {self.looked_at} of the network gave {came}; it must be maps "
                 "[B,C,h,w]; name another module, or none"
             )
-        return found[-1], logits
+        return features, logits
 
     def train(self, mode: bool = True) -> Self:
         """Never: its norms, too, stay what they are."""
         return super().train(False)
 
-    def _part(self) -> tuple[str, nn.Module]:
-        """What of which module `looked_at` names."""
-        name, _, which = (self.looked_at or "").partition(":")
+    @torch.no_grad()
+    def _first_look(self, image: Tensor, multiple: int) -> tuple[Tensor | None, Tensor]:
         try:
-            return which, self.module.get_submodule(name)
+            features, logits = self(image)
+        except InputError:
+            raise
+        except Exception as error:  # somebody else's code may raise anything
+            reason = "".join(str(error).strip().splitlines()[:1])
+            raise InputError(
+                f"the network fails on a picture {list(image.shape)} ({type(error).__name__}: "
+                f"{reason}); is it true that it takes multiples of {multiple} pixels?"
+            ) from None
+        return features, logits
+
+    @torch.no_grad()
+    def _last_maker(self, image: Tensor) -> str | None:
+        """The last convolution to run that makes K channels."""
+        ran: list[str] = []
+        named = {
+            name: part for name, part in self.module.named_modules()
+            if isinstance(part, nn.Conv2d) and part.out_channels == self.classes
+        }  # fmt: skip
+        notes = [lambda *_, n=name: ran.append(n) for name in named]  # type: ignore[misc]
+        with _hooked(named.values(), notes):
+            self.module(image)
+        return ran[-1] if ran else None
+
+    def _part(self, name: str) -> nn.Module:
+        try:
+            return self.module.get_submodule(name)
         except AttributeError:
             parts = [n for n, _ in self.module.named_children()]
             raise InputError(
@@ -133,25 +141,20 @@ class Outer(nn.Module):
                 "whose parts are written like backbone.layer4"
             ) from None
 
-    def _makes(self, name: str) -> int:
-        return self.module.get_submodule(name).out_channels  # type: ignore[return-value]
-
     def _blank(self, side: int) -> Tensor:
         weight = next(self.module.parameters(), torch.zeros(()))
         return torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
 
-    @contextmanager
-    def _noting(self, makers: list[str]) -> Iterator[None]:
-        """`makers` gets the names of the convolutions that run, in their order."""
-        handles = [
-            part.register_forward_hook(lambda *_, n=name: makers.append(n))  # type: ignore[misc]
-            for name, part in self.module.named_modules() if isinstance(part, nn.Conv2d)
-        ]  # fmt: skip
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+
+@contextmanager
+def _hooked(parts: Iterable[nn.Module], notes: Iterable[Callable[..., None]]) -> Iterator[None]:
+    """Each part's note is told what goes in and out, every time that the part runs."""
+    handles = [part.register_forward_hook(note) for part, note in zip(parts, notes, strict=True)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class _Ours(nn.Module):
@@ -168,6 +171,13 @@ class _Ours(nn.Module):
 
 
 def of_ours(model: HMSA) -> Known:
+    """What is known of a network of ours; of an attended one, of the network inside."""
+    if isinstance(model, ScaleAttention):
+        return Known(
+            model.trunk.module, model.card.network["network"], model.card.network["multiple"],
+            tuple(model.mean.flatten().tolist()), tuple(model.std.flatten().tolist()),
+            tuple(model.card.names),
+        )  # fmt: skip
     return Known(
         _Ours(model),
         {"library": "hmsa", "network": model.card.network},
@@ -187,16 +197,6 @@ def find_network(source: str | Path) -> Known:
     ):  # fmt: skip
         return of_ours(HMSA.from_pretrained(path))
     return find(str(source))
-
-
-def identity(module: nn.Module) -> str:
-    """SHA-256 of all the weights of a network."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 class ScaleAttention(HMSA):
@@ -297,7 +297,7 @@ def _known(network: nn.Module | Known | Mapping[str, Any]) -> Known:
         return of_ours(build(**network["network"]).eval())
     if "reference" in network:
         about = find_network(network["reference"])
-        if identity(about.module) != network["sha256"]:
+        if hashed(about.module.state_dict()) != network["sha256"]:
             raise InputError(
                 f"{network['reference']} is another network now than the one that this attention "
                 "was trained for; train it anew with hmsa attend"
