@@ -12,6 +12,7 @@ object.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -187,7 +188,10 @@ class Proof:
             fit, held = parts(self.learn, PICTURES)
             began = time.perf_counter()
             best, steps = Trainer(
-                model, replace_passes(passes, model), Head(seed=seed, per_class=per_class), "auto"
+                model,
+                dataclasses.replace(passes, model=model),
+                Head(seed=seed, per_class=per_class),
+                "auto",
             ).run(fit, held)
             spent = {"seconds": time.perf_counter() - began, "steps": steps, "held_out": best}
             save(file, model)
@@ -219,10 +223,6 @@ class Proof:
                         found[split][way] = {"miou": c.miou(), "iou": c.iou().tolist()}
             replace(file, lambda f: f.write_text(json.dumps(found)))
         return json.loads(file.read_text())
-
-
-def replace_passes(passes: Passes, model: ScaleAttention) -> Passes:
-    return Passes(passes.folder, model, passes.dataset, passes.scales, passes.order)
 
 
 def thinned(dataset: Dataset, every: int) -> Dataset:

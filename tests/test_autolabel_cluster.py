@@ -11,6 +11,7 @@ import sys
 import tarfile
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from pyarrow import parquet
 
 from hmsa.autolabel import Cluster, Labelling, locked, settings_of, total
 from hmsa.autolabel.stages import Teacher, digest, store
-from hmsa.data.datasets import open_dataset
+from hmsa.data.coarse import Coarse
+from hmsa.data.datasets import Pair, open_dataset
 from hmsa.data.labels import LabelSet, spread
 from hmsa.errors import InputError
 from hmsa.predictor import Predictor
@@ -226,6 +228,57 @@ def test_parquet_to_an_address(cluster, pictures, single, tmp_path):
                 file = single.out / folder / f"{row['name']}.png"
                 assert row[f"{kind}_png"] == file.read_bytes()
     assert not (tmp_path / "out" / "dataset.yaml").exists()
+
+
+def test_coarse_labels_and_agreement(cluster, pictures, tiny, tmp_path):
+    (tmp_path / "drawn").mkdir()
+    for name in ("00", "02", "04"):
+        height = 20 + int(name) + (name == "04")  # one of another size than its picture
+        drawn = np.full((height, 33), 255, np.uint8)
+        drawn[5:9, 5:20] = int(name) // 2 + 1
+        Image.fromarray(drawn).save(tmp_path / "drawn" / f"{name}.png")
+    (tmp_path / "people.csv").write_text(
+        "image,label\n" + "".join(f"in/{n}.png,drawn/{n}.png\n" for n in ("00", "02"))
+    )
+    (tmp_path / "people.yaml").write_text(
+        "path: .\nsplits: {drawn: people.csv}\nnames: [sky, road, post, car]\n"
+    )
+    people = open_dataset(tmp_path / "people.yaml", "drawn")
+    people = replace(people, pairs=(*people.pairs, Pair(
+        "04", pictures / "04.png", tmp_path / "drawn" / "04.png"
+    )))  # fmt: skip
+    further = {"coarse": Coarse(people, grow=2), "agreement": True}
+    alone = Labelling(
+        Predictor(tiny, (0.5, 1), "fp32", "cpu"), "t", pictures, tmp_path / "alone", LABELS,
+        "fp32", **further,
+    )  # fmt: skip
+    with locked(alone.out):
+        alone.run()
+        alone.finish()
+    made = replace(cluster(pictures, tmp_path / "out"), **further)
+    made.check()
+    look = settings_of(alone.predictor, "t", "fp32", LABELS, **further)
+    assert look == {key: value for key, value in alone.settings.items() if key != "images"}
+    parts = ray.get(made._content(ray, made._done(), made.found.pictures, 16).to_arrow_refs())
+    teacher = Teacher(made._job(threads=1))
+    teacher.predictor = alone.predictor
+    spoken = 0
+    for row in (row for part in parts for row in teacher(part).to_pylist()):
+        expected = alone._row(row["name"])
+        assert same(row, expected)
+        for key in ("coarse_pixels", "coarse_sha256", "mean_agreement"):
+            assert row[key] == expected.get(key)
+        spoken += row["coarse_pixels"] or 0
+        if row["status"] == "done":
+            for folder in ("labels", "confidence", "agreement"):
+                file = f"{folder}/{row['name']}.png"
+                assert (tmp_path / "out" / file).read_bytes() == (alone.out / file).read_bytes()
+        elif row["name"] == "04":
+            assert "33x25, but" in row["reason"]
+    assert spoken == 2 * (4 * 15 + 2 * 2 * (4 + 15) + 4)
+    other = replace(made, coarse=Coarse(replace(people, pairs=people.pairs[:0])))
+    with pytest.raises(InputError, match="which split has them"):
+        other.check()
 
 
 def test_tar_shards_lists_and_what_is_done(cluster, pictures, tmp_path):

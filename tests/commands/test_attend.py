@@ -258,6 +258,9 @@ def test_refuses(hmsa, somebodys, segformer, scenes, folder_dataset, tmp_path):
     assert "1 labelled picture(s); attention needs 2 or more" in refused(somebodys, one)
     assert "weighs two or more" in refused(somebodys, scenes, "--scales", "1")
     assert "no split 'other'" in refused(somebodys, scenes, "--val", "other")
+    assert "not two pictures fit into 1e-06 GiB" in refused(
+        somebodys, scenes, "--cache", "0.000001"
+    )
     assert "no network nothing" in refused("nothing", scenes)
     assert "no module 'stems'" in refused(somebodys, scenes, "--features", "stems")
     save(tmp_path / "a.safetensors", HMSA(3, "hrnet_w18_small", width=8))

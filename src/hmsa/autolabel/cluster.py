@@ -2,7 +2,8 @@
 
     OUT/settings.json            as for one machine
     OUT/shards/NAME.parquet      rows of some hundred images, with name, key and counts; label and
-                                 confidence as PNG in label_png and confidence_png, or else:
+                                 confidence as PNG in label_png and confidence_png (agreement in
+                                 agreement_png), or else:
     OUT/labels, OUT/confidence   files, where the source is a folder of pictures and OUT a folder
     OUT/dataset.yaml             beside such files only
     OUT/thresholds.json          there only when all of it is done
@@ -32,6 +33,7 @@ import pyarrow
 from numpy.typing import NDArray
 from pyarrow import fs, parquet
 
+from ..data.coarse import Coarse
 from ..data.labels import LabelSet
 from ..errors import InputError
 from ..predictor import Predictor
@@ -62,7 +64,7 @@ from .stages import (
     store,
 )
 
-_PNG = ("label_png", "confidence_png")
+_PNG = ("label_png", "confidence_png", "agreement_png")
 _BLOCK = 32 << 20  # bytes of images that go to a teacher together
 _SHARD = 256  # images
 _LIGHT: Row = {"num_cpus": 0.25, "batch_format": "pyarrow"}  # stages that wait for files
@@ -83,6 +85,8 @@ class Cluster:
     out: str
     labels: LabelSet
     workers: int | None = None
+    coarse: Coarse | None = None
+    agreement: bool = False  # whether it is stored, too
 
     @property
     def dataset(self) -> str:
@@ -93,6 +97,9 @@ class Cluster:
         ray_data()
         if self.in_files and Path(self.out).resolve().is_relative_to(Path(self.source).resolve()):
             raise InputError(f"{self.out} is inside {self.source}; labels must lie elsewhere")
+        if self.coarse and self.found.kind == "pictures":  # elsewhere names show as it is read
+            files = {name: Path(place) for name, place in self.found.pictures.items()}
+            self.coarse.refuse_strangers(files, self.source)
 
     @cached_property
     def found(self) -> sources.Source:
@@ -232,6 +239,7 @@ class Cluster:
             self.load, threads, self.labels, schema_of(self.labels.names, MORE), self.key,
             {name: self.settings[name] for name in ("teacher", *LOOK)},
             self.settings["images"], Path(self.source), Path(self.out) if self.in_files else None,
+            self.coarse, self.agreement,
         )  # fmt: skip
 
     def _content(

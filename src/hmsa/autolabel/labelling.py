@@ -89,28 +89,19 @@ class Labelling:
                 raise InputError(f"{named[name]} and {file} share one name; which is it? keep one")
         if not named:
             raise InputError(f"no pictures below {self.images}; the suffix tells them")
-        if self.coarse and not any(self.coarse.find(f, n) is not None for n, f in named.items()):
-            raise InputError(
-                f"{self.coarse.dataset.source}, split {self.coarse.dataset.split}: no label of a "
-                f"picture below {self.images}, neither by file nor by name; which split has them?"
-            )
+        if self.coarse:
+            self.coarse.refuse_strangers(named, self.images)
         return named
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All that a label depends on but the image and its coarse label."""
-        coarse = self.coarse
         return {
             "images": os.path.relpath(self.images.resolve(), self.out.resolve()),
-            **settings_of(self.predictor, self.teacher, self.precision, self.labels),
-            "coarse": coarse and {
-                "dataset": coarse.dataset.source.name,
-                "split": coarse.dataset.split,
-                "values": list(coarse.dataset.labels.raw),
-                "fill": None if coarse.fill is None else sorted(coarse.fill),
-                "grow": coarse.grow,
-            },
-            **({"agreement": True} if self.agreement else {}),
+            **settings_of(
+                self.predictor, self.teacher, self.precision, self.labels, self.coarse,
+                self.agreement,
+            ),
         }  # fmt: skip
 
     @cached_property
@@ -254,12 +245,9 @@ class Labelling:
     def _label(self, name: str, image: Path, place: int | None) -> Row:
         """Write label and confidence of one image; what its row says of them."""
         pixels = read_image(image)
-        people = self.coarse.spoken(place) if self.coarse and place is not None else None
-        if self.coarse and place is not None and people and people[0].shape != pixels.shape[:2]:
-            (h, w), (height, width) = people[0].shape, pixels.shape[:2]
-            pair = self.coarse.dataset.pairs[place]
-            raise InputError(f"{pair.label} is {w}x{h}, but {image} is {width}x{height}; an "
-                             "image and its coarse label must have one size")  # fmt: skip
+        people = None
+        if self.coarse and place is not None:
+            people = self.coarse.spoken(place, image, pixels.shape[:2])
         pictures, told = look(self.predictor, pixels, self.labels, people, self.agreement)
         for kind, picture in pictures.items():
             told[kind] = f"{FOLDER_OF[kind]}/{name}.png"

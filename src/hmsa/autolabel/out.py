@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from ..data.coarse import Coarse
 from ..data.labels import LabelSet
 from ..errors import InputError
 from ..predictor import Predictor
@@ -20,14 +21,21 @@ MANIFEST = "manifest.parquet"
 
 
 def settings_of(
-    predictor: Predictor, teacher: str, precision: str, labels: LabelSet
+    predictor: Predictor,
+    teacher: str,
+    precision: str,
+    labels: LabelSet,
+    coarse: Coarse | None = None,
+    agreement: bool = False,
 ) -> dict[str, Any]:
-    """All that a label depends on but the image and what people said of it."""
+    """All that a label depends on but the image and its coarse label."""
     return {
         "teacher": teacher,
         **predictor.settings,
         "precision": precision,
         "classes": dict(zip(labels.names, labels.raw, strict=True)),
+        "coarse": coarse and coarse.settings,
+        **({"agreement": True} if agreement else {}),
     }
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import parquet
 
+from ..data.coarse import Coarse
 from ..data.images import read_image
 from ..data.labels import LabelSet
 from ..errors import InputError
@@ -28,11 +29,12 @@ from ..runtime import keep_memory
 from . import sources
 from .look import look
 from .out import FOLDER_OF
-from .rows import Row, table_of
+from .rows import Row, sha256, table_of
 
 SHARDS = "shards"
 MORE: Row = {
-    "name": str, "key": str, "counts": str, "label_png": bytes, "confidence_png": bytes
+    "name": str, "key": str, "counts": str, "label_png": bytes, "confidence_png": bytes,
+    "agreement_png": bytes,
 }  # fmt: skip
 AT_ONCE = 16  # images in one call of the teacher; of a listing four times that many in a block
 _CONTENT = pyarrow.schema([
@@ -54,6 +56,8 @@ class Job:
     images: str  # the folder of the images as seen from OUT
     folder: Path  # the same
     files: Path | None  # OUT, where label and confidence are files of their own
+    coarse: Coarse | None = None  # whose files every machine sees
+    agreement: bool = False
 
 
 class Teacher:
@@ -77,8 +81,12 @@ class Teacher:
         if content is not None:
             row["sha256"] = hashlib.sha256(content).hexdigest()
             try:
-                pixels = _decode(given["image"], content)
-                pictures, told = look(self.predictor, pixels, job.labels)
+                pixels, people = _decode(given["image"], content), None
+                place = job.coarse.find(Path(given["image"]), name) if job.coarse else None
+                if job.coarse and place is not None:
+                    people = job.coarse.spoken(place, given["image"], pixels.shape[:2])
+                    row["coarse_sha256"] = sha256(job.coarse.dataset.pairs[place].label)
+                pictures, told = look(self.predictor, pixels, job.labels, people, job.agreement)
             except InputError as error:
                 row["reason"] = " ".join(str(error).split())
             else:

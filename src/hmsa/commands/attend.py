@@ -95,10 +95,12 @@ def attend(
         "pictures": [learn.pairs[i].name for i in range(len(learn))],
         "precision": in_use(where, precision),
     }  # fmt: skip
-    order = [each for pair in zip(fit, held, strict=False) for each in pair]
-    order += [i for i in [*fit, *held] if i not in set(order)]
-    passes = Passes(out / "passes", model.eval(), learn, chain, order)
+    # Of both parts alike, so that a beginning of it will do
+    order = sorted((i / len(part), index) for part in (fit, held) for i, index in enumerate(part))
+    passes = Passes(out / "passes", model.eval(), learn, chain, [index for _, index in order])
     passes = passes.look(cache, precision, settings)
+    if len(passes.order) < 2:
+        raise InputError(f"cache: not two pictures fit into {cache / (1 << 30):g} GiB; give more")
     if len(passes.order) < len(order):
         say(f"{len(passes.order)} of {len(order)} pictures fit into {cache / (1 << 30):g} GiB")
     looked, began = time.monotonic() - began, time.monotonic()

@@ -92,11 +92,11 @@ def autolabel(
     load = partial(_load, at, teacher, scales, precision, flip, further)
     job: Labelling | Cluster
     if cluster:
-        if by_people or agreement:
-            which = "--coarse" if by_people else "--agreement"
-            raise InputError(f"{which} works on one machine only; leave out --cluster")
-        look = settings_of(predictor, teacher, came, written)
-        job = Cluster(cluster, load, look, _absolute(images), _absolute(out), written, workers)
+        look = settings_of(predictor, teacher, came, written, by_people, agreement)
+        job = Cluster(
+            cluster, load, look, _absolute(images), _absolute(out), written, workers, by_people,
+            agreement,
+        )  # fmt: skip
         job.check()  # this and the next refuse what they must before there is any OUT
         hold = job.hold()
     else:

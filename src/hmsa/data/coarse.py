@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InputError
 from .datasets import Dataset
 from .labels import IGNORE
 
@@ -31,13 +34,39 @@ class Coarse:
         by_name: dict[Path | str, int] = {pair.name: i for i, pair in pairs}
         return by_name | {pair.image.resolve(): i for i, pair in pairs}
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that a result depends on but the labels themselves, as JSON has it."""
+        return {
+            "dataset": self.dataset.source.name, "split": self.dataset.split,
+            "values": list(self.dataset.labels.raw),
+            "fill": None if self.fill is None else sorted(self.fill), "grow": self.grow,
+        }  # fmt: skip
+
     def find(self, image: Path, name: str) -> int | None:
         """Index of the label of this very file, or else of one that is called the same."""
         return self._places.get(image.resolve(), self._places.get(name))
 
-    def spoken(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Label `[H,W]` and where it counts."""
-        label = grown(self.dataset.read_label(index), self.grow)
+    def refuse_strangers(self, images: Mapping[str, Path], source: object) -> None:
+        """InputError if there is no label of any of the `images` by name, from `source`."""
+        if not any(self.find(file, name) is not None for name, file in images.items()):
+            raise InputError(
+                f"{self.dataset.source}, split {self.dataset.split}: no label of a picture below "
+                f"{source}, neither by file nor by name; which split has them?"
+            )
+
+    def spoken(
+        self, index: int, image: object, size: tuple[int, ...]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Label `[H,W]` and where it counts. InputError: that is not the size of its `image`."""
+        label = self.dataset.read_label(index)
+        if label.shape != size:
+            (h, w), (height, width) = label.shape, size
+            raise InputError(
+                f"{self.dataset.pairs[index].label} is {w}x{h}, but {image} is {width}x{height}; "
+                "an image and its coarse label must have one size"
+            )
+        label = grown(label, self.grow)
         wanted = label != IGNORE if self.fill is None else np.isin(label, list(self.fill))
         return label, wanted
 
