@@ -84,10 +84,10 @@ class Teacher:
                 pixels, people = _decode(given["image"], content), None
                 place = job.coarse.find(Path(given["image"]), name) if job.coarse else None
                 if job.coarse and place is not None:
-                    people = job.coarse.spoken(place, given["image"], pixels.shape[:2])
                     row["coarse_sha256"] = sha256(job.coarse.dataset.pairs[place].label)
+                    people = job.coarse.spoken(place, given["image"], pixels.shape[:2])
                 pictures, told = look(self.predictor, pixels, job.labels, people, job.agreement)
-            except InputError as error:
+            except (InputError, OSError) as error:
                 row["reason"] = " ".join(str(error).split())
             else:
                 row |= told
