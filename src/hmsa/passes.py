@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,16 +104,8 @@ class Passes:
 
 
 def spread_over(count: int, most: int) -> list[int]:
-    """At most `most` of `count` things, evenly out of all of them; every second of these first, so
-    that a part of them, too, is out of all."""
-    chosen: Sequence[int] = sorted({round(i * count / most) for i in range(min(count, most))}) if (
-        count > most
-    ) else range(count)  # fmt: skip
-    step = 1
-    while step * 2 < len(chosen):
-        step *= 2
-    order: list[int] = []
-    while step:
-        order += [i for i in chosen[::step] if i not in set(order)]
-        step //= 2
-    return order
+    """At most `most` of `count` things, evenly out of all of them, in such an order that the first
+    few are evenly out of all of them, too: by the largest power of 2 that divides their place."""
+    n = min(count, most)
+    places = sorted(range(n), key=lambda i: -(i & -i or 2 * n))
+    return [i * count // n for i in places]

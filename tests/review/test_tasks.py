@@ -19,6 +19,7 @@ from pyarrow import parquet
 
 from hmsa import cli
 from hmsa.autolabel import figures, locked, tally
+from hmsa.data.coarse import Coarse
 from hmsa.data.datasets import open_dataset
 from hmsa.data.imports import import_masks
 from hmsa.data.labels import LabelSet, spread
@@ -245,6 +246,17 @@ class TestTaken:
         assert autolabel(turn=1, overwrite=True)[1] == 0
         assert (labels_of(out)["a"] == meant).all()
         assert row(out, "a")["source"] == "person"
+
+    def test_another_round_takes_them_over(self, taken, autolabel):
+        """What people said is a dataset, to be laid over what the next teacher sees."""
+        out, _, meant = taken
+        people = open_dataset(out / "people.yaml", "people")
+        assert len(people) == 4
+        again, new = autolabel("again", turn=1, coarse=Coarse(people))
+        assert new == 4
+        spoken = meant != 255
+        assert (labels_of(again)["a"][spoken] == meant[spoken]).all()
+        assert (level(again, "a")[spoken] == 255).all()
 
     def test_twice_is_once(self, taken, hmsa):
         out, file, _ = taken

@@ -16,7 +16,16 @@ On many machines it is another tree, which `cluster` draws.
 
 from .cluster import Cluster
 from .labelling import Crew, Labelling, locked
-from .out import DESCRIPTION, FOLDER_OF, MANIFEST, SETTINGS, SPLIT, THRESHOLD_FILE, settings_of
+from .out import (
+    DESCRIPTION,
+    FOLDER_OF,
+    MANIFEST,
+    SETTINGS,
+    SPLIT,
+    THRESHOLD_FILE,
+    described,
+    settings_of,
+)
 from .rows import (
     PERSON,
     THRESHOLDS,
@@ -32,7 +41,6 @@ from .rows import (
 
 __all__ = [
     "DESCRIPTION", "FOLDER_OF", "MANIFEST", "PERSON", "SETTINGS", "SPLIT", "THRESHOLDS",
-    "THRESHOLD_FILE", "Cluster", "Crew", "Labelling", "Row", "figures", "is_done", "locked",
-    "rows_below", "settings_of", "sha256", "tally", "total",
-    "write_manifest",
+    "THRESHOLD_FILE", "Cluster", "Crew", "Labelling", "Row", "described", "figures", "is_done",
+    "locked", "rows_below", "settings_of", "sha256", "tally", "total", "write_manifest",
 ]  # fmt: skip

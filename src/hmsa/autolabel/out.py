@@ -52,13 +52,18 @@ def refuse_others(out: object, before: str, settings: dict[str, Any], overwrite:
 
 def description(labels: LabelSet, images: str, exclude: Iterable[str]) -> str:
     """dataset.yaml: the pictures below `images`, but for those of these names, with the labels."""
+    return described(labels, {SPLIT: {
+        "images": images, "labels": FOLDER_OF["label"], "confidence": FOLDER_OF["confidence"],
+        "exclude": [glob.escape(name) for name in sorted(exclude)],
+    }})  # fmt: skip
+
+
+def described(labels: LabelSet, splits: dict[str, Any]) -> str:
+    """A dataset's YAML file, in OUT: these splits of it."""
     k, raw = len(labels.names), labels.raw
     content = {
         "path": ".",
-        "splits": {SPLIT: {
-            "images": images, "labels": FOLDER_OF["label"], "confidence": FOLDER_OF["confidence"],
-            "exclude": [glob.escape(name) for name in sorted(exclude)],
-        }},
+        "splits": splits,
         "names": (
             list(labels.names) if raw == tuple(range(k))
             else dict(zip(raw, labels.names, strict=True))

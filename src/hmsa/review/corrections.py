@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..autolabel import FOLDER_OF, MANIFEST, PERSON, Row, figures, tally, write_manifest
+from ..autolabel import (
+    FOLDER_OF,
+    MANIFEST,
+    PERSON,
+    Row,
+    described,
+    figures,
+    tally,
+    write_manifest,
+)
 from ..data.imports import Mask, opened, read_cvat
 from ..data.labels import IGNORE
 from ..errors import InputError
@@ -24,6 +35,7 @@ from .brush import unpack_mask
 from .labelled import Labelled, present
 from .tasks import BACKGROUND
 
+PEOPLE, LIST = "people.yaml", "people.csv"
 Label = NDArray[np.uint8]  # [H,W] train ids, 255 where people left it open
 Corrections = dict[str, Callable[[], Label]]  # by the name of the image
 
@@ -86,8 +98,22 @@ def take(labelled: Labelled, corrections: Corrections) -> Taken:
     rows = present(labelled.out)
     if not manifest.is_file():
         replace(manifest, lambda file: write_manifest(file, rows.values(), labelled.settings))
-    people = sum(row.get("source") == PERSON for row in rows.values())
-    return Taken(len(new), same, empty, people)
+    people = [row for row in rows.values() if row.get("source") == PERSON]
+    _list_people(people, labelled)
+    return Taken(len(new), same, empty, len(people))
+
+
+def _list_people(rows: list[Row], labelled: Labelled) -> None:
+    """A dataset in OUT of what people said, for whoever labels these pictures again."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(("image", "label"))
+    writer.writerows((row["image"], row["label"]) for row in rows)
+    listed = {PEOPLE: described(labelled.labels, {"people": LIST}), LIST: lines.getvalue()}
+    for name, text in listed.items():
+        file = labelled.out / name
+        if rows and (not file.is_file() or file.read_text(encoding="utf-8") != text):
+            replace(file, lambda temporary, t=text: temporary.write_text(t, encoding="utf-8"))  # type: ignore[misc]
 
 
 def _row(name: str, labelled: Labelled) -> Row:

@@ -93,11 +93,9 @@ class Labelled:
                 f"{_some(self.labels.names)}; they must be the same in the same order"
             )
         found = Coarse(dataset)
-        if not others and not any(self.place(found, name) is not None for name in self.rows):
-            raise InputError(
-                f"{dataset.source}, split {dataset.split}: no label of a picture in {self.out}, "
-                "neither by file nor by name; which split has them?"
-            )
+        if not others:
+            images = {name: self.image_file(name) for name in self.rows}
+            found.refuse_strangers(images, self.out)
         return found
 
     def place(self, other: Coarse, name: str) -> int | None:
