@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from . import __version__
-from .errors import InputError
+from .errors import InputError, first_line
 from .files import replace
 
 WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
@@ -234,8 +234,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], Card]:
     try:
         return tensors, Card.model_validate(json.loads(header))
     except (ValueError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{source}: its card is damaged ({reason})") from None
+        raise InputError(f"{source}: its card is damaged ({first_line(error)})") from None
 
 
 def amend(source: str | Path, **fields: Any) -> None:
@@ -285,9 +284,8 @@ def _find(source: str | Path, hub: Mapping[str, Any]) -> Path:
         try:
             path = Path(snapshot_download(str(source), allow_patterns=[WEIGHTS, CONFIG], **hub))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
             raise InputError(
-                f"no file or folder {source}, nor is it on the hub ({reason})"
+                f"no file or folder {source}, nor is it on the hub ({first_line(error)})"
             ) from None
     names = (WEIGHTS, "best.safetensors", "last.safetensors")
     existing = [path / name for name in names if (path / name).is_file()]

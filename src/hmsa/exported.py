@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from .checkpoint import Card
 from .data.images import Picture
-from .errors import InputError
+from .errors import InputError, first_line
 from .model import HMSA
 from .model.heads import resize
 from .model.hmsa import ordered
@@ -228,7 +228,7 @@ def _open_onnx(file: Path) -> Opened:
     except KeyError:
         raise InputError(f"{file} was not written by hmsa export: no classes in it") from None
     except Exception as error:  # its own classes, of no common base
-        raise InputError(f"{file} cannot be run by onnxruntime ({_first(error)})") from None
+        raise InputError(f"{file} cannot be run by onnxruntime ({first_line(error)})") from None
     return Opened(lambda image: session.run(["label", "confidence"], {"image": image}), card, size)
 
 
@@ -240,7 +240,7 @@ def _open_torch(file: Path) -> Opened:
             module = torch.export.load(stream, extra_files=header).module(check_guards=False)
     except Exception as error:  # zip, JSON, pickle or schema
         raise InputError(
-            f"{file} cannot be loaded by torch {torch.__version__} ({_first(error)}); "
+            f"{file} cannot be loaded by torch {torch.__version__} ({first_line(error)}); "
             "export it with this version"
         ) from None
     if not header["hmsa"]:
@@ -280,11 +280,6 @@ def _refusing(size: Size | None) -> Iterator[None]:
     except Exception as error:  # an exporter may raise anything
         way = "try --to torch, or another trunk" if size else "name a size: --size HxW"
         raise InputError(
-            f"torch cannot export this network for {show_size(size)} size ({_first(error)}); {way}"
+            f"torch cannot export this network for {show_size(size)} size ({first_line(error)}); "
+            f"{way}"
         ) from None
-
-
-def _first(error: Exception) -> str:
-    """Its first line that says something, short."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:120]

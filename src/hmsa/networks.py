@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError
+from .errors import InputError, first_line
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -101,7 +101,9 @@ def rebuild(made: Mapping[str, Any]) -> nn.Module:
     except InputError:
         raise
     except Exception as error:  # another version of that library may raise anything
-        raise InputError(f"this version of {library} cannot build it ({_first(error)})") from None
+        raise InputError(
+            f"this version of {library} cannot build it ({first_line(error)})"
+        ) from None
 
 
 def logits_of(output: Any) -> Tensor:
@@ -160,7 +162,7 @@ def _load(library: str, name: str, load: Callable[[], nn.Module]) -> nn.Module:
     except InputError:
         raise
     except Exception as error:  # of files, of the hub, of configurations: of many kinds
-        raise InputError(f"{library}:{name} cannot be loaded ({_first(error)})") from None
+        raise InputError(f"{library}:{name} cannot be loaded ({first_line(error)})") from None
 
 
 def _find_transformers(name: str) -> Known:
@@ -208,7 +210,7 @@ def _find_smp(name: str) -> Known:
     except Exception as error:  # of the hub, mostly
         raise InputError(
             f"smp:{name}: what its encoder's pictures are normalised by cannot be found "
-            f"({_first(error)})"
+            f"({first_line(error)})"
         ) from None
     if first["input_space"] != "RGB":
         raise InputError(f"smp:{name} wants {first['input_space']} pictures; RGB alone will do")
@@ -311,12 +313,6 @@ def _known_torchvision(module: nn.Module, name: str | None = None) -> Known:
 
 def _rebuild_torchvision(made: Mapping[str, Any]) -> nn.Module:
     return _Torchvision(_torchvision(made["name"], made["classes"]))
-
-
-def _first(error: Exception) -> str:
-    """Its first line that says something, short."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:160]
 
 
 _FIND: dict[str, Callable[[str], Known]] = {

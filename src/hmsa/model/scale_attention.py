@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoint import CONFIG, Card, hashed
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..networks import Known, find, known, logits_of, rebuild
 from .baselines import PairAttention, build
 from .heads import Head, Reading, predictor
@@ -111,10 +111,9 @@ class Outer(nn.Module):
         except InputError:
             raise
         except Exception as error:  # somebody else's code may raise anything
-            reason = "".join(str(error).strip().splitlines()[:1])
             raise InputError(
                 f"the network fails on a picture {list(image.shape)} ({type(error).__name__}: "
-                f"{reason}); is it true that it takes multiples of {multiple} pixels?"
+                f"{first_line(error)}); is it true that it takes multiples of {multiple} pixels?"
             ) from None
         return features, logits
 
