@@ -86,13 +86,11 @@ def rebuild(made: Mapping[str, Any]) -> nn.Module:
     """The network of `Known.made`, with any weights. InputError: only its owner has the code."""
     library = made.get("library")
     if library == "own":
-        name = made.get("source")
-        if name and os.environ.get(ALLOWED) == name:
-            return _own(name).module
+        if source := made.get("source"):
+            return _own(source).module
         raise InputError(
-            "the network in this checkpoint is code of its owner's, which no file can bring along: "
-            + (f"if {name} may be run, set {ALLOWED}={name}, or give" if name else "give")
-            + " it to HMSA.from_pretrained(.., network=)"
+            "the network in this checkpoint is code of its owner's, which no file can bring along; "
+            "give it to HMSA.from_pretrained(.., network=)"
         )
     if library not in _REBUILD:
         raise InputError(f"a network of {library!r} is none of {', '.join(_REBUILD)}, own")
@@ -138,7 +136,21 @@ def _need(library: str) -> Any:
         raise InputError(f'{library} networks need {name}: pip install "hmsa[networks]"') from None
 
 
+def allow(source: str) -> None:
+    """Let the code MODULE:FUNCTION be run, by this process and those that it starts.
+
+    Without that no checkpoint, which may be anybody's, can have a module imported by naming it.
+    """
+    os.environ[ALLOWED] = source
+
+
 def _own(source: str) -> Known:
+    if os.environ.get(ALLOWED) != source:
+        raise InputError(
+            f"the network in this checkpoint is code of its owner's, {source}; if that may be run "
+            f"here, set {ALLOWED}={source}, or give the network to "
+            "HMSA.from_pretrained(.., network=)"
+        )
     place, _, name = source.partition(":")
     try:
         make: Callable[[], Any] = getattr(importlib.import_module(place), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import types
 import warnings
@@ -18,7 +19,7 @@ from hmsa.model import PairScaleAttention
 from hmsa.model.gate import Gate
 from hmsa.model.heads import resize
 from hmsa.model.scale_attention import confidence_of, find_network
-from hmsa.networks import logits_of
+from hmsa.networks import allow, logits_of
 
 K = 5
 
@@ -287,12 +288,14 @@ def test_finds_networks_where_they_were_saved(tmp_path, monkeypatch):
     module = types.ModuleType("somebodys")
     module.make, module.nothing = lambda: warm(Own), lambda: 3
     monkeypatch.setitem(sys.modules, "somebodys", module)
+    monkeypatch.setenv("HMSA_NETWORK", "nothing yet")
     for source, made in [
         (tmp_path / "segformer", segformer), (f"transformers:{tmp_path / 'segformer'}", segformer),
         (tmp_path / "unet", unet), (f"smp:{tmp_path / 'unet'}", unet),
         (f"torchvision:lraspp_mobilenet_v3_large@{tmp_path / 'lraspp.pth'}", lraspp),
         (tmp_path / "ours.safetensors", ours), ("somebodys:make", Own),
     ]:  # fmt: skip
+        allow(str(source))
         model, other = ScaleAttention(find_network(source)), ScaleAttention(warm(made))
         with torch.no_grad():
             mine, theirs = (m.eval()(picture(), (1,)).logits for m in (model, other))
@@ -307,6 +310,7 @@ def test_finds_networks_where_they_were_saved(tmp_path, monkeypatch):
         ("nobodys:make", "nobodys:make: No module"),
         ("somebodys:nothing", r"somebodys:nothing\(\) returned int"),
     ]:
+        allow(str(source))
         with pytest.raises(InputError, match=told):
             find_network(source)
 
@@ -315,12 +319,19 @@ def test_own_code_runs_only_where_it_is_allowed(tmp_path, monkeypatch):
     module = types.ModuleType("somebodys")
     module.make = lambda: warm(Own)
     monkeypatch.setitem(sys.modules, "somebodys", module)
-    model = ScaleAttention(find_network("somebodys:make"))
-    save(tmp_path / "a.safetensors", model)
-    with pytest.raises(InputError, match="set HMSA_NETWORK=somebodys:make"):
-        HMSA.from_pretrained(tmp_path / "a.safetensors")
     monkeypatch.setenv("HMSA_NETWORK", "somebodys:make")
-    assert HMSA.from_pretrained(tmp_path / "a.safetensors").card == model.card
+    network = find_network("somebodys:make")
+    made = {"reference": "somebodys:make", "sha256": hashed(network.module.state_dict())}
+    for name, model in (
+        ("inside", ScaleAttention(network)),
+        ("outside", ScaleAttention(dataclasses.replace(network, made=made))),
+    ):
+        save(tmp_path / name, model)
+        monkeypatch.setenv("HMSA_NETWORK", "somebodys:other")
+        with pytest.raises(InputError, match="set HMSA_NETWORK=somebodys:make"):
+            HMSA.from_pretrained(tmp_path / name)
+        monkeypatch.setenv("HMSA_NETWORK", "somebodys:make")
+        assert HMSA.from_pretrained(tmp_path / name).card == model.card
 
 
 def test_torchvision_is_recognised_by_its_shapes():

@@ -23,6 +23,7 @@ from ..metrics import Confusion
 from ..model import PairScaleAttention, ScaleAttention
 from ..model.hmsa import ordered
 from ..model.scale_attention import find_network
+from ..networks import allow
 from ..optim import Schedule, class_weights, make_optimizer
 from ..passes import Passes, spread_over
 from ..predictor import Predictor
@@ -146,6 +147,7 @@ def _model(
     source: str, learn: Dataset, head: Head, reference: bool
 ) -> tuple[ScaleAttention, dict[str, Any]]:
     """The network with a fresh head, and what tells it from any other."""
+    allow(source)  # it was asked for by name
     network, names = find_network(source), learn.labels.names
     about = {"network": source, "sha256": hashed(network.module.state_dict())}
     if reference:
