@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from contextlib import suppress
@@ -241,13 +242,23 @@ class TestKilled:
         """The process that runs with two workers in the middle of it, and their process ids."""
         if not Path("/proc/self/fd").is_dir():
             pytest.skip("workers are found by the lock they hold, in /proc")
-        out = tmp_path / "out"
-        process, patience = start(*words, out, "--workers", 2), time.monotonic() + 240
-        while len(list(out.glob("rows/*.json"))) < 6 or len(holders(out)) < 3:
-            assert process.is_alive()
-            assert time.monotonic() < patience
-            time.sleep(0.001)
-        yield process, holders(out) - {process.pid}
+        out, patience = tmp_path / "out", time.monotonic() + 240
+        for _ in range(9):
+            process = start(*words, out, "--workers", 2)
+            while len(list(out.glob("rows/*.json"))) < 6 or len(found := holders(out)) < 3:
+                assert time.monotonic() < patience
+                time.sleep(0.001)
+                if not process.is_alive():
+                    break
+            # On a busy machine one worker may be nearly done with all when the other one comes
+            if process.is_alive() and len(list(out.glob("rows/*.json"))) <= 12:
+                break
+            process.kill()
+            process.join()
+            while holders(out):
+                time.sleep(0.01)
+            shutil.rmtree(out)
+        yield process, found - {process.pid}
         process.kill()
         process.join()
 
