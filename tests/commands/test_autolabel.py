@@ -167,7 +167,7 @@ class TestKilled:
         context.set_forkserver_preload(["hmsa.commands.autolabel", "hmsa.commands.train"])
 
         def start(*words):
-            process = context.Process(target=cli.main, args=([str(w) for w in words],))
+            process = context.Process(target=_hearing, args=([str(w) for w in words],))
             process.start()
             return process
 
@@ -298,6 +298,12 @@ class TestKilled:
         assert not holders(tmp_path / "out")
         assert not list((tmp_path / "out").rglob(".*.*")), "half-written files"
         assert len(list((tmp_path / "out").glob("rows/*.json"))) < 24
+
+
+def _hearing(words: list[str]) -> None:
+    """The command line; a shell's background job, such as these tests may be, is deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    cli.main(words)
 
 
 def holders(out: Path) -> set[int]:

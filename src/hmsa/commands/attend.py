@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -151,7 +152,9 @@ def _model(
     network, names = find_network(source), learn.labels.names
     about = {"network": source, "sha256": hashed(network.module.state_dict())}
     if reference:
-        made = {"reference": source, "sha256": about["sha256"]}
+        # A folder or file is found from anywhere
+        place = os.path.abspath(source) if Path(source).exists() else source
+        made = {"reference": place, "sha256": about["sha256"]}
         network = dataclasses.replace(network, made=made)
     kind = PairScaleAttention if head.pairs else ScaleAttention
     model = kind(network, None, features=head.features, per_class=head.per_class)
