@@ -124,6 +124,8 @@ class Labelling:
             for _, was_new in done:
                 new += was_new
                 meter.advance()
+        if crew:
+            self._sweep()
         return new
 
     def rows(self) -> Iterator[Row]:
@@ -169,7 +171,10 @@ class Labelling:
         if not file.exists() or file.read_text(encoding="utf-8") != text:
             self._unfinish()
             replace(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-        # What a killed run was writing; pictures begin with no dot
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what a killed run, or worker, was writing; pictures begin with no dot."""
         torn = [f for name in (*_FILES, SETTINGS) for f in self.out.glob(f".{name}.*")]
         for name in _FOLDERS:
             torn += [f for f in (self.out / name).rglob(".*.*") if f.is_file()]
