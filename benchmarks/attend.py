@@ -25,25 +25,26 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hmsa.checkpoint import save
-from hmsa.commands.attend import Head, Trainer, parts
-from hmsa.config import Joint
+from hmsa.checkpoint.files import save
+from hmsa.checkpoint.networks import IMAGENET_MEAN, IMAGENET_STD, logits_of
+from hmsa.config.recipe import Joint
 from hmsa.data.datasets import Dataset, open_dataset
 from hmsa.data.descriptions import describe
 from hmsa.data.sampling import TrainingStream, batches
 from hmsa.data.transforms import training_transform
-from hmsa.evaluation import measure, score
-from hmsa.files import replace
-from hmsa.losses import cross_entropy
+from hmsa.evaluation.measure import measure, score
+from hmsa.inference.predictor import Predictor
 from hmsa.model import HMSA, ScaleAttention
 from hmsa.model.gate import Gate
 from hmsa.model.heads import resize
 from hmsa.model.scale_attention import find_network
-from hmsa.networks import IMAGENET_MEAN, IMAGENET_STD, logits_of
-from hmsa.optim import Schedule, class_weights, make_optimizer, moving_average
-from hmsa.passes import Passes
-from hmsa.predictor import Predictor
-from hmsa.runtime import Meter, autocast, best_device, describe_machine, keep_memory
+from hmsa.runs.files import replace
+from hmsa.runs.machine import autocast, best_device, describe_machine, keep_memory
+from hmsa.runs.progress import Progress
+from hmsa.training.attend import Head, Trainer, parts
+from hmsa.training.losses import cross_entropy
+from hmsa.training.optim import Schedule, class_weights, make_optimizer, moving_average
+from hmsa.training.passes import Passes
 
 LEARNT, UNSEEN = ("0001TP", "0016E5"), "0006R0"
 JUDGED = {"unseen": 3, "val": 6}  # split: every so many of its pictures
@@ -110,7 +111,7 @@ def learn(network: nn.Module, dataset: Dataset, stage: Joint) -> nn.Module:
         dataset, training_transform(stage.crop, stage.resize, 0.5, 0.4, 0.1), seed=0
     )
     network.train()
-    with Meter("learn", stage.steps) as meter:
+    with Progress("learn", stage.steps) as meter:
         for step, (image, label) in enumerate(batches(stream, range(stage.steps), stage.batch, 0)):
             schedule(optimizer, step)
             label = label.to(device)

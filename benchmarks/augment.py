@@ -32,7 +32,7 @@ from hmsa.data.datasets import Dataset, open_dataset
 from hmsa.data.sampling import TrainingStream
 from hmsa.data.scenes import write_scenes
 from hmsa.data.transforms import training_transform
-from hmsa.runtime import describe_machine, keep_memory
+from hmsa.runs.machine import describe_machine, keep_memory
 
 COLOR, SCALE = 0.25, (0.5, 2.0)
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])

@@ -35,21 +35,22 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
-from hmsa import config
-from hmsa.autolabel import SPLIT
-from hmsa.checkpoint import fingerprint
-from hmsa.commands.autolabel import Rules, autolabel
-from hmsa.commands.evaluate import evaluate
-from hmsa.commands.train import Interrupted, train
+from hmsa.checkpoint.files import fingerprint
+from hmsa.config import recipe as config
 from hmsa.data.datasets import Dataset, Pair, open_dataset
 from hmsa.data.descriptions import describe
 from hmsa.data.images import read_image
 from hmsa.data.labels import IGNORE
-from hmsa.errors import InputError
-from hmsa.files import replace
-from hmsa.metrics import Confusion
-from hmsa.pictures import colorize, panel
-from hmsa.runtime import best_device, describe_machine, keep_memory, say
+from hmsa.evaluation.confusion import Confusion
+from hmsa.evaluation.evaluate import evaluate
+from hmsa.labelling.autolabel import Rules, autolabel
+from hmsa.labelling.out import SPLIT
+from hmsa.report.pictures import colorize, panel
+from hmsa.runs.errors import InputError
+from hmsa.runs.files import replace
+from hmsa.runs.machine import best_device, describe_machine, keep_memory
+from hmsa.runs.progress import say
+from hmsa.training.train import Interrupted, train
 
 RECIPE = """
 model: {trunk: hrnet_w18_small, width: 64}

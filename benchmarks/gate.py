@@ -25,13 +25,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from hmsa.data.datasets import open_dataset
-from hmsa.metrics import Confusion
+from hmsa.evaluation.confusion import Confusion
+from hmsa.inference.predictor import Predictor
 from hmsa.model.bands import Size
 from hmsa.model.gate import Gate, doubt, known_weight, worth
 from hmsa.model.look import Seen
-from hmsa.pictures import colorize, heat, panel
-from hmsa.predictor import Predictor
-from hmsa.runtime import Meter, describe_machine, keep_memory
+from hmsa.report.pictures import colorize, heat, panel
+from hmsa.runs.machine import describe_machine, keep_memory
+from hmsa.runs.progress import Progress
 
 SHARES = (0.1, 0.2, 0.3, 0.5)
 
@@ -120,7 +121,7 @@ def main() -> None:
     confusion = {way: Confusion(len(names)) for way in gates}
     seconds, flop, agreed = (dict.fromkeys(gates, 0.0) for _ in range(3))
     pixels = 0
-    with Meter("gate", count) as meter:
+    with Progress("gate", count) as meter:
         for index in range(count):
             image, label = dataset.read(index)
             pixels += label.size

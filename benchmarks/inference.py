@@ -26,9 +26,9 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
+from hmsa.inference.predictor import Predictor
 from hmsa.model import HMSA, heads
-from hmsa.predictor import Predictor
-from hmsa.runtime import keep_memory
+from hmsa.runs.machine import keep_memory
 
 SCALES = (0.5, 1.0, 2.0)
 WAYS = ("plain", "ours", "ours_bf16")

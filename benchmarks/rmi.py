@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from hmsa.losses import cross_entropy
-from hmsa.rmi import region_mutual_information
-from hmsa.runtime import keep_memory
+from hmsa.runs.machine import keep_memory
+from hmsa.training.losses import cross_entropy
+from hmsa.training.rmi import region_mutual_information
 
 CLASSES = 19
 OFFICIAL = {"rmi": (0.206, 239), "cross_entropy": (0.017, 42)}  # seconds, MiB

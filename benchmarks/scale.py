@@ -29,11 +29,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hmsa.autolabel import Cluster, Crew, Labelling, labelling, locked, settings_of, total
 from hmsa.data.images import pictures_below, read_image
 from hmsa.data.labels import LabelSet, spread
-from hmsa.predictor import Predictor, Segmentation
-from hmsa.runtime import describe_machine
+from hmsa.inference.predictor import Predictor, Segmentation
+from hmsa.labelling import labelling
+from hmsa.labelling.cluster import Cluster
+from hmsa.labelling.labelling import Crew, Labelling, locked
+from hmsa.labelling.out import settings_of
+from hmsa.labelling.rows import total
+from hmsa.runs.machine import describe_machine
 
 WAYS = ("one", "two", "ray")
 CLASSES = 19
@@ -131,9 +135,9 @@ PHASES = {"read_image": "decode", "sha256": "hash", "look": "figures", "replace"
 
 def stored(camvid: Path, teacher: Path) -> dict[str, float]:
     """Mean bytes of label and confidence of a picture of CamVid's val, as files and as people's."""
-    from hmsa.commands.autolabel import autolabel
     from hmsa.data.datasets import open_dataset
-    from hmsa.pictures import palette_png
+    from hmsa.labelling.autolabel import autolabel
+    from hmsa.report.pictures import palette_png
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)

@@ -29,7 +29,7 @@ from PIL import Image, ImageDraw
 from hmsa.data.datasets import Dataset, open_dataset
 from hmsa.data.scenes import scene
 from hmsa.data.tiles import centres
-from hmsa.runtime import describe_machine, keep_memory
+from hmsa.runs.machine import describe_machine, keep_memory
 
 SIZE, CLASSES, TILE = (1024, 2048), 19, 1024
 

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hmsa.metrics import Confusion
-from hmsa.predictor import Predictor
-from hmsa.runtime import describe_machine, keep_memory
+from hmsa.evaluation.confusion import Confusion
+from hmsa.inference.predictor import Predictor
+from hmsa.runs.machine import describe_machine, keep_memory
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:

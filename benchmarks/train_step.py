@@ -25,9 +25,9 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from hmsa.losses import objective
 from hmsa.model import build
-from hmsa.runtime import keep_memory
+from hmsa.runs.machine import keep_memory
+from hmsa.training.losses import objective
 
 KINDS = {
     "single": ("average", (1.0,)),

@@ -17,10 +17,10 @@ import yaml
 from hypothesis import settings
 from PIL import Image
 
-from hmsa import cli
-from hmsa.data.check import judge, plan
-from hmsa.data.leaks import find_leaks
-from hmsa.data.scan import look
+from hmsa import __main__ as cli
+from hmsa.check.check import judge, plan
+from hmsa.check.leaks import find_leaks
+from hmsa.check.scan import look
 from hmsa.data.scenes import write_scenes
 from hmsa.model import HMSA
 

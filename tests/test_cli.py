@@ -30,8 +30,7 @@ def test_help_ends_in_a_command(hmsa, verb):
 
 
 MISTAKES = {
-    "no verb": ([], "VERB"),
-    "unknown verb": (["segment"], "invalid choice"),
+    "unknown verb": (["segment"], "Unknown command"),
     "missing config": (["train", "nowhere.yaml"], "no file nowhere.yaml"),
     "unknown key": (["train", "RECIPE", "--set", "joint.stepz=1"], "did you mean 'steps'"),
     "wrong type": (["train", "RECIPE", "--set", "joint.batch=many"], "joint.batch"),
@@ -64,8 +63,7 @@ def test_mistakes_are_one_line_and_exit_2(hmsa, recipe, trained, tmp_path, mista
     assert says in ran.err
     assert "Traceback" not in ran.err
     assert ran.out == ""
-    lines = [line for line in ran.err.splitlines() if not line.startswith(("usage:", " "))]
-    assert len(lines) == 1, ran.err
+    assert len(ran.err.splitlines()) == 1, ran.err
 
 
 def test_labels_outside_the_table_stop_training_before_it_starts(hmsa, folder_dataset, tmp_path):
@@ -101,7 +99,7 @@ def test_a_truncated_picture_is_named(hmsa, trained, tmp_path, verb):
 
 
 def test_failures_are_one_line_and_exit_1(hmsa, recipe, tmp_path, monkeypatch):
-    from hmsa.commands import train as module
+    from hmsa.training import train as module
 
     def break_down(*_):
         raise RuntimeError("the disk is on fire")
@@ -116,7 +114,7 @@ def test_failures_are_one_line_and_exit_1(hmsa, recipe, tmp_path, monkeypatch):
 def test_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "hmsa", "predict"], capture_output=True, text=True)
     assert done.returncode == 2
-    assert "required" in done.stderr
+    assert "CHECKPOINT requires an argument" in done.stderr
 
 
 def test_data_scenes(hmsa, tmp_path):

@@ -1,12 +1,43 @@
 """Hierarchical multi-scale attention for semantic segmentation."""
 
-__version__ = "0.1.0"
+from typing import TYPE_CHECKING, Any
 
-from .errors import InputError
-from .model import HMSA, ScaleAttention, fuse
-from .predictor import Predictor
-from .segmentation import Segmentation
+__version__ = "0.2.0.dev0"
 
 __all__ = [
-    "HMSA", "InputError", "Predictor", "ScaleAttention", "Segmentation", "__version__", "fuse",
-]  # fmt: skip
+    "HMSA",
+    "InputError",
+    "Predictor",
+    "ScaleAttention",
+    "Segmentation",
+    "__version__",
+    "fuse",
+]
+
+if TYPE_CHECKING:
+    from .inference.predictor import Predictor
+    from .inference.result import Segmentation
+    from .model import HMSA, ScaleAttention, fuse
+    from .runs import InputError
+
+_PLACES = {
+    "HMSA": "model",
+    "InputError": "runs",
+    "Predictor": "inference.predictor",
+    "ScaleAttention": "model",
+    "Segmentation": "inference.result",
+    "fuse": "model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562): `import hmsa` alone loads no torch."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

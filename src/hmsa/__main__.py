@@ -1,3 +1,132 @@
-from .cli import main
+"""The command line: each verb is a typed function of a room, imported when it is used.
 
-main()
+Results go to stdout, logs to stderr. Exit codes: 0 done, 1 failure, 2 usage or data, 130 stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from . import __version__
+from .runs import InputError, Interrupted, Outcome, say
+
+VERBS = {
+    "train": "training.verbs:train",
+    "evaluate": "evaluation.verbs:evaluate",
+    "predict": "inference.verbs:predict",
+    "attend": "training.verbs:attend",
+    "autolabel": "labelling.verbs:autolabel",
+    "review": (
+        "labelling.verbs:review",
+        "see what auto-labels are worth; have people correct them",
+    ),
+    "selftrain": "labelling.verbs:selftrain",
+    "gate": "evaluation.verbs:gate",
+    "convert": "checkpoint.verbs:convert",
+    "export": "inference.verbs:export",
+    "demo": "training.verbs:demo",
+}
+DATA_VERBS = {
+    "scenes": "data.verbs:scenes",
+    "import": "data.verbs:import_masks",
+    "check": "check.verbs:check",
+    "stats": "check.verbs:stats",
+    "preview": "training.verbs:preview",
+}
+# What is added to the same command to go on after an interruption; other verbs begin again
+RESUME = dict.fromkeys(["predict", "attend", "autolabel", "review", "check", "stats"], "")
+RESUME |= {"train": "--resume", "selftrain": "--resume"}
+Switch = Annotated[bool, Parameter(negative="", group=Group("Every verb", sort_key=99))]
+
+
+def _app() -> App:
+    app = App(
+        name="hmsa",
+        help="Semantic segmentation with hierarchical multi-scale attention.",
+        version=f"hmsa {__version__}",
+        help_formatter="plain",
+        help_format="plaintext",
+        result_action="return_value",
+    )
+    for name, place in VERBS.items():
+        app.command(f"{__package__}.{place}", name=name)
+    data = App(name="data", help="make, import, check and look at data")
+    for name, place in DATA_VERBS.items():
+        data.command(f"{__package__}.{place}", name=name)
+    app.command(data)
+    app.register_install_completion_command()
+    app.meta.default(_launch)
+    return app
+
+
+def _launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    json: Annotated[Switch, Parameter(help="print the JSON line alone")] = False,
+    debug: Annotated[Switch, Parameter(help="show where a failure happened")] = False,
+) -> int:
+    """Run one verb and show its outcome; returns the exit code."""
+    if not tokens or tokens[0].startswith("-"):
+        for name in VERBS:  # their summaries are shown
+            _APP[name]
+    try:
+        outcome = _APP(tokens, exit_on_error=False, print_error=False)
+        return outcome.show(json) if isinstance(outcome, Outcome) else 0
+    except (CycloptsError, InputError, BrokenPipeError, SystemExit):
+        raise
+    except Interrupted as stop:
+        say(f"{stop}{_how_to_resume(tokens)}")
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        say(f"hmsa: failed: {type(error).__name__}: {error} (--debug shows where)")
+        return 1
+
+
+_APP = _app()
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Parse and run one command; returns the exit code."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return int(_APP.meta(tokens, exit_on_error=False, print_error=False) or 0)
+    except CycloptsError as error:
+        verb = " ".join(error.command_chain or ())
+        say(f"hmsa: {error}; see hmsa {verb}{' ' * bool(verb)}--help")
+        return 2
+    except InputError as error:
+        say(f"hmsa: {error}")
+        return 2
+    except KeyboardInterrupt:
+        say(f"hmsa: stopped{_how_to_resume(tokens)}")
+        return 130
+    except BrokenPipeError:  # the reader of stdout went away, such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def main() -> NoReturn:
+    """The console script `hmsa`."""
+    sys.exit(run())
+
+
+def _how_to_resume(tokens: Sequence[str]) -> str:
+    verb = next((token for token in tokens if token in RESUME), None)
+    if verb is None:
+        return ""
+    flag = RESUME[verb]
+    if not flag:
+        return "; the same command goes on" + " without --overwrite" * ("--overwrite" in tokens)
+    kept = [token for token in tokens if token != flag]
+    return f"; go on with: hmsa {shlex.join([*kept, flag])}"
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from hmsa.data.datasets import open_dataset
-from hmsa.errors import InputError
+from hmsa.runs.errors import InputError
 
 LABEL = np.array([[0, 1, 2, 255], [2, 2, 1, 0]], np.uint8)
 COLORS = np.array([[10, 20, 30], [0, 0, 200], [99, 99, 99]], np.uint8)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from hmsa.data.images import MAX_PIXELS, open_image, pictures_below, read_image, read_size
-from hmsa.errors import InputError
+from hmsa.runs.errors import InputError
 
 RED = (200, 30, 40)
 

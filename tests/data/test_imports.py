@@ -12,7 +12,7 @@ from PIL import Image
 
 from hmsa.data.datasets import open_dataset
 from hmsa.data.imports import import_masks
-from hmsa.errors import InputError
+from hmsa.runs.errors import InputError
 
 COLORS = {"background": (0, 0, 0), "road": (128, 64, 128), "a: b": (10, 20, 30)}
 LABELMAP = "# label:color_rgb:parts:actions\n" + "".join(

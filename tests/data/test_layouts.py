@@ -14,7 +14,7 @@ from conftest import LAYOUTS, SHARED, TINY_RECIPE
 from hmsa.data.datasets import open_dataset
 from hmsa.data.descriptions import read_classes
 from hmsa.data.layouts import KNOWN, beside, locate
-from hmsa.errors import InputError
+from hmsa.runs.errors import InputError
 
 # Values in the files, and the classes they are
 VALUES = {

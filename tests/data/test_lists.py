@@ -14,7 +14,7 @@ from PIL import Image
 
 from hmsa.data.datasets import open_dataset
 from hmsa.data.lists import read_list
-from hmsa.errors import InputError
+from hmsa.runs.errors import InputError
 
 LABEL = np.array([[0, 1, 2, 255]], np.uint8)
 COLUMNS = ["image", "label", "weight", "source"]

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from hmsa.check.scan import File, look
 from hmsa.data.images import Whole, open_image, read_image, read_size
 from hmsa.data.rasters import Raster
 from hmsa.data.rasters import rasterio as the_module
-from hmsa.data.scan import File, look
-from hmsa.errors import InputError
+from hmsa.runs.errors import InputError
 
 pytest.importorskip("rasterio")
 ALL = slice(None)

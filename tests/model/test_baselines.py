@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hmsa.errors import InputError
 from hmsa.model import FUSIONS, Maps, average, build, maximum
 from hmsa.model.baselines import ExplicitAttention, onto, weighted
 from hmsa.model.heads import resize
 from hmsa.model.hmsa import Encoded
+from hmsa.runs.errors import InputError
 
 SCALES = (0.5, 1.0, 2.0)
 

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from golden.rule import blocky_labels, image, weight
-from hmsa.losses import objective
+from hmsa.checkpoint.official import NETWORKS, our_name
 from hmsa.model import HMSA, build
 from hmsa.model.heads import resize
-from hmsa.official import NETWORKS, our_name
+from hmsa.training.losses import objective
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SIZES = {"A": (0, (64, 128)), "B": (1, (96, 160)), "C": (2, (83, 125))}  # C is odd on purpose

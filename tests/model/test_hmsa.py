@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmsa.errors import InputError
 from hmsa.model import HMSA, Maps, average, chain, effective_weights, fuse
 from hmsa.model.heads import resize
+from hmsa.runs.errors import InputError
 
 sizes = st.tuples(st.integers(1, 23), st.integers(1, 23))
 scale_lists = st.lists(

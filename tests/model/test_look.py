@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hmsa.errors import InputError
 from hmsa.model import HMSA, build, effective_weights
 from hmsa.model.bands import bands
 from hmsa.model.gate import Gate, known_weight
 from hmsa.model.heads import resize
 from hmsa.model.tiles import Held, Patch, Patches, Scaled, Tiling, merged
+from hmsa.runs.errors import InputError
 
 
 def warm(model: HMSA) -> HMSA:

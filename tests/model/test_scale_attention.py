@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from hmsa import HMSA, InputError, Predictor, ScaleAttention
-from hmsa.checkpoint import hashed, save
+from hmsa.checkpoint.files import hashed, save
+from hmsa.checkpoint.networks import allow, logits_of
 from hmsa.model import PairScaleAttention
 from hmsa.model.gate import Gate
 from hmsa.model.heads import resize
 from hmsa.model.scale_attention import confidence_of, find_network
-from hmsa.networks import allow, logits_of
 
 K = 5
 

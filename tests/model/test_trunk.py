@@ -7,9 +7,9 @@ import timm
 import torch
 import torchvision
 
-from hmsa.errors import InputError
 from hmsa.model import HMSA
 from hmsa.model.trunk import Trunk
+from hmsa.runs.errors import InputError
 
 TRUNKS = [
     ("hrnet_w18_small", 4),

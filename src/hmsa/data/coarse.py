@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..runs.errors import InputError
 from .datasets import Dataset
 from .labels import IGNORE
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..runs.errors import InputError
 from .descriptions import Split, describe, find_split, folders, label_set
 from .images import open_picture, pictures_below, read_image, read_size
 from .labels import IGNORE, LabelSet

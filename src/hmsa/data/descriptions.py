@@ -28,8 +28,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from ..config import Strict, read
-from ..errors import InputError
+from ..config.recipe import Strict, read
+from ..runs.errors import InputError
 from .labels import IGNORE, Encoding, LabelSet, pack, spread
 from .layouts import locate
 from .lists import SUFFIXES

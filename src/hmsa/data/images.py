@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from ..errors import InputError
+from ..runs.errors import InputError
 from . import rasters
 from .rasters import Raster, exceeds, to_8_bits
 

@@ -27,8 +27,8 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..config import validate
-from ..errors import InputError
+from ..config.recipe import validate
+from ..runs.errors import InputError
 from .descriptions import Color, Description, label_set
 from .images import open_picture, pictures_below, read_size
 from .labels import IGNORE, LabelSet, pack

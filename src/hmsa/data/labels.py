@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import InputError
+from ..runs.errors import InputError
 from .images import open_picture
 
 IGNORE = 255

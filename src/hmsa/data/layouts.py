@@ -10,8 +10,8 @@ import difflib
 from functools import cache
 from pathlib import Path
 
-from ..config import read_yaml
-from ..errors import InputError
+from ..config.recipe import read_yaml
+from ..runs.errors import InputError
 
 KNOWN = {file.stem: file for file in sorted((Path(__file__).parent / "known").glob("*.yaml"))}
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from ..errors import InputError
+from ..runs.errors import InputError
 
 SUFFIXES = {".csv", ".parquet"}
 _NEEDED, _OPTIONAL = ("image", "label"), ("weight", "source")

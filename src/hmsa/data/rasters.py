@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..runs.errors import InputError
 
 SUFFIXES = {".tif", ".tiff"}
 _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _ORIENTATION, _EXTRA = 258, 259, 262, 266, 274, 338

@@ -25,9 +25,9 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from ..config import Sampling
-from ..errors import InputError
-from ..files import cache_folder
+from ..config.recipe import Sampling
+from ..runs.errors import InputError
+from ..runs.files import cache_folder
 from .datasets import Dataset, open_dataset
 from .layouts import beside
 from .tiles import Integers, Progress, TileIndex, tile_index

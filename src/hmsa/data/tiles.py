@@ -24,11 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..files import replace
+from ..runs.files import replace
 from .datasets import Dataset
 
 Integers = NDArray[np.int32]
-Progress = Callable[[str, int], AbstractContextManager[Any]]  # such as hmsa.runtime.Meter
+Progress = Callable[[str, int], AbstractContextManager[Any]]  # such as hmsa.runtime.Progress
 _FORMAT = 1  # goes up when what is in the file changes
 _COLUMNS = ("image", "class", "x", "y", "pixels")
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..runs.errors import InputError
 from .bands import Node, Size, Whole, resized
 from .gate import Gate
 from .heads import predictor, resize

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..runs.errors import InputError
 from .bands import Resized, Size
 from .look import Seen, chain_of
 

@@ -14,21 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checkpoint import Card, Pretrained
-from ..errors import InputError
-from ..networks import IMAGENET_MEAN, IMAGENET_STD
+from ..checkpoint.files import Card, Pretrained
+from ..checkpoint.networks import IMAGENET_MEAN, IMAGENET_STD
+from ..runs.errors import InputError
 from .bands import Node, Size
 from .gate import Gate
-from .heads import (
-    DeepLabHead,
-    Head,
-    OCRHead,
-    PlainHead,
-    Reading,
-    StackedHead,
-    predictor,
-    resize,
-)
+from .heads import DeepLabHead, Head, OCRHead, PlainHead, Reading, StackedHead, predictor, resize
 from .look import Look, Seen, chain_of, look, wide
 from .tiles import Source, Tiling
 from .trunk import Trunk

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..runs.errors import InputError
 from .bands import (
     Applied,
     Completed,

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checkpoint import CONFIG, Card, hashed
-from ..errors import InputError, first_line
-from ..networks import Known, find, known, logits_of, rebuild
+from ..checkpoint.files import CONFIG, Card, hashed
+from ..checkpoint.networks import Known, find, known, logits_of, rebuild
+from ..runs.errors import InputError, first_line
 from .baselines import PairAttention, build
 from .heads import Head, Reading, predictor
 from .hmsa import HMSA

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import InputError
+from ..runs.errors import InputError
 from .bands import Size, bands, sampled
 
 _BAND = 1 << 24  # source pixels that are looked at together when a window is brought to a scale

@@ -19,7 +19,7 @@ import timm
 from timm.models.hrnet import HighResolutionModule
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..runs.errors import InputError
 from .heads import resize
 
 # Arguments that some families need before they take any image size. Tried in turn: timm refuses an

@@ -1,0 +1,1 @@
+"""Networks in files: load and save, official checkpoints, networks of other libraries."""

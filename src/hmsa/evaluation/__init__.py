@@ -1,0 +1,1 @@
+"""One pass over a labelled split: every fusion, every score."""

@@ -1,0 +1,168 @@
+"""Auto-labels -> tasks of an annotation tool, in which people find them drawn in.
+
+CVAT: a zip "Segmentation mask 1.1" with the pictures, and a JSON file of the classes as its "Raw"
+view takes them. Label Studio: a JSON file of tasks, whose `predictions` hold one brush mask for
+each class, and an XML file of the labelling interface.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+from PIL import Image
+
+from ..data.images import open_picture, read_image
+from ..data.labels import LabelSet, spread
+from ..report.page import css
+from ..runs.errors import InputError
+from ..runs.files import replace
+from ..runs.progress import Progress
+from .brush import pack_mask
+from .labelled import Labelled
+
+BACKGROUND = "background"  # CVAT's name for what has no label
+_BLACK = (0, 0, 0)
+_SUFFIX = {"cvat": ".zip", "labelstudio": ".json"}
+_SHOWN = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp"}  # what a browser can show
+_ORIENTATION = 0x0112  # EXIF tag
+
+
+def export_tasks(
+    labelled: Labelled, names: Sequence[str], tool: str, file: Path, url: str | None = None
+) -> list[Path]:
+    """Write the tasks of these images for `tool`, "cvat" or "labelstudio"; returns the files.
+
+    url: for Label Studio, what stands before a picture's path below the folder of pictures; None:
+    its own server reads them as local files, with the whole path.
+    """
+    if file.suffix.lower() != _SUFFIX[tool]:
+        raise InputError(f"{file}: tasks for {tool} are a {_SUFFIX[tool]} file; name it so")
+    if tool == "cvat":
+        if url is not None:
+            raise InputError("--url is for Label Studio; a CVAT export holds the pictures")
+        classes = file.with_suffix(".json")
+        text = json.dumps(_raw_labels(labelled.labels), indent=1)
+        replace(classes, lambda temporary: temporary.write_text(text, "utf-8"))
+        replace(file, lambda temporary: _write_cvat(temporary, labelled, names))
+        return [file, classes]
+    tasks = []
+    with Progress("export", len(names)) as meter:
+        for name in names:
+            tasks.append(_task(labelled, name, url))
+            meter.advance()
+    interface = file.with_suffix(".xml")
+    replace(interface, lambda temporary: temporary.write_text(_interface(labelled.labels), "utf-8"))
+    replace(file, lambda temporary: temporary.write_text(json.dumps(tasks), "utf-8"))
+    return [file, interface]
+
+
+def _write_cvat(file: Path, labelled: Labelled, names: Sequence[str]) -> None:
+    labels = labelled.labels
+    colours = _colours(labels)
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(colours)] = colours
+    lines = [f"{n}:{','.join(map(str, c))}::" for n, c in zip(labels.names, colours, strict=True)]
+    if BACKGROUND not in labels.names:
+        lines.insert(0, f"{BACKGROUND}:{','.join(map(str, _BLACK))}::")
+    with zipfile.ZipFile(file, "w") as archive, Progress("export", len(names)) as meter:
+        head = "# label:color_rgb:parts:actions"
+        archive.writestr("labelmap.txt", "\n".join([head, *lines, ""]))
+        archive.writestr("ImageSets/Segmentation/default.txt", "\n".join([*names, ""]))
+        for name in names:
+            label = labelled.label(name)
+            archive.writestr(f"SegmentationClass/{name}.png", _png(table[label]))
+            # One object a class: how many there are, nobody knows
+            objects = np.where(table[label].any(-1), label + 1, 0)
+            archive.writestr(f"SegmentationObject/{name}.png", _png(_voc_colours()[objects]))
+            suffix, content = _picture(labelled.image_file(name))
+            archive.writestr(f"JPEGImages/{name}{suffix}", content)
+            meter.advance()
+
+
+def _raw_labels(labels: LabelSet) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "color": css(colour), "attributes": []}
+        for name, colour in zip(labels.names, _colours(labels), strict=True)
+        if name != BACKGROUND
+    ]
+
+
+def _colours(labels: LabelSet) -> list[tuple[int, int, int]]:
+    """Of each class one of its own; black is CVAT's background, be it a class of ours or none."""
+    own = [c for n, c in zip(labels.names, labels.palette, strict=True) if n != BACKGROUND]
+    if len({_BLACK, *own}) <= len(own):
+        own = spread(len(own))
+    left = iter(own)
+    return [_BLACK if name == BACKGROUND else next(left) for name in labels.names]
+
+
+def _voc_colours() -> Any:
+    """`[256,3]`: the colours by which Pascal VOC numbers objects, bits dealt out in turn."""
+    number = np.arange(256)[:, None]
+    colours = np.zeros((256, 3), np.int64)
+    for place in range(8):
+        colours |= (number >> (3 * place + np.arange(3)) & 1) << (7 - place)
+    return colours.astype(np.uint8)
+
+
+def _picture(file: Path) -> tuple[str, bytes]:
+    """Suffix and content as every tool shows it like we see it: as it is, or else as PNG."""
+    suffix = file.suffix.lower()
+    with open_picture(file) as picture:
+        plain = picture.mode in ("RGB", "L", "P") and picture.getexif().get(_ORIENTATION, 1) == 1
+    if plain and suffix in (".jpg", ".jpeg", ".png"):
+        return file.suffix, file.read_bytes()
+    return ".png", _png(read_image(file))
+
+
+def _png(picture: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _task(labelled: Labelled, name: str, url: str | None) -> dict[str, Any]:
+    file, row = labelled.image_file(name), labelled.rows[name]
+    if file.suffix.lower() not in _SHOWN:
+        raise InputError(f"Label Studio cannot show {file}; --export cvat, to which it goes as PNG")
+    if url is None:
+        address = f"/data/local-files/?d={quote(file.resolve().as_posix().lstrip('/'))}"
+    else:
+        below = str(row["image"]).removeprefix(f"{labelled.settings['images']}/")
+        address = f"{url}{quote(below)}"
+    label = labelled.label(name)
+    counts = labelled.count([name])
+    size = {"original_width": row["width"], "original_height": row["height"], "image_rotation": 0}
+    drawn = [
+        {
+            "id": f"class-{k}", "type": "brushlabels", "from_name": "label", "to_name": "image",
+            **size,
+            "value": {"format": "rle", "rle": pack_mask(label == k), "brushlabels": [each]},
+        }
+        for k, each in enumerate(labelled.labels.names) if counts[k].any()
+    ]  # fmt: skip
+    sure = float((counts @ np.arange(256)).sum() / 255 / counts.sum())
+    teacher = f"hmsa {labelled.settings['teacher'][:12]}"
+    return {
+        "data": {"image": address, "name": name},
+        "predictions": [{"model_version": teacher, "score": sure, "result": drawn}],
+    }
+
+
+def _interface(labels: LabelSet) -> str:
+    lines = [
+        f"    <Label value={quoteattr(name)} background={quoteattr(css(colour))}/>"
+        for name, colour in zip(labels.names, labels.palette, strict=True)
+    ]
+    return "\n".join([
+        "<View>", '  <Image name="image" value="$image" zoom="true" zoomControl="true"/>',
+        '  <BrushLabels name="label" toName="image">', *lines, "  </BrushLabels>", "</View>", "",
+    ])  # fmt: skip

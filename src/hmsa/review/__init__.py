@@ -1,1 +1,0 @@
-"""What an auto-labelled folder is worth, and the loop in which people mend it."""

@@ -1,0 +1,34 @@
+"""The exceptions that the command line shows as one line, and what to quote of other exceptions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class InputError(ValueError):
+    """A mistake that the user can mend; the command line exits with code 2.
+
+    The message is one line: what came, what is needed, which file, how to mend it.
+    """
+
+
+class Interrupted(Exception):
+    """The user stopped the work (Ctrl-C or SIGTERM) and everything is saved."""
+
+
+@contextmanager
+def as_input_error(source: object = None) -> Iterator[None]:
+    """Raise ValueErrors of `hmsa.model` as InputErrors, with `source` named first."""
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{source}: {error}" if source else str(error)) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first non-empty line of an exception's message, at most 160 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:160]

@@ -1,0 +1,200 @@
+"""Each fault that a dataset can have is found, named, and hides no other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hmsa.check.check import plan
+from hmsa.runs.errors import InputError
+
+LABEL = np.array([[0, 1, 2, 255], [2, 2, 1, 0]], np.uint8)
+
+
+def kinds(found, level="error"):
+    return [problem.kind for problem in found.of(level)]
+
+
+def train(path) -> Path:
+    return path.parent / "pictures" / "train"
+
+
+def save_image(path, name, pixels, **options):
+    Image.fromarray(pixels).save(train(path) / "images" / name, **options)
+
+
+def test_nothing_wrong(folder_dataset, checked):
+    found = checked(folder_dataset({"a": LABEL, "b": LABEL}))
+    assert [p.kind for p in found.problems] == ["void"]
+    assert found.verdict() == "Nothing wrong in 2 pairs of train."
+    summary = found.summary()
+    assert summary["frequencies"]["train"]["road"] == {"pixels": 6, "share": 0.375, "pictures": 2}
+    assert summary["void"]["train"] == {"pixels": 2, "share": 0.125}
+    assert summary["values"]["train"] == {"0": 4, "1": 4, "2": 6, "255": 2}
+    assert summary["sizes"]["train"] == {"4x2": 2}
+    assert summary["mean"]["train"] == pytest.approx(np.array([90, 120, 150]) / 255, abs=0.01)
+    assert summary["std"]["train"] == pytest.approx([0, 0, 0], abs=0.01)
+
+
+def test_mean_and_deviation_are_those_of_numpy(folder_dataset, checked):
+    path = folder_dataset({"a": LABEL})
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 3), np.uint8)
+    save_image(path, "a.png", pixels)
+    (train(path) / "images" / "a.jpg").unlink()
+    part = checked(path).parts["train"]
+    assert part.mean == pytest.approx(pixels.mean((0, 1)) / 255, abs=1e-5)
+    assert part.std == pytest.approx(pixels.std((0, 1)) / 255, abs=1e-5)
+
+
+def spoil(path, how):
+    images, labels = train(path) / "images", train(path) / "labels"
+    if how == "image without label":
+        (labels / "a.png").unlink()
+    elif how == "label without image":
+        (images / "a.jpg").unlink()
+    elif how == "sizes differ":
+        Image.new("RGB", (5, 2)).save(images / "a.jpg")
+    elif how == "two files of one name":
+        Image.new("RGB", (4, 2)).save(images / "a.png")
+    elif how == "empty split":
+        for file in [*images.iterdir(), *labels.iterdir()]:
+            file.unlink()
+    elif how == "no folder":
+        for file in labels.iterdir():
+            file.unlink()
+        labels.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("image without label", r"train: 1 image\(s\) without label, such as .*images/a.jpg; add"),
+        ("label without image", r"train: 1 label\(s\) without image, such as .*labels/a.png; add"),
+        ("sizes differ", r"1 pair\(s\).*a.jpg is 5x2 but .*a.png is 4x2"),
+        ("two files of one name", "a.jpg and .*a.png share one name"),
+        ("empty split", "no pictures in .*images"),
+        ("no folder", "no folder .*labels"),
+    ],
+)
+def test_pairs(folder_dataset, how, says, checked):
+    path = folder_dataset({"a": LABEL, "b": LABEL})
+    spoil(path, how)
+    (error,) = checked(path).of("error")
+    assert error.kind == how
+    assert re.search(says, error.message), error.message
+
+
+def test_one_truncated_file_stops_nothing(folder_dataset, checked):
+    path = folder_dataset({name: np.zeros((96, 96), np.uint8) for name in "abc"})
+    save_image(path, "b.jpg", np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8))
+    file = train(path) / "images" / "b.jpg"
+    file.write_bytes(file.read_bytes()[:1500])
+    (train(path) / "labels" / "c.png").write_bytes(b"no picture")
+    found = checked(path)
+    (error,) = found.of("error")
+    assert [f.name for f in error.files] == ["b.jpg", "c.png"]
+    assert "b.jpg cannot be decoded (image file is truncated" in error.message
+    assert found.parts["train"].sizes == {(96, 96): 2}
+    assert found.parts["train"].pictures.tolist() == [2, 0, 0]
+
+
+def test_a_decoder_that_fails_in_its_own_way_stops_nothing(folder_dataset, monkeypatch, checked):
+    path = folder_dataset({"a": LABEL})
+    monkeypatch.setattr(Image, "open", lambda *_: 1 / 0)
+    (error,) = checked(path).of("error")
+    assert "division by zero" in error.message
+
+
+@pytest.mark.parametrize(
+    ("labels", "changes", "kind", "says"),
+    [
+        (
+            {"a": [[7, 26, 33]], "b": [[0, 18, 255]]},
+            {"names": [str(i) for i in range(19)], "palette": None},
+            "unknown values",
+            "a.png: 2 value.*Cityscapes raw ids",
+        ),
+        ({"a": [[0, 255]], "b": [[0, 0]]}, {"ignore": []}, "unknown values", "0/255 mask"),
+        ({"a": [[0, 255]], "b": [[0, 0]]}, {}, "0/255 masks", "255 is ignored.*0/255 mask"),
+        ({"a": [[1, 2]], "b": [[3, 0]]}, {}, "unknown values", "b.png.*numbered from 1"),
+        ({"a": [[0, 1, 2, 77]]}, {}, "unknown values", r"77 \(1 pixels\).*list them under names"),
+    ],
+)
+def test_values(folder_dataset, labels, changes, kind, says, checked):
+    arrays = {name: np.array(values, np.uint8) for name, values in labels.items()}
+    (error,) = checked(folder_dataset(arrays, **changes)).of("error")
+    assert error.kind == kind
+    assert re.search(says, error.message), error.message
+
+
+def test_unknown_values_have_pixels_and_file_names(folder_dataset, checked):
+    path = folder_dataset({"a": np.array([[0, 9, 9, 8]], np.uint8), "b": np.array([[9]], np.uint8)})
+    nine, eight = checked(path).summary()["unknown_values"]
+    assert (nine["split"], nine["value"], nine["pixels"], nine["files"]) == ("train", "9", 3, 2)
+    assert [Path(file).name for file in eight["such_as"]] == ["a.png"]
+    assert nine["diagnosis"] == "list them under names (value: name) or under ignore"
+
+
+def test_rgb_masks_where_indices_were_promised(folder_dataset, checked):
+    colors = np.array([[[10, 20, 30], [10, 20, 30], [0, 0, 200]]], np.uint8)
+    found = checked(folder_dataset({"a": colors, "b": LABEL}))
+    assert kinds(found) == ["another encoding"]
+    assert "set encoding: rgb" in found.of("error")[0].message
+    assert [(u.value, u.pixels) for u in found.unknown] == [("10,20,30", 2), ("0,0,200", 1)]
+    assert found.parts["train"].pixels.tolist() == [2, 2, 3]
+
+
+def test_colours_outside_the_palette(folder_dataset, checked):
+    path = folder_dataset({"a": np.array([[[1, 2, 3]]], np.uint8)}, encoding="rgb", ignore=[])
+    assert [u.value for u in checked(path).unknown] == ["1,2,3"]
+
+
+def test_jpeg_labels(folder_dataset, checked):
+    path = folder_dataset({"a": np.zeros((8, 8), np.uint8)})
+    (train(path) / "labels" / "a.png").unlink()
+    Image.new("L", (8, 8), 0).save(train(path) / "labels" / "a.jpg")
+    assert "lossy labels" in kinds(checked(path), "warning")
+
+
+def test_void_and_classes_never_seen(folder_dataset, checked):
+    void, half = np.full((2, 2), 255, np.uint8), np.array([[0, 1], [255, 255]], np.uint8)
+    found = checked(folder_dataset({"a": LABEL[:, :2], "b": void, "c": half}))
+    assert kinds(found, "warning") == ["wholly void"]
+    assert [p.name for p in found.of("warning")[0].files] == ["b.png"]
+    (note,) = (p for p in found.of("note") if p.kind == "void")
+    assert "50.00% of the pixels" in note.message
+    assert "c.png (50%); 1 picture(s) at least half" in note.message
+
+
+def test_a_class_never_seen_is_named(folder_dataset, checked):
+    found = checked(folder_dataset({"a": LABEL[:, :1]}))
+    assert found.of("warning")[0].message == "train: 1 class(es) never seen: water"
+
+
+def test_nothing_labelled(folder_dataset, checked):
+    assert kinds(checked(folder_dataset({"a": np.full((2, 2), 255, np.uint8)}))) == [
+        "nothing labelled"
+    ]
+
+
+def test_modes_and_mixed_sizes_are_noted(folder_dataset, checked):
+    path = folder_dataset({"a": LABEL, "b": LABEL[:1], "c": LABEL, "d": LABEL})
+    for name, mode in (("a", "L"), ("c", "CMYK"), ("d", "I;16")):
+        (train(path) / "images" / f"{name}.jpg").unlink()
+        Image.new(mode, (4, 2)).save(train(path) / "images" / f"{name}.tif")
+    notes = " ".join(p.message for p in checked(path).of("note"))
+    assert "2 sizes in 4 images, from 4x1 to 4x2" in notes
+    assert "1 image(s) are gray" in notes
+    assert "1 image(s) are CMYK" in notes
+    assert "1 image(s) are of 16 bits or more" in notes
+
+
+def test_absent_splits_are_warnings(folder_dataset, checked):
+    path = folder_dataset({"a": LABEL}, splits={"train": "train", "val": "val", "test": "test"})
+    assert kinds(checked(path), "warning") == ["no folder", "no folder"]
+    with pytest.raises(InputError, match="nothing to check; val: no folder"):
+        plan(path, ["val"])

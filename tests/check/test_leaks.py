@@ -1,0 +1,156 @@
+"""Pictures that splits share are found, pictures that only resemble each other are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from hmsa.check import duplicates
+from hmsa.check.check import judge, plan
+from hmsa.check.leaks import find_leaks
+from hmsa.check.scan import Memory, scan
+from hmsa.data.scenes import write_scenes
+
+
+def kinds(found, level="error"):
+    return [problem.kind for problem in found.of(level)]
+
+
+def noise(seed=0, side=96, blocks=12):
+    """A picture that is like no other: random blocks, as large as things are in a photograph."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (blocks, blocks, 3), np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture
+def splits(tmp_path):
+    """`splits(train={name: pixels}, val=..)` -> dataset.yaml"""
+
+    def make(**parts):
+        for split, images in parts.items():
+            for kind in ("images", "labels"):
+                (tmp_path / split / kind).mkdir(parents=True)
+            for name, pixels in images.items():
+                Image.fromarray(pixels).save(tmp_path / split / "images" / f"{name}.png")
+                Image.new("L", pixels.shape[1::-1]).save(
+                    tmp_path / split / "labels" / f"{name}.png"
+                )
+        file = tmp_path / "dataset.yaml"
+        content = {"splits": {name: name for name in parts}, "names": ["all"]}
+        file.write_text(yaml.safe_dump(content))
+        return file
+
+    return make
+
+
+def test_different_pictures_are_no_copies(splits, checked):
+    found = checked(splits(train={"a": noise(1), "b": noise(2)}, val={"c": noise(3)}))
+    assert not found.near
+    assert not found.problems
+
+
+@pytest.mark.parametrize("how", ["same", "brighter", "smaller", "jpeg", "gray"])
+def test_copies_are_found_whatever_was_done_to_them(splits, tmp_path, how, checked):
+    original = noise(1)
+    picture = Image.fromarray(original)
+    if how == "brighter":
+        picture = picture.point(lambda v: min(255, v * 0.8 + 40))
+    elif how == "smaller":
+        picture = picture.resize((60, 50))
+    elif how == "jpeg":
+        picture.save(tmp_path / "x.jpg", quality=30)
+        picture = Image.open(tmp_path / "x.jpg")
+    elif how == "gray":
+        picture = picture.convert("L")
+    path = splits(
+        train={"a": original, "b": noise(2)}, val={"c": np.asarray(picture.convert("RGB"))}
+    )
+    found = checked(path)
+    (near,) = found.near
+    assert near.kind == "copy"
+    assert near.splits == ("train", "val")
+    assert [image.stem for image in near.images] == ["a", "c"]
+    assert kinds(found, "warning") == ["near-copies"]
+
+
+def test_copies_within_a_split_are_told_apart(splits, checked):
+    found = checked(splits(train={"a": noise(1), "b": noise(1)}))
+    assert not found.near
+    assert kinds(found, "note") == ["near-copies within"]
+    assert found.summary()["near_duplicates_within"] == {"train": 2}
+
+
+def test_black_frames_are_copies_of_nothing(splits, checked):
+    black = np.zeros((40, 40, 3), np.uint8)
+    assert not checked(splits(train={"a": black}, val={"b": black})).near
+
+
+def test_files_in_two_splits(splits, checked):
+    path = splits(train={"a": noise(1), "b": noise(2)})
+    content = yaml.safe_load(path.read_text())
+    both = {"images": "train/images", "labels": "train/labels"}
+    content["splits"]["val"] = both | {"include": ["a"]}
+    path.write_text(yaml.safe_dump(content))
+    found = checked(path)
+    assert kinds(found, "warning") == ["shared files"]
+    assert not found.near
+
+
+def test_generated_scenes_are_no_leaks(tmp_path, checked):
+    found = checked(write_scenes(tmp_path / "s", {"train": 30, "val": 10}, (64, 128)))
+    assert not found.near
+
+
+def drive(frames):
+    """Frames of a window, 128 pixels wide, that moves over a picture by 5 pixels each."""
+    wide = noise(5, side=640, blocks=10)[:96]
+    return {f"drive_{n:04}": wide[:, 5 * n : 5 * n + 128] for n in frames}
+
+
+def test_a_clip_cut_out_of_a_recording(splits, checked):
+    cut = range(20, 30)
+    rest = [n for n in range(50) if n not in range(15, 35)]
+    found = checked(splits(train=drive(rest), val=drive(cut)))
+    (near,) = (n for n in found.near if n.kind == "clip")
+    assert (near.recording, near.pictures, near.apart) == ("drive_", 10, 6)
+    assert [image.stem for image in near.images] in (
+        ["drive_0014", "drive_0020"], ["drive_0035", "drive_0029"],
+    )  # fmt: skip
+
+
+def test_numbers_that_mean_nothing_are_no_recording(splits, checked):
+    photos = {f"img_{n:04}": noise(n, blocks=4) for n in range(60)}
+    val = {name: photos.pop(name) for name in list(photos)[::6]}
+    assert not checked(splits(train=photos, val=val)).near
+
+
+def test_camvid(camvid):
+    found = plan(Path("camvid"), ["train", "val"], camvid)
+    with Memory(camvid) as memory:
+        seen = {file.path: s for file, s in scan(found.files(), memory)}
+    find_leaks(judge(found, seen), seen)
+    (near,) = found.near
+    assert (near.kind, near.recording, near.pictures, near.apart) == (
+        "clip",
+        "0016E5_",
+        101,
+        31,
+    )
+    assert {path.stem for path in near.images} == {"0016E5_08190", "0016E5_08159"}
+    assert not found.of("error")
+    void = {name: round(100 * p.void / p.total, 2) for name, p in found.parts.items()}
+    assert void == {"train": 3.95, "val": 1.70}
+    assert found.parts["train"].mean == pytest.approx([0.4117, 0.425, 0.4324], abs=1e-4)
+    assert found.parts["train"].std == pytest.approx([0.3068, 0.3115, 0.3069], abs=1e-4)
+
+
+def test_many_pictures_are_compared_a_few_rows_at_a_time(monkeypatch):
+    thumbs = [noise(n // 2, side=32).mean(axis=2).astype(np.uint8).tobytes() for n in range(12)]
+    whole = duplicates.near_copies(duplicates.prints(thumbs))
+    assert [(copy.first, copy.second) for copy in whole[:4]] == [(1, 0), (0, 1), (3, 2), (2, 3)]
+    monkeypatch.setattr(duplicates, "_ROWS", 5)
+    assert duplicates.near_copies(duplicates.prints(thumbs)) == whole

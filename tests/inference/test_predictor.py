@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hmsa import Predictor
+from hmsa.model import HMSA
+from hmsa.runs.errors import InputError
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).integers(0, 255, (41, 67, 3), dtype=np.uint8)
+
+
+def test_equals_the_plain_formula(tiny, image):
+    seen = Predictor(tiny, (0.5, 1, 2), precision="fp32", device="cpu")(image)
+    with torch.no_grad():
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+        probability = tiny(pixels, (0.5, 1, 2)).logits.softmax(1)[0]
+    assert seen.label.dtype == seen.confidence.dtype == np.uint8
+    assert (seen.label == probability.argmax(0).numpy()).all()
+    expected = (probability.max(0).values * 255).floor().numpy()
+    assert np.abs(seen.confidence - expected).max() <= 1
+    assert not seen.weights
+
+
+def test_detail(tiny, image):
+    predictor = Predictor(tiny, (2, 0.5), precision="fp32", device="cpu")
+    seen, plain = predictor(image, detail=True), predictor(image)
+    assert (seen.label == plain.label).mean() > 0.999, "in bands and whole, but for rounding"
+    assert list(seen.single) == list(seen.weights) == [0.5, 2.0]
+    assert {name: label.shape for name, label in seen.pooled.items()} == dict.fromkeys(
+        ("average", "max"), (41, 67)
+    )
+    np.testing.assert_allclose(sum(seen.weights.values()), 1, atol=1e-5)
+    alone = Predictor(tiny, (0.5,), precision="fp32", device="cpu")(image)
+    assert (alone.label == seen.single[0.5]).all()
+
+
+def test_flip_is_the_mean_of_both_passes(tiny, image):
+    """A picture that is its own mirror image gives one, too."""
+    both = np.concatenate([image, image[:, ::-1]], 1)
+    seen = Predictor(tiny, (0.5, 1), precision="fp32", device="cpu", flip=True)(both, detail=True)
+    assert (seen.label == seen.label[:, ::-1]).mean() > 0.999
+    assert (seen.pooled["max"] == seen.pooled["max"][:, ::-1]).mean() > 0.999
+    for weight in seen.weights.values():
+        np.testing.assert_allclose(weight, weight[:, ::-1], atol=1e-4)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        plain = tiny(pixels, (1,)).logits
+        mirrored = tiny(pixels.flip(-1), (1,)).logits.flip(-1)
+    predictor = Predictor(tiny, (1,), precision="fp32", device="cpu", flip=True)
+    flipped = predictor(image, detail=True)
+    assert (flipped.label == ((plain + mirrored) / 2).argmax(1)[0].numpy()).all()
+    assert (flipped.flips["plain"] == plain.argmax(1)[0].numpy()).all()
+    assert (flipped.flips["mirrored"] == mirrored.argmax(1)[0].numpy()).all()
+    assert not Predictor(tiny, (1,), "fp32", "cpu")(image, detail=True).flips
+
+
+def test_long_edge_is_a_change_of_scale_alone(tiny, image):
+    """41x67 pixels at a long edge of 134 and scale 1 are those same pixels at scale 2."""
+    big = Predictor(tiny, (1,), precision="fp32", device="cpu", long_edge=134)(image)
+    twice = Predictor(tiny, (2,), precision="fp32", device="cpu")(image)
+    assert big.label.shape == (41, 67)
+    assert (big.label == twice.label).mean() > 0.99
+
+
+def test_files_pillow_images_and_arrays_mean_the_same(tiny, image, tmp_path):
+    Image.fromarray(image).save(tmp_path / "a.png")
+    predictor = Predictor(tiny, (1,), device="cpu")
+    seen = [predictor(x).label for x in (image, Image.fromarray(image), tmp_path / "a.png")]
+    assert (seen[0] == seen[1]).all()
+    assert (seen[0] == seen[2]).all()
+
+
+def test_confidence_never_claims_more_than_the_model_did():
+    """A network that is sure to exactly 1/2 says 127, not 128."""
+    model = HMSA(2, "hrnet_w18_small", width=8)
+    torch.nn.init.zeros_(model.head.semantic[-1].weight)
+    torch.nn.init.zeros_(model.head.semantic[-1].bias)
+    seen = Predictor(model, (1,), precision="fp32", device="cpu")(np.zeros((8, 8, 3), np.uint8))
+    assert set(seen.confidence.ravel()) == {127}
+
+
+def test_bf16_agrees(tiny, image):
+    full = Predictor(tiny, (0.5, 1), precision="fp32", device="cpu")(image)
+    half = Predictor(tiny, (0.5, 1), precision="bf16", device="cpu")(image)
+    assert (full.label == half.label).mean() > 0.9
+
+
+def test_load_takes_the_scales_it_was_trained_for(trained, image):
+    assert Predictor.load(trained).scales == [0.5, 1.0, 2.0]
+    assert Predictor.load(trained / "last.safetensors", (1, 0.25)).scales == [0.25, 1.0]
+
+
+def test_refuses_bad_scales(tiny):
+    with pytest.raises(InputError):
+        Predictor(tiny, (0,))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_agrees_with_cpu(tiny, image):
+    cpu = Predictor(tiny, (0.5, 1), precision="fp32", device="cpu")(image)
+    gpu = Predictor(tiny, (0.5, 1), precision="fp32", device="cuda")(image)
+    assert (cpu.label == gpu.label).mean() > 0.99
+
+
+@pytest.fixture
+def predictor(tiny):
+    return Predictor(tiny, (0.5, 1, 2), precision="fp32", device="cpu")
+
+
+class TestWhatItTakes:
+    def test_tensors_and_batches(self, predictor, image):
+        expected = predictor(image).label
+        tensor = torch.from_numpy(image).permute(2, 0, 1)
+        assert (predictor(tensor).label == expected).all()
+        assert (predictor(tensor.float() / 255).label == expected).mean() > 0.999
+        mirrored = np.ascontiguousarray(image[:, ::-1])
+        both = predictor([image, mirrored])
+        for one, alone in zip(both, (image, mirrored), strict=True):
+            assert (one.label == predictor(alone).label).mean() > 0.999
+        stacked = predictor(torch.stack([tensor, tensor.flip(-1)]), detail=True)
+        assert (stacked[1].label == both[1].label).all()
+        assert stacked[1].weights[2.0].shape == image.shape[:2]
+        different = predictor([image, image[:20]])
+        assert [one.label.shape for one in different] == [(41, 67), (20, 67)]
+
+    def test_windows_of_a_large_picture(self, predictor, image, monkeypatch):
+        """A picture too large for the device is read where it is looked at."""
+        monkeypatch.setattr("hmsa.inference.predictor._AT_ONCE", 100)
+        reads = []
+
+        class Large:
+            size = (41, 67)
+
+            def read(self, rows, cols):
+                reads.append((rows, cols))
+                window = image[rows, cols].view()
+                window.flags.writeable = False
+                return window
+
+        seen = predictor(Large())
+        assert reads
+        assert (seen.label == predictor(image).label).all()
+
+    @pytest.mark.parametrize(
+        ("wrong", "told"),
+        [
+            (np.zeros((4, 4), np.uint8), "an array [4, 4] of uint8; it must be [H,W,3]"),
+            (np.zeros((4, 4, 3), np.float32), "of float32"),
+            (torch.zeros(4, 4, 3), "a tensor [1, 4, 4, 3]; it must be [3,H,W]"),
+            (torch.zeros(3, 0, 4), "not empty"),
+            (torch.zeros(3, 4, 4, dtype=torch.int64), "give uint8, or float in 0..1"),
+        ],
+    )
+    def test_refuses(self, predictor, wrong, told):
+        with pytest.raises(InputError, match=re.escape(told)):
+            predictor(wrong)
+
+    def test_a_device_that_is_not_there(self, tiny):
+        if torch.cuda.device_count() < 8:
+            with pytest.raises(InputError, match="cuda:7 was asked for, but there (is|are)"):
+                Predictor(tiny, (1,), device="cuda:7")
+        with pytest.raises(InputError, match="'gpu' is none"):
+            Predictor(tiny, (1,), device="gpu")
+        with pytest.raises(InputError, match="fp16 is for GPUs"):
+            Predictor(tiny, (1,), "fp16", "cpu")(np.zeros((9, 9, 3), np.uint8))
+
+
+class TestWhatItGives:
+    def test_probabilities_and_entropy(self, predictor, image):
+        seen = predictor(image, probabilities=True, entropy=True)
+        assert seen.probabilities.dtype == np.float16
+        assert (seen.probabilities.argmax(0) == seen.label).mean() > 0.99
+        np.testing.assert_allclose(seen.probabilities.astype(float).sum(0), 1, atol=2e-3)
+        share = seen.probabilities.astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            entropy = -np.nansum(share * np.log(share), 0) / np.log(len(share))
+        np.testing.assert_allclose(seen.entropy, entropy * 255, atol=1.5)
+
+    def test_save_and_overlay(self, predictor, image, tmp_path):
+        seen = predictor(image, detail=True, entropy=True)
+        seen.save(tmp_path / "label.png")
+        with Image.open(tmp_path / "label.png") as written:
+            assert written.mode == "P"
+            assert (np.array(written) == seen.label).all()
+        seen.save(tmp_path / "all.npz")
+        with np.load(tmp_path / "all.npz") as held:
+            assert (held["entropy"] == seen.entropy).all()
+            assert held["weights"].shape == (3, 41, 67)
+        Image.fromarray(image).save(tmp_path / "a.png")
+        drawn = seen.overlay(tmp_path / "a.png")
+        assert (np.array(drawn) == np.array(seen.overlay(image))).all()
+        colours = np.array(seen.palette)[seen.label]
+        expected = (image / 2 + colours / 2).round()
+        assert np.abs(np.array(drawn) - expected).max() <= 1
+        with pytest.raises(InputError, match="the picture is 20x67, its label 41x67"):
+            seen.overlay(image[:20])
+        with pytest.raises(InputError, match=r"saved as .png \(label\) or .npz"):
+            seen.save(tmp_path / "label.jpg")
+
+    def test_a_giant_result_lies_in_a_file(self, predictor, image, monkeypatch):
+        monkeypatch.setattr("hmsa.inference.result._IN_MEMORY", 1000)
+        seen = predictor(image)
+        assert isinstance(seen.label, np.memmap)
+        monkeypatch.undo()
+        assert (seen.label == predictor(image).label).all()
+
+
+class TestTiles:
+    """What tiles see is told in tests/model/test_look.py; here: when a picture is cut."""
+
+    def test_only_what_does_not_fit(self, predictor, monkeypatch):
+        assert predictor._tiling((400, 600)) is None
+        monkeypatch.setattr("hmsa.inference.predictor.free_memory", lambda device: 300 << 20)
+        tiling = predictor._tiling((4000, 6000))
+        assert tiling is not None
+        assert tiling.tile % 64 == 0
+        assert tiling.tile**2 * predictor._need() <= 150 << 20
+        predictor.tile = None
+        assert predictor._tiling((4000, 6000)) is None
+        predictor.tile = 512
+        assert predictor._tiling((400, 600)).tile == 512
+
+    def test_a_tiled_picture_is_labelled_like_the_whole(self, predictor):
+        picture = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
+        picture = picture.repeat(16, 0).repeat(16, 1)  # 480x640
+        whole = predictor(picture, detail=True)
+        predictor.tile, predictor.halo = 384, 96
+        tiled = predictor(picture, detail=True)
+        assert (tiled.label == whole.label).mean() > 0.98
+        for scale in (0.5, 1.0, 2.0):
+            assert (tiled.single[scale] == whole.single[scale]).mean() > 0.98
+            assert np.abs(tiled.weights[scale] - whole.weights[scale]).mean() < 0.01
+        predictor.flip = True
+        assert (predictor(picture).label == tiled.label).mean() > 0.8
+
+    def test_out_of_memory_halves_the_tile_and_goes_on(self, predictor, capsys, monkeypatch):
+        picture = np.random.default_rng(0).integers(0, 255, (500, 700, 3), np.uint8)
+        expected = predictor(picture).label
+        see, sides = predictor.model.see, []
+
+        def poor(pixels, *others):
+            sides.append(max(pixels.shape[-2:]))
+            if pixels.device.type == "cpu" and max(pixels.shape[-2:]) > 800:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return see(pixels, *others)
+
+        monkeypatch.setattr(predictor.model, "see", poor)
+        found = predictor(picture).label
+        assert capsys.readouterr().err == "memory ran out; going on in tiles of 640 pixels\n"
+        assert (found == expected).mean() > 0.95
+        sides.clear()
+        predictor(picture)
+        assert max(sides) <= 640, "the next picture is not tried whole"
+        assert capsys.readouterr().err == ""
+
+    def test_no_memory_at_all_is_told(self, predictor, monkeypatch):
+        def poor(pixels, *others):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        predictor._need()
+        monkeypatch.setattr(predictor.model, "see", poor)
+        with pytest.raises(InputError, match="not enough memory on cpu for a picture of 300x300"):
+            predictor(np.zeros((300, 300, 3), np.uint8))
+
+    def test_other_errors_are_not_taken_for_that(self, predictor, monkeypatch):
+        def wrong(*others):
+            raise RuntimeError("shapes do not fit")
+
+        monkeypatch.setattr(predictor.model, "see", wrong)
+        with pytest.raises(RuntimeError, match="shapes"):
+            predictor(np.zeros((30, 30, 3), np.uint8))

@@ -1,0 +1,267 @@
+"""`hmsa attend`: the network frozen, a head trained, the result good for every other verb."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from hmsa import HMSA
+from hmsa.checkpoint.files import hashed, save
+from hmsa.data.scenes import NAMES
+from hmsa.model import PairScaleAttention, ScaleAttention
+
+K = len(NAMES)
+
+
+CODE = f"""
+import torch
+from torch import nn
+
+class Own(nn.Module):
+    multiple = 4
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
+        self.last = nn.Conv2d(8, {K}, 1)
+
+    def forward(self, image):
+        return {{"out": self.last(self.stem(image))}}
+
+class Blind(nn.Module):
+    '''Sees walls everywhere in a large picture, sky in a small one.'''
+    multiple = 4
+
+    def forward(self, image):
+        logits = torch.zeros_like(image[:, :1]).repeat(1, {K}, 1, 1)
+        logits[:, 0] = 1
+        logits[:, 1] = 3 * (image.shape[-1] > 100)
+        return logits
+
+def make():
+    torch.manual_seed(0)
+    return Own().eval()
+
+def blind():
+    return Blind().eval()
+"""
+
+
+@pytest.fixture(scope="module")
+def module(tmp_path_factory):
+    """A folder with somebodys.py, whose make() gives a network."""
+    folder = tmp_path_factory.mktemp("code")
+    (folder / "somebodys.py").write_text(CODE)
+    return folder
+
+
+@pytest.fixture
+def somebodys(module, monkeypatch):
+    monkeypatch.syspath_prepend(str(module))
+    monkeypatch.setenv("HMSA_NETWORK", "")  # what becomes of it is undone, too
+    return "somebodys:make"
+
+
+@pytest.fixture
+def segformer(tmp_path):
+    pytest.importorskip("transformers")
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    torch.manual_seed(0)
+    names = dict(enumerate(n.replace(" ", "_").upper() for n in NAMES))
+    config = SegformerConfig(
+        id2label=names, label2id={n: k for k, n in names.items()}, depths=[1, 1, 1, 1],
+        hidden_sizes=[8, 16, 24, 32], decoder_hidden_size=16,
+    )  # fmt: skip
+    network = SegformerForSemanticSegmentation(config)
+    network.save_pretrained(tmp_path / "segformer")
+    return tmp_path / "segformer"
+
+
+def test_from_a_folder_to_every_other_verb(hmsa, segformer, scenes, tmp_path):
+    done = hmsa("attend", segformer, scenes, "-o", tmp_path / "run", "--steps", 3)
+    assert done.code == 0, done.err
+    assert "attention looks at decode_head.classifier:input and at confidence, 19" in done.err
+    told = json.loads(done.out.splitlines()[-1])
+    assert set(told["miou"]) == {"single", "average", "max", "attention"}
+    assert set(told["miou"]["single"]) == {"0.5", "1", "2"}
+    assert told["split"] == "val"
+    assert told["images"] == 3
+    assert told["network"]["network"] == str(segformer)
+    for word in ("average", "max", "attention", NAMES[0]):
+        assert word in done.out
+    assert (tmp_path / "run" / "report-val.html").is_file()
+    assert not (tmp_path / "run" / "passes").exists(), "what could be made again is gone"
+    model = HMSA.from_pretrained(tmp_path / "run")
+    assert isinstance(model, ScaleAttention)
+    assert hashed(model.trunk.module.state_dict()) == told["network"]["sha256"]
+    assert model.card.names == list(NAMES)
+    assert model.card.gate is not None
+    assert model.card.gate.split == "train, 1 held out"
+
+    pictures = scenes.parent / "val" / "images"
+    made = hmsa("predict", tmp_path / "run", pictures, "-o", tmp_path / "out", "--budget", "0.3")
+    assert made.code == 0, made.err
+    assert "budget 0.3: " in made.err
+    made = hmsa("autolabel", tmp_path / "run", pictures, "-o", tmp_path / "labels")
+    assert made.code == 0, made.err
+    assert len(list((tmp_path / "labels" / "labels").glob("*.png"))) == 3
+    made = hmsa("gate", tmp_path / "run", scenes, "--split", "val")
+    assert made.code == 0, made.err
+    made = hmsa("convert", tmp_path / "run", "-o", tmp_path / "shared")
+    assert made.code == 0, made.err
+    assert "- network: transformers\n" in (tmp_path / "shared" / "README.md").read_text()
+    assert (
+        HMSA.from_pretrained(tmp_path / "shared").card
+        == HMSA.from_pretrained(tmp_path / "run").card
+    )
+    made = hmsa("export", tmp_path / "run", "-o", tmp_path / "a.pt2", "--size", "64x96")
+    assert made.code == 0, made.err
+
+
+def test_ones_own_network_without_features_and_by_pairs(hmsa, somebodys, scenes, tmp_path):
+    done = hmsa("attend", somebodys, scenes, "-o", tmp_path / "run", "--steps", 2, "--pairs",
+                "--per-class", "--features", "none", "--scales", "0.5,1", "--json")  # fmt: skip
+    assert done.code == 0, done.err
+    assert os.environ["HMSA_NETWORK"] == somebodys, "what was typed may be run"
+    model = HMSA.from_pretrained(tmp_path / "run")
+    assert isinstance(model, PairScaleAttention)
+    assert (model.maps, model.head.features, model.card.gate) == (K, 3, None)
+    assert json.loads(done.out)["scales"] == [0.5, 1.0]
+
+
+def test_a_reference_leaves_the_weights_where_they_are(hmsa, segformer, scenes, tmp_path):
+    runs = [tmp_path / name for name in ("inside", "by-reference")]
+    for run, more in zip(runs, ([], ["--reference"]), strict=True):
+        done = hmsa("attend", segformer, scenes, "-o", run, "--steps", 2, *more)
+        assert done.code == 0, done.err
+    sizes = [(run / "best.safetensors").stat().st_size for run in runs]
+    assert sizes[1] < 0.8 * sizes[0]
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        inside, outside = (HMSA.from_pretrained(run)(image, (0.5, 1)).logits for run in runs)
+    assert torch.equal(inside, outside)
+
+    from transformers import SegformerForSemanticSegmentation
+
+    other = SegformerForSemanticSegmentation.from_pretrained(segformer)
+    with torch.no_grad():
+        other.decode_head.classifier.bias += 1
+    other.save_pretrained(segformer)
+    done = hmsa("predict", runs[1], scenes.parent / "val", "-o", tmp_path / "out")
+    assert done.code == 2
+    assert "is another network now than the one that this attention was trained for" in done.err
+    assert hmsa("predict", runs[0], scenes.parent / "val", "-o", tmp_path / "out").code == 0
+
+
+def test_attention_learns_what_a_network_is_good_at(hmsa, somebodys, scenes, tmp_path):
+    done = hmsa("attend", "somebodys:blind", scenes, "-o", tmp_path / "run", "--scales", "1,2",
+                "--steps", 60, "--features", "none")  # fmt: skip
+    assert done.code == 0, done.err
+    told = json.loads(done.out.splitlines()[-1])["miou"]
+    assert told["attention"] >= max(told["single"].values()) - 1e-6
+    assert told["attention"] != told["average"]
+
+
+def test_goes_on_after_a_kill(module, scenes, tmp_path):
+    """SIGKILL while it looks: nothing is torn, and it comes to what it would have come to."""
+
+    def command(out):
+        return [sys.executable, "-m", "hmsa", "attend", "somebodys:make", str(scenes), "-o",
+                str(tmp_path / out), "--steps", "2", "--json"]  # fmt: skip
+
+    environment = os.environ | {"PYTHONPATH": str(module)}
+    passes = tmp_path / "run" / "passes"
+    child = subprocess.Popen(command("run"), env=environment, stderr=subprocess.PIPE)
+    while child.poll() is None and len(list(passes.glob("*.safetensors"))) < 2:
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+    told = []
+    for out in ("run", "other"):
+        done = subprocess.run(command(out), env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        told.append(json.loads(done.stdout))
+    assert told[0]["miou"] == told[1]["miou"]
+    assert told[0]["held_out_miou"] == told[1]["held_out_miou"]
+
+
+def test_passes_are_bounded_kept_and_made_anew(somebodys, scenes, tmp_path):
+    from hmsa.checkpoint.networks import allow
+    from hmsa.data.datasets import open_dataset
+    from hmsa.model.scale_attention import find_network
+    from hmsa.training.passes import Passes, spread_over
+
+    learn = open_dataset(scenes, "train")
+    allow(somebodys)
+    model = ScaleAttention(find_network(somebodys)).eval()
+    passes = Passes(tmp_path / "passes", model, learn, [0.5, 1.0], spread_over(6, 4))
+    assert passes.look(1 << 30, "fp32", {"a": 1}).order == passes.order
+    files = {f: f.stat().st_mtime_ns for f in (tmp_path / "passes").glob("*.safetensors")}
+    assert len(files) == 4
+    some = passes.look(2 * max(f.stat().st_size for f in files), "fp32", {"a": 1})
+    assert some.order == passes.order[:2]
+    assert files == {f: f.stat().st_mtime_ns for f in files}, "none was made again"
+    passes.look(1 << 30, "fp32", {"a": 2})
+    assert all(f.stat().st_mtime_ns > then for f, then in files.items())
+
+    encoded, label = passes.read(some.order[0], torch.device("cpu"))
+    image, truth = learn.read(some.order[0])
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        live = model.attend(model.encode(pixels, [0.5, 1.0]), label.shape[-2:])
+        kept = model.attend(encoded, label.shape[-2:])
+    assert (label[0].numpy() == truth).all()
+    for scale in (0.5, 1.0):
+        assert (kept.maps[scale].logits - live.maps[scale].logits).abs().mean() < 0.1
+    torch.testing.assert_close(
+        kept.maps[0.5].attention, live.maps[0.5].attention, atol=2e-3, rtol=0
+    )
+
+
+def test_spread_over():
+    from hmsa.training.passes import spread_over
+
+    assert sorted(spread_over(7, 9)) == list(range(7))
+    assert sorted(spread_over(100, 5)) == [0, 20, 40, 60, 80]
+    assert spread_over(8, 8)[:2] == [0, 4], "a few of them are out of all of them"
+
+
+def test_refuses(hmsa, somebodys, segformer, scenes, folder_dataset, tmp_path):
+    import numpy as np
+
+    def refused(*arguments):
+        done = hmsa("attend", *arguments, "-o", tmp_path / "run")
+        assert done.code == 2, (done.out, done.err)
+        assert not (tmp_path / "run" / "best.safetensors").exists()
+        return done.err
+
+    other = folder_dataset({"a": np.zeros((32, 48), np.uint8), "b": np.zeros((32, 48), np.uint8)})
+    assert f"knows {K} classes" in refused(somebodys, other)
+    assert "both must have the same ones in the same order" in refused(segformer, other)
+    ignored = np.full((32, 48), 255, np.uint8)
+    names = {"names": list(NAMES), "palette": None}
+    some = folder_dataset({"a": np.zeros((32, 48), np.uint8), "b": ignored}, **names)
+    assert "no labelled pixel in the 1 picture(s) held out" in refused(somebodys, some)
+    none = folder_dataset({"a": ignored, "b": ignored}, **names)
+    assert "no labelled pixel in the 1 picture(s) to learn from" in refused(somebodys, none)
+    one = folder_dataset({"a": np.zeros((32, 48), np.uint8)})
+    (tmp_path / "pictures" / "train" / "labels" / "b.png").unlink()
+    (tmp_path / "pictures" / "train" / "images" / "b.jpg").unlink()
+    assert "1 labelled picture(s); attention needs 2 or more" in refused(somebodys, one)
+    assert "weighs two or more" in refused(somebodys, scenes, "--scales", "1")
+    assert "no split 'other'" in refused(somebodys, scenes, "--val", "other")
+    assert "not two pictures fit into" in refused(somebodys, scenes, "--cache", "0.000001")
+    assert "no network nothing" in refused("nothing", scenes)
+    assert "no module 'stems'" in refused(somebodys, scenes, "--features", "stems")
+    save(tmp_path / "a.safetensors", HMSA(3, "hrnet_w18_small", width=8))
+    assert "knows 3 classes" in refused(tmp_path / "a.safetensors", scenes)
