@@ -31,7 +31,7 @@ from PIL import Image
 
 from hmsa.data.images import pictures_below, read_image
 from hmsa.data.labels import LabelSet, spread
-from hmsa.inference.predictor import Predictor, Segmentation
+from hmsa.inference.predictor import Prediction, Predictor
 from hmsa.labelling import labelling
 from hmsa.labelling.cluster import Cluster
 from hmsa.labelling.labelling import Crew, Labelling, locked
@@ -55,8 +55,8 @@ class Free(Predictor):
     def __init__(self) -> None:
         self.scales, self.flip = [1.0], False
 
-    def __call__(self, image: Any, detail: bool = False) -> Segmentation:
-        return Segmentation(image[..., 0] >> 4, image[..., 1])
+    def __call__(self, image: Any, detail: bool = False) -> Prediction:
+        return Prediction(image[..., 0] >> 4, image[..., 1])
 
 
 def free(device: Any = None) -> Predictor:

@@ -83,6 +83,6 @@ def test_files_stay_small():
 
 def test_public_names():
     assert sorted(hmsa.__all__) == sorted(
-        ["HMSA", "InputError", "Predictor", "ScaleAttention", "Segmentation", "__version__", "fuse"]
+        ["HMSA", "InputError", "Predictor", "ScaleAttention", "Prediction", "__version__", "fuse"]
     )
     assert all(hasattr(hmsa, name) for name in hmsa.__all__)

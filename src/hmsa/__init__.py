@@ -7,16 +7,16 @@ __version__ = "0.2.0.dev0"
 __all__ = [
     "HMSA",
     "InputError",
+    "Prediction",
     "Predictor",
     "ScaleAttention",
-    "Segmentation",
     "__version__",
     "fuse",
 ]
 
 if TYPE_CHECKING:
     from .inference.predictor import Predictor
-    from .inference.result import Segmentation
+    from .inference.result import Prediction
     from .model import HMSA, ScaleAttention, fuse
     from .runs import InputError
 
@@ -25,7 +25,7 @@ _PLACES = {
     "InputError": "runs",
     "Predictor": "inference.predictor",
     "ScaleAttention": "model",
-    "Segmentation": "inference.result",
+    "Prediction": "inference.result",
     "fuse": "model",
 }
 

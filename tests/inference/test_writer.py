@@ -14,7 +14,7 @@ from PIL import Image
 from hmsa.checkpoint.files import Card
 from hmsa.data.images import Whole
 from hmsa.inference import writer
-from hmsa.inference.predictor import Segmentation
+from hmsa.inference.predictor import Prediction
 from hmsa.inference.writer import KINDS, Writer
 from hmsa.runs.errors import InputError
 
@@ -22,11 +22,11 @@ NAMES = ["land", "water", "road", "roof"]
 PALETTE = [(10, 20, 30), (0, 0, 200), (99, 99, 99), (200, 60, 60)]
 
 
-def seen_of(height: int, width: int, **more: object) -> Segmentation:
+def seen_of(height: int, width: int, **more: object) -> Prediction:
     """Blobs of four classes."""
     y, x = np.ogrid[:height, :width]
     label = ((y // 7 + x // 11) % 4).astype(np.uint8)
-    return Segmentation(label, (100 + (x + y) % 156).astype(np.uint8), **more)
+    return Prediction(label, (100 + (x + y) % 156).astype(np.uint8), **more)
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, kind):
     random = np.random.default_rng(0)
     label, confidence = random.integers(0, 4, (2, 600, 700), np.uint8)
     maps = {1.0: random.random((600, 700), np.float32)}
-    seen = Segmentation(
+    seen = Prediction(
         label, confidence, single={1.0: label}, weights=maps, entropy=label,
         probabilities=random.random((4, 600, 700), np.float32).astype(np.float16),
     )  # fmt: skip
@@ -263,7 +263,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, kind):
 def test_28_megapixels_take_little_memory(tmp_path, grown):
     small = seen_of(317, 307)
     label, confidence = (np.tile(each, (14, 21)) for each in (small.label, small.confidence))
-    seen = Segmentation(label, confidence, entropy=confidence)
+    seen = Prediction(label, confidence, entropy=confidence)
     pixels = Whole(np.broadcast_to(np.uint8(99), (4438, 6447, 3)))
     save = ["label", "overlay", "confidence", "rle", "entropy"]
     made = Writer(tmp_path, save, Card(names=NAMES, network={}), (1,))

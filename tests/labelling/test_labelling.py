@@ -15,7 +15,7 @@ from hmsa.data.coarse import Coarse
 from hmsa.data.datasets import open_dataset
 from hmsa.data.labels import LabelSet, spread
 from hmsa.evaluation.thresholds import precise
-from hmsa.inference.predictor import Predictor, Segmentation
+from hmsa.inference.predictor import Prediction, Predictor
 from hmsa.labelling.autolabel import calibrate
 from hmsa.labelling.labelling import Labelling, locked
 from hmsa.labelling.rows import THRESHOLDS, total
@@ -373,7 +373,7 @@ def test_precision_on_held_out_pictures_by_hand(folder_dataset):
     def predictor(image):
         assert image.shape == (1, 9, 3)
         sure = np.array([[200] * 4 + [100] * 4 + [50]], np.uint8)
-        return Segmentation(np.ones((1, 9), np.uint8), sure)
+        return Prediction(np.ones((1, 9), np.uint8), sure)
 
     counts = calibrate(predictor, open_dataset(path, "train")).counts
     assert counts.sum() == 8

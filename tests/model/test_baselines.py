@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hmsa.model import FUSIONS, Maps, average, build, maximum
+from hmsa.model import FUSIONS, ScaleOutput, average, build, maximum
 from hmsa.model.baselines import ExplicitAttention, onto, weighted
 from hmsa.model.heads import resize
 from hmsa.model.hmsa import Encoded
@@ -64,14 +64,14 @@ class TestEvery:
 
 
 def test_poolings_by_hand():
-    maps = {s: Maps(torch.full((1, 2, 4, 4), s), None) for s in (1.0, 2.0, 6.0)}
+    maps = {s: ScaleOutput(torch.full((1, 2, 4, 4), s), None) for s in (1.0, 2.0, 6.0)}
     assert average(maps, (3, 5)).unique().tolist() == [3.0]
     assert maximum(maps, (4, 4)).unique().tolist() == [6.0]
 
 
 def test_weighted_by_hand():
     maps = {
-        s: Maps(torch.full((1, 2, n, n), s), torch.full((1, 1, 4, 4), w))
+        s: ScaleOutput(torch.full((1, 2, n, n), s), torch.full((1, 1, 4, 4), w))
         for s, n, w in ((1.0, 4, 0.25), (2.0, 8, 0.75))
     }
     assert weighted(maps, (4, 4)).unique().tolist() == [1.75]

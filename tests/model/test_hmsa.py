@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmsa.model import HMSA, Maps, average, chain, effective_weights, fuse
+from hmsa.model import HMSA, ScaleOutput, average, chain, effective_weights, fuse
 from hmsa.model.heads import resize
 from hmsa.runs.errors import InputError
 
@@ -17,12 +17,12 @@ scale_lists = st.lists(
 )
 
 
-def random_maps(scales, size, seed=0, classes=3) -> dict[float, Maps]:
+def random_maps(scales, size, seed=0, classes=3) -> dict[float, ScaleOutput]:
     generator = torch.Generator().manual_seed(seed)
     maps = {}
     for s in scales:
         h, w = max(1, int(size[0] * s)), max(1, int(size[1] * s))
-        maps[s] = Maps(
+        maps[s] = ScaleOutput(
             torch.randn(1, classes, h, w, generator=generator),
             torch.rand(1, 1, h, w, generator=generator),
         )
@@ -93,7 +93,7 @@ class TestChain:
         assert effective_weights(maps, (8, 8))[favoured].min() == 1
 
     def test_average_is_the_mean(self):
-        maps = {s: Maps(torch.full((1, 2, 4, 4), s), None) for s in (1.0, 2.0, 6.0)}
+        maps = {s: ScaleOutput(torch.full((1, 2, 4, 4), s), None) for s in (1.0, 2.0, 6.0)}
         assert average(maps, (3, 5)).unique().tolist() == [3.0]
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmsa.model import Maps, Output
+from hmsa.model import Output, ScaleOutput
 from hmsa.training.losses import cross_entropy, hard_cross_entropy, objective
 from hmsa.training.rmi import binary_cross_entropy, region_mutual_information
 
@@ -37,7 +37,7 @@ def test_objective_adds_each_scale_at_full_size():
     torch.manual_seed(0)
     lo, hi = torch.randn(1, 3, 4, 4), torch.randn(1, 3, 8, 8)
     label = torch.randint(0, 3, (1, 8, 8))
-    output = Output(hi + 1, {0.5: Maps(lo, None), 1.0: Maps(hi, None)})
+    output = Output(hi + 1, {0.5: ScaleOutput(lo, None), 1.0: ScaleOutput(hi, None)})
     terms = objective(output, label, supervision=0.5)
     up = F.interpolate(lo, size=(8, 8), mode="bilinear", align_corners=False)
     scales = F.cross_entropy(up, label) + F.cross_entropy(hi, label)
@@ -50,7 +50,7 @@ def test_objective_with_rmi_keeps_its_halves_apart():
     torch.manual_seed(0)
     lo, hi = torch.randn(1, 3, 16, 16), torch.randn(1, 3, 32, 32)
     label = torch.randint(0, 3, (1, 32, 32))
-    output = Output(hi, {0.5: Maps(lo, None), 1.0: Maps(hi, None)})
+    output = Output(hi, {0.5: ScaleOutput(lo, None), 1.0: ScaleOutput(hi, None)})
     terms = objective(output, label, supervision=0.05, loss="rmi")
     whole = region_mutual_information(hi, label)
     torch.testing.assert_close(terms["fused"], 0.5 * whole.bce + 0.5 * whole.rmi)
@@ -64,8 +64,8 @@ def test_penalty_is_the_expected_share_of_fine_pixels():
     """Attention 1/4 at 0.5 leaves 3/4 to 1.0: 1/4 * (0.5/1)^2 + 3/4 * 1."""
     attention = torch.full((1, 1, 4, 4), 0.25, requires_grad=True)
     maps = {
-        0.5: Maps(torch.zeros(1, 2, 4, 4), attention),
-        1.0: Maps(torch.zeros(1, 2, 8, 8), None),
+        0.5: ScaleOutput(torch.zeros(1, 2, 4, 4), attention),
+        1.0: ScaleOutput(torch.zeros(1, 2, 8, 8), None),
     }
     output = Output(torch.zeros(1, 2, 8, 8), maps)
     terms = objective(output, torch.zeros(1, 8, 8, dtype=torch.long), penalty=2.0)
@@ -109,7 +109,7 @@ class TestHardPixels:
     def test_objective_takes_it_for_the_fused_output_alone(self):
         torch.manual_seed(0)
         logits, label = torch.randn(1, 3, 8, 8), torch.randint(0, 3, (1, 8, 8))
-        output = Output(logits, {1.0: Maps(logits, None)})
+        output = Output(logits, {1.0: ScaleOutput(logits, None)})
         terms = objective(output, label, loss="ohem", supervision=1.0)
         torch.testing.assert_close(terms["fused"], hard_cross_entropy(logits, label))
         torch.testing.assert_close(terms["scales"], cross_entropy(logits, label))

@@ -37,7 +37,7 @@ from ..runs.files import replace
 WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
 
 
-class Spent(BaseModel):
+class GatePoint(BaseModel):
     """What it comes to if finer scales are computed in a share of the picture alone."""
 
     share: float
@@ -46,22 +46,22 @@ class Spent(BaseModel):
     agreement: float  # share of labels that are those of everything computed
 
 
-class Curve(BaseModel):
+class GateCurve(BaseModel):
     """Measured by `hmsa gate`."""
 
     dataset: str
     split: str
     scales: list[float]
-    points: list[Spent]  # by rising share
+    points: list[GatePoint]  # by rising share
 
-    def at(self, share: float) -> Spent:
+    def at(self, share: float) -> GatePoint:
         """Between the measured shares on a straight line."""
         shares = [point.share for point in self.points]
         values = {
             name: float(np.interp(share, shares, [getattr(p, name) for p in self.points]))
             for name in ("cost", "miou", "agreement")
         }
-        return Spent(share=share, **values)
+        return GatePoint(share=share, **values)
 
 
 class Card(BaseModel):
@@ -76,7 +76,7 @@ class Card(BaseModel):
     trained_on: dict[str, Any] = {}  # dataset, split, pictures
     recipe: dict[str, Any] = {}  # as given to hmsa train
     metrics: dict[str, float] = {}  # on which step, with what result
-    gate: Curve | None = None  # what a gate saves and costs
+    gate: GateCurve | None = None  # what a gate saves and costs
     version: str = __version__
 
     @computed_field  # type: ignore[prop-decorator]

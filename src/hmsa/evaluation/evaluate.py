@@ -16,7 +16,7 @@ from rich.table import Table
 from .. import __version__
 from ..data.datasets import Dataset, open_dataset
 from ..inference.predictor import Predictor
-from ..inference.result import Segmentation
+from ..inference.result import Prediction
 from ..report.evaluation import Example, Repair, Report, Trusted, verdict, write_report
 from ..runs.errors import InputError
 from ..runs.files import replace
@@ -96,14 +96,14 @@ def evaluate(
     return summary, score_table(found, card.names, split)
 
 
-def _submit(dataset: Dataset, folder: Path) -> Callable[[int, Segmentation], object]:
+def _submit(dataset: Dataset, folder: Path) -> Callable[[int, Prediction], object]:
     stems = Counter(pair.image.stem for pair in dataset.pairs)
     twice = next((stem for stem, n in stems.items() if n > 1), None)
     if twice or dataset.labels.encoding != "index":
         why = f"two images are named {twice}" if twice else "its labels are colours, not values"
         raise InputError(f"no submission of {dataset.source}, split {dataset.split}: {why}")
 
-    def write(index: int, seen: Segmentation) -> None:
+    def write(index: int, seen: Prediction) -> None:
         picture = Image.fromarray(dataset.labels.to_raw(seen.label))
         file = folder / f"{dataset.pairs[index].image.stem}.png"
         replace(file, lambda temporary: picture.save(temporary, format="PNG"))

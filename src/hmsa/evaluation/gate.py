@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ..checkpoint.files import Curve, amend
+from ..checkpoint.files import GateCurve, amend
 from ..data.datasets import open_dataset
 from ..inference.predictor import Predictor
 from ..runs.errors import InputError
@@ -50,7 +50,9 @@ def gate(
     if card.has_learnt(dataset.source, split):
         say(f"note: {source} has learnt from this split; its curve flatters")
     points = gate_curve(predictor, dataset, shares)
-    curve = Curve(dataset=dataset.source.name, split=split, scales=predictor.scales, points=points)
+    curve = GateCurve(
+        dataset=dataset.source.name, split=split, scales=predictor.scales, points=points
+    )
     amend(source, gate=curve)
     table = Table(title=f"Finer scales in a share of the picture, {split}", title_justify="left")
     for column in ("share", "work", "mIoU", "labels as with all of it"):

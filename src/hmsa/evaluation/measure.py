@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..checkpoint.files import Spent
+from ..checkpoint.files import GatePoint
 from ..data.datasets import Dataset
 from ..data.labels import IGNORE
 from ..inference.predictor import Predictor
-from ..inference.result import Segmentation
+from ..inference.result import Prediction
 from ..model.gate import Gate
 from ..runs.progress import Progress
 from .boundary import BoundaryF1, BoundaryIoU
@@ -89,7 +89,7 @@ class Evaluation:
 def measure(
     predictor: Predictor,
     dataset: Dataset,
-    each: Callable[[int, Segmentation], object] | None = None,
+    each: Callable[[int, Prediction], object] | None = None,
 ) -> Evaluation:
     """One pass over the split: everything but pictures, in memory that does not grow with it.
 
@@ -146,7 +146,7 @@ def measure(
 
 def gate_curve(
     predictor: Predictor, dataset: Dataset, shares: Sequence[float] = SHARES
-) -> list[Spent]:
+) -> list[GatePoint]:
     """What each share of the finer scales costs and reaches; every tile is computed for real."""
     classes, before = len(dataset.labels.names), predictor.gate
     shares = sorted({0.0, *shares, 1.0})
@@ -167,7 +167,7 @@ def gate_curve(
             meter.advance()
     predictor.gate = before
     return [
-        Spent(share=s, cost=cost[s], miou=confusion[s].miou(), agreement=agreement[s] / pixels)
+        GatePoint(share=s, cost=cost[s], miou=confusion[s].miou(), agreement=agreement[s] / pixels)
         for s in shares
     ]
 
@@ -181,7 +181,7 @@ def score(predictor: Predictor, dataset: Dataset, rank: int = 0, processes: int 
     return confusion
 
 
-def _mended(seen: Segmentation, label: NDArray[np.uint8], scale: float, index: int) -> Window:
+def _mended(seen: Prediction, label: NDArray[np.uint8], scale: float, index: int) -> Window:
     """The square of this picture where the fused label is right most where `scale` is wrong."""
     valid = label != IGNORE
     gain = (seen.label == label) * 1.0 - (seen.single[scale] == label) * 1.0

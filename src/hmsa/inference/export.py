@@ -15,7 +15,7 @@ from ..runs.errors import InputError
 from ..runs.files import replace
 from .exported import SUFFIXES, Exported, Frozen, Size, freeze, need, show_size, write
 from .predictor import Predictor
-from .result import Segmentation
+from .result import Prediction
 
 AGREEMENT = 0.999  # share of pixels, in every picture: the rest may be ties
 STEPS = 2  # of 255, that a confidence may be off
@@ -114,7 +114,7 @@ def compare(eager: Predictor, file: Exported, sizes: Sequence[Size]) -> list[Par
     return rows
 
 
-def _parity(name: str, size: Size, one: Segmentation, other: Segmentation) -> Parity:
+def _parity(name: str, size: Size, one: Prediction, other: Prediction) -> Parity:
     off = np.abs(one.confidence.astype(int) - other.confidence.astype(int))
     agreement = float((one.label == other.label).mean())
     return Parity(name, size, len(np.unique(one.label)), agreement, int(off.max()))

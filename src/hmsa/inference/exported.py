@@ -30,7 +30,7 @@ from ..model.heads import resize
 from ..model.hmsa import ordered
 from ..runs.errors import InputError, first_line
 from ..runs.machine import Precision
-from .result import Segmentation, as_array
+from .result import Prediction, as_array
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 LEAST = 32  # pixels of a side, below which a graph of any size is not held to agree
@@ -103,7 +103,7 @@ class Exported:
         detail: bool = False,
         probabilities: bool = False,
         entropy: bool = False,
-    ) -> Segmentation:
+    ) -> Prediction:
         """image: a file, a Pillow image, or `[H,W,3]` uint8 RGB. InputError for a size that the
         graph does not take, and for detail, probabilities and entropy, which are not in it.
         """
@@ -124,7 +124,7 @@ class Exported:
                 f"{self.file} takes pictures from {LEAST}x{LEAST} up, this one is {height}x{width}"
             )
         label, confidence = self._run(np.ascontiguousarray(image.transpose(2, 0, 1)[None]))
-        return Segmentation(label[0], confidence[0])
+        return Prediction(label[0], confidence[0])
 
 
 class Frozen(nn.Module):

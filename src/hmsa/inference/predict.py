@@ -25,7 +25,7 @@ from .exported import Exported
 from .ledger import Ledger
 from .pipeline import flow
 from .predictor import Predictor
-from .result import Segmentation
+from .result import Prediction
 from .writer import DEFAULT, KINDS, Writer
 
 Item = tuple[str, Path]  # the name that results get, and the picture
@@ -89,12 +89,12 @@ def predict(
         films = [item for item in todo if _is_video(item[1])]
         stills = [item for item in todo if not _is_video(item[1])]
 
-        def look(images: list[OpenPicture]) -> list[Segmentation]:
+        def look(images: list[OpenPicture]) -> list[Prediction]:
             if len(images) > 1 and isinstance(predictor, Predictor):
                 return predictor(list(images), **asked)
             return [predictor(image, **asked) for image in images]
 
-        def write(item: Item, image: OpenPicture, seen: Segmentation) -> None:
+        def write(item: Item, image: OpenPicture, seen: Prediction) -> None:
             with image:
                 writer.write(*item, image, seen)
             ledger.add(item[0])

@@ -31,7 +31,7 @@ from ..runs.errors import InputError
 from ..runs.machine import Precision, autocast, find_device, in_use
 from ..runs.memory import free_memory, peak_of
 from ..runs.progress import say
-from .result import Filling, Segmentation, as_array
+from .result import Filling, Prediction, as_array
 
 ROWS = 64  # of a band, in pixels of the picture
 _AT_ONCE = 1 << 26  # pixels of a picture, above which only windows of it go to the device
@@ -118,12 +118,12 @@ class Predictor:
 
     @overload
     def __call__(self, image: Pixels, detail: bool = ..., probabilities: bool = ...,
-                 entropy: bool = ...) -> Segmentation: ...  # fmt: skip
+                 entropy: bool = ...) -> Prediction: ...  # fmt: skip
 
     # fmt: off
     @overload
     def __call__(self, image: list[Pixels] | tuple[Pixels, ...], detail: bool = ...,
-                 probabilities: bool = ..., entropy: bool = ...) -> list[Segmentation]: ...
+                 probabilities: bool = ..., entropy: bool = ...) -> list[Prediction]: ...
     # fmt: on
 
     @torch.inference_mode()
@@ -133,7 +133,7 @@ class Predictor:
         detail: bool = False,
         probabilities: bool = False,
         entropy: bool = False,
-    ) -> Segmentation | list[Segmentation]:
+    ) -> Prediction | list[Prediction]:
         """image: a file, a Pillow image, `[H,W,3]` uint8 RGB, a tensor `[3,H,W]`, uint8 or float in
         0..1, or a `Picture`; any size. A list of these, or a tensor `[B,3,H,W]`, gives a list; all
         of one size are looked at together.
@@ -180,7 +180,7 @@ class Predictor:
 
     def _see(
         self, source: Source, detail: bool, probabilities: bool, entropy: bool
-    ) -> list[Segmentation]:
+    ) -> list[Prediction]:
         size = source.size
         if self.long_edge:
             factor = self.long_edge / max(size)
@@ -200,7 +200,7 @@ class Predictor:
     def _look(
         self, source: Source, size: Size, tiling: Tiling | None,
         detail: bool, probabilities: bool, entropy: bool,
-    ) -> list[Segmentation]:  # fmt: skip
+    ) -> list[Prediction]:  # fmt: skip
         """Logits of a few rows at a time; those of the whole picture never exist."""
         with autocast(self.device, self.precision):
             sources = [source, Mirrored(source)] if self.flip else [source]

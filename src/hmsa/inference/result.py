@@ -27,7 +27,7 @@ Readable = Path | str | Image.Image | NDArray[np.uint8] | Picture
 
 
 @dataclass(frozen=True)
-class Segmentation:
+class Prediction:
     """What was seen. With `detail`, also what each scale saw by itself and how far it counted."""
 
     label: NDArray[np.uint8]  # [H,W] class indices
@@ -108,14 +108,14 @@ class Filling:
 
     def segmentation(
         self, computed: dict[float, float], cost: float, palette: Sequence[tuple[int, int, int]]
-    ) -> Segmentation:
+    ) -> Prediction:
         kinds = ("single", "pooled", "flips", "weights", "map")
         groups: dict[str, dict[Any, Any]] = {kind: {} for kind in kinds}
         for (group, name), array in self.maps.items():
             groups[group][name] = array
         plain: dict[str, Any] = groups.pop("map")
         further: dict[str, Any] = {**groups}
-        return Segmentation(**plain, **further, computed=computed, cost=cost, palette=palette)
+        return Prediction(**plain, **further, computed=computed, cost=cost, palette=palette)
 
 
 def _room(shape: tuple[int, ...], kind: Any) -> NDArray[Any]:

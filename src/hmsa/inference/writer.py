@@ -22,7 +22,7 @@ from ..report.pictures import colorize, heat, palette_png, panel, tinted
 from ..runs.errors import InputError
 from ..runs.files import replace
 from .geotiff import write_geotiff
-from .result import Segmentation
+from .result import Prediction
 from .rle import coco
 
 Bytes = NDArray[np.uint8]
@@ -75,7 +75,7 @@ class Writer:
             for part in parts.get(kind, [""])
         ]
 
-    def write(self, name: str, source: Path, image: Picture, seen: Segmentation) -> None:
+    def write(self, name: str, source: Path, image: Picture, seen: Prediction) -> None:
         """The picture, what was seen in it, and the file it came from."""
         files = iter(self.files(name))
         for kind in self.save:
@@ -87,7 +87,7 @@ class Writer:
         return tinted(image, label, self.palette)
 
     def _make(
-        self, kind: str, source: Path, image: Picture, seen: Segmentation
+        self, kind: str, source: Path, image: Picture, seen: Prediction
     ) -> Iterator[Callable[[Path], Any]]:
         """What makes each file of one kind, in the order of `files`."""
         if kind == "label":
@@ -119,13 +119,13 @@ class Writer:
             content = json.dumps(coco(seen.label, source.name, self.names))
             yield lambda temporary: temporary.write_text(content)
 
-    def _overlay(self, image: Picture, seen: Segmentation, most: int) -> Image.Image:
+    def _overlay(self, image: Picture, seen: Prediction, most: int) -> Image.Image:
         def tinted(rows: slice) -> Bytes:
             return self.tint(image.read(rows, slice(None)), seen.label[rows])
 
         return _drawn(image.size, tinted, most)
 
-    def _panel(self, image: Picture, seen: Segmentation) -> Image.Image:
+    def _panel(self, image: Picture, seen: Prediction) -> Image.Image:
         def cell(values: NDArray[Any], color: Callable[[NDArray[Any]], Bytes]) -> Bytes:
             return np.asarray(_drawn(image.size, lambda rows: color(values[rows]), _CELL))
 
@@ -168,7 +168,7 @@ def _jpeg(picture: Image.Image) -> Callable[[Path], Any]:
     return lambda temporary: temporary.write_bytes(content.getbuffer())
 
 
-def _probabilities(file: Path, seen: Segmentation, names: Sequence[str]) -> None:
+def _probabilities(file: Path, seen: Prediction, names: Sequence[str]) -> None:
     with file.open("wb") as stream:
         np.savez_compressed(
             stream, probabilities=_told(seen.probabilities), classes=np.array(names)

@@ -4,17 +4,17 @@ Knows no config, data or loss, so that it can be lifted out.
 """
 
 from .baselines import FUSIONS, average, build, maximum
-from .hmsa import HMSA, Encoded, Maps, Output, chain, effective_weights, fuse
+from .hmsa import HMSA, Encoded, Output, ScaleOutput, chain, effective_weights, fuse
 from .scale_attention import PairScaleAttention, ScaleAttention
 
 __all__ = [
     "FUSIONS",
     "HMSA",
     "Encoded",
-    "Maps",
     "Output",
     "PairScaleAttention",
     "ScaleAttention",
+    "ScaleOutput",
     "average",
     "build",
     "chain",

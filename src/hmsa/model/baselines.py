@@ -18,22 +18,22 @@ from ..runs.errors import InputError
 from .bands import Node, Size, Whole, resized
 from .gate import Gate
 from .heads import predictor, resize
-from .hmsa import HMSA, Encoded, Fold, Maps, Output, ordered, to_pixels
+from .hmsa import HMSA, Encoded, Fold, Output, ScaleOutput, ordered, to_pixels
 from .look import Look, Seen, completed
 from .tiles import Source, Tiling
 
 
-def average(maps: Mapping[float, Maps], size: Sequence[int]) -> Tensor:
+def average(maps: Mapping[float, ScaleOutput], size: Sequence[int]) -> Tensor:
     """The mean over scales of logits brought to `size`, `[B,K,*size]`."""
     return torch.stack([resize(m.logits, size) for m in maps.values()]).mean(0)
 
 
-def maximum(maps: Mapping[float, Maps], size: Sequence[int]) -> Tensor:
+def maximum(maps: Mapping[float, ScaleOutput], size: Sequence[int]) -> Tensor:
     """The largest over scales of logits brought to `size`, class by class, `[B,K,*size]`."""
     return torch.stack([resize(m.logits, size) for m in maps.values()]).amax(0)
 
 
-def weighted(maps: Mapping[float, Maps], size: Sequence[int]) -> Tensor:
+def weighted(maps: Mapping[float, ScaleOutput], size: Sequence[int]) -> Tensor:
     """Sum over scales of attention times logits, both brought to `size`, `[B,K,*size]`."""
     fused = torch.zeros(())
     for one in maps.values():
@@ -56,7 +56,9 @@ class Folded:
 
         logits = completed(self.seen)
         maps = {
-            scale: Maps(rows(logits[scale]), None if one.attention is None else rows(one.attention))
+            scale: ScaleOutput(
+                rows(logits[scale]), None if one.attention is None else rows(one.attention)
+            )
             for scale, one in self.seen.items()
         }
         return self.fold(maps, (stop - start, self.size[1]))
@@ -168,7 +170,7 @@ class ExplicitAttention(_AllAtOnce):
         maps = {}
         for (scale, seen), weight in zip(encoded.items(), weights, strict=True):
             aux = None if seen.aux is None else to_pixels(seen.aux, seen)
-            maps[scale] = Maps(to_pixels(seen.logits, seen), weight, aux)
+            maps[scale] = ScaleOutput(to_pixels(seen.logits, seen), weight, aux)
         return Output(self.fold(maps, size), maps, self.fold)
 
 

@@ -25,7 +25,7 @@ from .tiles import Source, Tiling
 from .trunk import Trunk
 
 
-class Maps(NamedTuple):
+class ScaleOutput(NamedTuple):
     """One scale's say in the fusion, on the grid of the image at that scale."""
 
     logits: Tensor  # [B,K,h,w]
@@ -42,7 +42,7 @@ def fuse(lo: Tensor, attention: Tensor, hi: Tensor, size: Sequence[int]) -> Tens
     return resize(attention * lo, size) + (1 - resize(attention, size)) * resize(hi, size)
 
 
-def chain(maps: Mapping[float, Maps], size: Sequence[int]) -> Tensor:
+def chain(maps: Mapping[float, ScaleOutput], size: Sequence[int]) -> Tensor:
     """Fold any number of scales into one map `[B,K,*size]`, the image's size.
 
     Each fusion happens on the grid of the scale nearest to the image's own: a scale of 1 or more
@@ -57,11 +57,11 @@ def chain(maps: Mapping[float, Maps], size: Sequence[int]) -> Tensor:
     return resize(fused, size)
 
 
-Fold = Callable[[Mapping[float, Maps], Sequence[int]], Tensor]
+Fold = Callable[[Mapping[float, ScaleOutput], Sequence[int]], Tensor]
 
 
 def effective_weights(
-    maps: Mapping[float, Maps], size: Sequence[int], fold: Fold = chain
+    maps: Mapping[float, ScaleOutput], size: Sequence[int], fold: Fold = chain
 ) -> dict[float, Tensor]:
     """What share of the fused result each scale holds, `[B,1,*size]` each; a chain's sum to 1.
 
@@ -79,7 +79,7 @@ def effective_weights(
         trust = one.attention
         if trust is not None and each > 1:
             trust = trust.repeat(1, count, 1, 1)
-        indicators[scale] = Maps(indicator.flatten(1, 2), trust)
+        indicators[scale] = ScaleOutput(indicator.flatten(1, 2), trust)
     weights = fold(indicators, size).unflatten(1, (count, each)).mean(2)
     return dict(zip(maps, weights.split(1, dim=1), strict=True))
 
@@ -98,7 +98,7 @@ class Output(NamedTuple):
     """What `HMSA.forward` returns."""
 
     logits: Tensor  # [B,K,H,W] on the image's grid
-    maps: dict[float, Maps]  # per scale, ascending, on the grid of the image at that scale
+    maps: dict[float, ScaleOutput]  # per scale, ascending, on the grid of the image at that scale
     fold: Fold = chain  # what made the logits of the maps
 
     def aux(self) -> Tensor | None:
@@ -203,7 +203,7 @@ class HMSA(nn.Module, Pretrained):
                 attention = torch.sigmoid(self.attention(seen.features))
                 attention = to_pixels(resize(attention, seen.logits.shape[-2:]), seen)
             aux = None if seen.aux is None else to_pixels(seen.aux, seen)
-            maps[scale] = Maps(to_pixels(seen.logits, seen), attention, aux)
+            maps[scale] = ScaleOutput(to_pixels(seen.logits, seen), attention, aux)
         return Output(self.fold(maps, size), maps, self.fold)
 
     def look(

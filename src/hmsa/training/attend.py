@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from ..checkpoint.files import Curve, amend, hashed, save
+from ..checkpoint.files import GateCurve, amend, hashed, save
 from ..checkpoint.networks import allow
 from ..config.recipe import Attention
 from ..data.datasets import Dataset, open_dataset
@@ -184,7 +184,7 @@ def _keep_curve(
     predictor = Predictor(model, chain, precision, model.mean.device)
     points = gate_curve(predictor, shown)
     split = f"{learn.split}, {len(shown)} held out"
-    amend(file, gate=Curve(dataset=learn.source.name, split=split, scales=chain, points=points))
+    amend(file, gate=GateCurve(dataset=learn.source.name, split=split, scales=chain, points=points))
 
 
 class Trainer:

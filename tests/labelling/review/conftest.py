@@ -8,7 +8,7 @@ from PIL import Image
 
 from hmsa.data.images import read_image
 from hmsa.data.labels import LabelSet, spread
-from hmsa.inference.predictor import Segmentation
+from hmsa.inference.predictor import Prediction
 from hmsa.labelling.labelling import Labelling, locked
 
 NAMES = ("sky", "road", "post", "car")
@@ -26,7 +26,7 @@ class Painted:
         self.shown += 1
         label = ((image[..., 0] // 64 + self.turn) % 4).astype(np.uint8)
         single = {s: np.roll(label, i, 1) for i, s in enumerate(self.scales)} if detail else {}
-        return Segmentation(label, image[..., 1], single)
+        return Prediction(label, image[..., 1], single)
 
 
 @pytest.fixture
