@@ -75,7 +75,7 @@ def _write_cvat(file: Path, labelled: Labelled, names: Sequence[str]) -> None:
     with zipfile.ZipFile(file, "w") as archive, Progress("export", len(names)) as meter:
         head = "# label:color_rgb:parts:actions"
         archive.writestr("labelmap.txt", "\n".join([head, *lines, ""]))
-        archive.writestr("ImageSets/Prediction/default.txt", "\n".join([*names, ""]))
+        archive.writestr("ImageSets/Segmentation/default.txt", "\n".join([*names, ""]))
         for name in names:
             label = labelled.label(name)
             archive.writestr(f"SegmentationClass/{name}.png", _png(table[label]))

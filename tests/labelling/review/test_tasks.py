@@ -115,7 +115,7 @@ class TestRoundTrip:
         out, _ = autolabel()
         with zipfile.ZipFile(export(out, "cvat", "--worst", "2")) as archive:
             members = archive.namelist()
-            listed = archive.read("ImageSets/Prediction/default.txt").decode().splitlines()
+            listed = archive.read("ImageSets/Segmentation/default.txt").decode().splitlines()
             lines = archive.read("labelmap.txt").decode().splitlines()
             assert len(listed) == 2
             for name in listed:
