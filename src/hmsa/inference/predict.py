@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint.files import Card, fingerprint
+from ..checkpoint.files import GateCurve, fingerprint
 from ..data.images import SUFFIXES, OpenPicture, open_image, read_size
+from ..model.pretrained import Card
 from ..runs.errors import InputError
 from ..runs.files import sweep
 from ..runs.machine import Precision
@@ -165,7 +166,8 @@ def find_pictures(paths: Sequence[str], out: Path | None = None) -> dict[str, Pa
 
 def _tell_curve(card: Card, predictor: Predictor) -> None:
     """What was measured for this budget."""
-    curve, share = card.gate, predictor.gate.share if predictor.gate else None
+    curve = GateCurve(**card.gate) if card.gate else None
+    share = predictor.gate.share if predictor.gate else None
     if share is None:
         return
     if curve is None or curve.scales != predictor.scales:

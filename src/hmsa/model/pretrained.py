@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
-from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, snapshot_download
+from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -49,6 +49,12 @@ class Card:
     def id2label(self) -> dict[int, str]:
         return dict(enumerate(self.names))
 
+    @property
+    def origin(self) -> str:
+        """The trunk, or what made a foreign network."""
+        made = self.network.get("network", {})
+        return str(self.network.get("trunk") or made.get("reference") or made.get("library"))
+
     def to_json(self, indent: int | None = None) -> str:
         return json.dumps(asdict(self) | {"id2label": self.id2label}, indent=indent)
 
@@ -58,9 +64,8 @@ class Card:
         try:
             values = json.loads(text)
             card = cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
-            card.palette = [(int(r), int(g), int(b)) for r, g, b in card.palette]
-            card.scales = [float(scale) for scale in card.scales]
-            dict(card.network), "".join(card.names)
+            card.palette = [(r, g, b) for r, g, b in card.palette]
+            card.network, card.scales = dict(card.network), [float(s) for s in card.scales]
         except (TypeError, ValueError) as error:
             raise ValueError(f"damaged card: {error}") from None
         return card
@@ -134,10 +139,7 @@ def find_checkpoint(source: str | Path, **hub: Any) -> Path:
     if not path.is_dir():
         # If the part before the slash is a folder here, a path was meant
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", path.as_posix()) or path.parent.is_dir():
-            raise ValueError(
-                f"no checkpoint {source}; give a .safetensors file, a run folder, a folder of "
-                "save_pretrained, or an id on the Hugging Face hub"
-            )
+            raise ValueError(f"no checkpoint {source}; give a file, a run folder or a hub id")
         try:
             path = Path(snapshot_download(path.as_posix(), allow_patterns=[WEIGHTS, CONFIG], **hub))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -186,25 +188,7 @@ def save(path: Path, model: Pretrained) -> None:
 
 def model_card(card: Card, name: str) -> str:
     """The text of README.md for a folder called `name`, in the form that the hub reads."""
-    network = dict(card.network)
-    if made := network.get("network"):  # all settings of a foreign network would fill pages
-        network["network"] = made.get("reference") or made["library"]
-    dataset = str(card.trained_on.get("dataset", "own images"))
-    data = ModelCardData(
-        library_name="hmsa",
-        pipeline_tag="image-segmentation",
-        tags=["semantic-segmentation", "multi-scale", "hmsa",
-              str(network.get("trunk") or network["network"])],
-        model_name=name,
-        eval_results=[
-            EvalResult("image-segmentation", Path(dataset).stem, dataset, "mean_iou", value,
-                       metric_name=key)
-            for key, value in card.metrics.items() if "miou" in key
-        ] or None,
-    )  # fmt: skip
-    page = ModelCard.from_template(
-        data, template_path=str(TEMPLATE), name=name, card=card, network=network
-    )
+    page = ModelCard.from_template(ModelCardData(), str(TEMPLATE), card=card, name=name)
     return str(page.content)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..data.datasets import Dataset
 from ..model.hmsa import Encoded
-from ..model.scale_attention import ScaleAttention
+from ..model import ScaleAttention
 from ..runs.files import replace
 from ..runs.machine import Precision, autocast
 from ..runs.progress import Progress
