@@ -21,8 +21,7 @@ from ..runs.files import sweep
 from ..runs.machine import Precision
 from ..runs.progress import Progress, say
 from . import video
-from .exported import SUFFIXES as EXPORTED
-from .exported import Exported
+from .export import OPEN, Exported
 from .ledger import Ledger
 from .pipeline import flow
 from .predictor import Predictor
@@ -63,8 +62,8 @@ def predict(
     if any(map(_is_video, found.values())):
         video.pyav()  # or else said now, not after hours of pictures
     predictor: Predictor | Exported
-    if source.suffix in EXPORTED.values():
-        predictor = Exported.load(source, scales, precision, flip, **further)
+    if source.suffix in OPEN:
+        predictor = Exported(source, scales=scales, precision=precision, flip=flip, **further)
         card = predictor.card
     else:
         predictor = Predictor.load(source, scales, precision, flip, **further)
