@@ -101,8 +101,10 @@ def hashed(tensors: Mapping[str, Tensor], text: str = "") -> str:
 def require_classes(card: Card, names: Sequence[str], other: object, source: object) -> None:
     """Raises InputError unless the classes `names`, of `other`, are those of `source`."""
     if list(names) != card.names:
-        own, others = (f"{len(n)} classes ({', '.join(n[:4])}, ...)" for n in (card.names, names))
-        raise InputError(f"{source} has {own}, {other} has {others}; both need the same, in order")
+        own, others = (f"{len(n)} ({', '.join(n[:4])}, ...)" for n in (card.names, names))
+        raise InputError(
+            f"{source} and {other} need the same classes; they have {own} and {others}"
+        )
 
 
 def trained_on(card: Card, dataset: Path, split: str) -> bool:

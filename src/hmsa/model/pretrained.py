@@ -98,7 +98,9 @@ class Pretrained(nn.Module):
         file = find_checkpoint(source, **hub)
         tensors, card = read_checkpoint(file)
         arguments = {"fusion": "hierarchical"} | card.network
-        fusion, kinds = arguments.pop("fusion"), {k.fusion: k for k in _with_subclasses(cls)}
+        fusion = arguments.pop("fusion")
+        # Reversed: a class comes before those that inherit its fusion
+        kinds = {kind.fusion: kind for kind in reversed(_with_subclasses(cls))}
         if fusion not in kinds:
             raise ValueError(f"{file} holds fusion {fusion!r}, which {cls.__name__} is not")
         if network is not None:
