@@ -38,8 +38,7 @@ class GateCurve(BaseModel):
 
     def at(self, share: float) -> GatePoint:
         """Linear interpolation between the measured shares."""
-        rows = [vars(point) for point in self.points]
-        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        columns = {n: [getattr(p, n) for p in self.points] for n in GatePoint.model_fields}
         return GatePoint(**{n: np.interp(share, columns["share"], c) for n, c in columns.items()})
 
 
@@ -59,8 +58,7 @@ def amend(source: str | Path, **fields: Any) -> None:
 def begin_from(model: HMSA, source: str | Path) -> list[str]:
     """Copy the weights of a checkpoint into `model`; returns the names of those not copied.
 
-    These are the attention's, if the checkpoint has another one, and those of other classes.
-    Raises InputError if anything else differs.
+    Only attention and what depends on the classes may differ. Raises InputError.
     """
     _, tensors, _ = read(source)
     wanted = model.state_dict()
