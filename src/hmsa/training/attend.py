@@ -20,7 +20,7 @@ from ..data.datasets import Dataset, open_dataset
 from ..data.descriptions import describe
 from ..evaluation.confusion import Confusion
 from ..evaluation.evaluate import evaluate
-from ..evaluation.measure import gate_curve
+from ..evaluation.gate import gate_curve
 from ..inference.predictor import Predictor
 from ..model import PairScaleAttention, ScaleAttention
 from ..model.hmsa import ordered
