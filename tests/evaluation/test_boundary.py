@@ -74,7 +74,8 @@ class TestF1:
         label, predicted = drawn
         score = Boundary(11, tolerance)
         score.add(label, predicted)
-        assert score.counts[:, :4].tolist() == slow_f1_counts(label, predicted, 11, tolerance).tolist()
+        expected = slow_f1_counts(label, predicted, 11, tolerance)
+        assert score.counts[:, :4].tolist() == expected.tolist()
 
     @pytest.mark.parametrize(("shift", "expected"), [(0, 1), (4, 1), (5, 0), (9, 0)])
     def test_a_shift_counts_from_the_tolerance_on(self, shift, expected):

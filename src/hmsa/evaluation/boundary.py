@@ -66,14 +66,15 @@ class Boundary:
     def f1(self) -> Tensor:
         """`[K]` float64: harmonic mean of precision and recall; nan where neither map has a
         boundary, 0 where only one has."""
-        true, met, guessed, right = self.counts[:, :4].double().T
+        true, met, guessed, right = self.counts[:, :4].double().unbind(1)
         precision, recall = (right / guessed).nan_to_num(), (met / true).nan_to_num()
-        score: Tensor = 2 * precision * recall / (precision + recall)
-        return score.nan_to_num().where(true + guessed > 0, math.nan)
+        score = (2 * precision * recall / (precision + recall)).nan_to_num()
+        score[(true + guessed) == 0] = math.nan
+        return score
 
     def iou(self) -> Tensor:
         """`[K]` float64 in 0..1, nan where neither map has a band of the class."""
-        both, true, guessed = self.counts[:, 4:].double().T
+        both, true, guessed = self.counts[:, 4:].double().unbind(1)
         return both / (true + guessed - both)
 
     def mean_f1(self) -> float:

@@ -165,7 +165,8 @@ def _weights(found: Evaluation) -> list[Block]:
 
 def training_charts(metrics: Path) -> list[Chart]:
     """Loss and validation mIoU against the step, as far as the CSV file has them."""
-    rows = list(csv.DictReader(metrics.open(encoding="utf-8"))) if metrics.is_file() else []
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
+    rows = list(csv.DictReader(lines))
 
     def column(name: str) -> NDArray[np.float64]:
         return np.array([float(row.get(name) or "nan") for row in rows])
