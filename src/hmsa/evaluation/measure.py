@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from ..data.datasets import Dataset
 from ..data.labels import IGNORE
 from ..inference.predictor import Predictor
 from ..inference.result import Prediction
-from ..runs import Progress
+from ..runs import InputError, Progress, replace
 from .boundary import Boundary
 from .calibration import Calibration
 from .confusion import Confusion
@@ -74,41 +78,41 @@ class Evaluation:
         with np.errstate(invalid="ignore"):
             return self._weights / pixels if self._weights.any() else None
 
-    @property
-    def categories(self) -> dict[str, float]:
-        """IoU of each category of the dataset, if it has any."""
-        groups = self.dataset.categories
-        place = {k: number for number, ids in enumerate(groups.values()) for k in ids}
-        own = self.confusion[self.own]
-        scores = own.grouped([place[k] for k in sorted(place)]).iou().tolist() if groups else []
-        return dict(zip(groups, scores, strict=True))
+    def columns(self) -> dict[str, list[float]]:
+        """IoU of each class and the mean, by fusion."""
+        return {name: [*each.iou().tolist(), each.miou()] for name, each in self.confusion.items()}
 
     def summary(self) -> dict[str, Any]:
-        """The JSON object; scripts rely on its keys."""
-        scores = {name: confusion.miou() for name, confusion in self.confusion.items()}
+        """The JSON object; scripts rely on its keys. What has no score is null."""
+        own, names = self.confusion[self.own], self.names
+        scores = {name: each.miou() for name, each in self.confusion.items()}
         single = {f"{scale:g}": scores.pop(f"{scale:g}") for scale in self.scales}
-        own, boundary = self.confusion[self.own], self.boundary
         of_own: dict[str, Any] = {
-            "iou": dict(zip(self.names, own.iou().tolist(), strict=True)),
+            "iou": _named(names, own.iou()),
             "accuracy": own.accuracy(),
             "mean_accuracy": own.mean_accuracy(),
             "weighted_iou": own.weighted_iou(),
-            "boundary": {"f1": boundary.mean_f1(), "iou": boundary.mean_iou()},
+            "boundary": {"f1": self.boundary.mean_f1(), "iou": self.boundary.mean_iou()},
             "calibration": {"ece": self.calibration.ece()},
         }
-        if self.categories:
-            of_own["category_iou"] = self.categories
+        if groups := self.dataset.categories:
+            place = {k: number for number, ids in enumerate(groups.values()) for k in ids}
+            merged = own.grouped([place[k] for k in range(len(names))])
+            of_own["category_iou"] = _named(groups, merged.iou())
         if self.instances:
-            each = dict(zip(self.names, self.instances.iou().tolist(), strict=True))
+            each = _named(names, self.instances.iou())
             of_own["instance_iou"] = {"mean": self.instances.miou(), "class": each}
         summary = {"miou": {"single": single} | scores, "images": len(self.mious)}
         summary |= {key: {self.own: value} for key, value in of_own.items()}
         if self.weights is not None:
-            scales = [f"{scale:g}" for scale in self.scales]
-            rows = zip(self.names, self.weights.tolist(), strict=True)
-            summary["weight"] = {n: dict(zip(scales, row, strict=True)) for n, row in rows}
-        shown: dict[str, Any] = _without_nan(summary)
-        return shown
+            rows = zip(names, self.weights, strict=True)
+            summary["weight"] = {name: _named(single, row) for name, row in rows}
+        plain: dict[str, Any] = json.loads(json.dumps(summary), parse_constant=lambda _: None)
+        return plain
+
+
+def _named(names: Iterable[str], scores: Tensor | NDArray[np.float64]) -> dict[str, float]:
+    return dict(zip(names, scores.tolist(), strict=True))
 
 
 def measure(
@@ -129,6 +133,24 @@ def measure(
     return found
 
 
+def writer(dataset: Dataset, folder: Path) -> Callable[[int, Prediction], None]:
+    """A function that writes a prediction in the dataset's own label values, named like its image.
+
+    Raises InputError for two images of one name, or labels that are colours.
+    """
+    stem, count = Counter(pair.image.stem for pair in dataset.pairs).most_common(1)[0]
+    if count > 1 or dataset.labels.encoding != "index":
+        why = f"{count} images are named {stem}" if count > 1 else "its labels are colours"
+        raise InputError(f"no submission of {dataset.source}, split {dataset.split}: {why}")
+
+    def write(index: int, prediction: Prediction) -> None:
+        image = Image.fromarray(dataset.labels.to_raw(prediction.label))
+        file = folder / f"{dataset.pairs[index].image.stem}.png"
+        replace(file, lambda temporary: image.save(temporary, format="PNG"))
+
+    return write
+
+
 def score(predictor: Predictor, dataset: Dataset, rank: int = 0, processes: int = 1) -> Confusion:
     """The fused prediction alone, on this process's share of the images."""
     confusion = Confusion(len(dataset.labels.names))
@@ -147,10 +169,3 @@ def _mended(prediction: Prediction, label: NDArray[np.uint8], scale: float, inde
     y, x = (int(place) for place in np.unravel_index(boxes.argmax(), boxes.shape))
     place = (slice(y, y + side), slice(x, x + side))
     return Window(float(boxes[y, x]) / side**2, index, scale, place)
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no nan: what could not be scored is null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(each) for key, each in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
-from itertools import repeat
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from ..report.pictures import RIGHT, UNKNOWN, WRONG, colorize, error, heat, ramp
 from ..report.tables import difference, matrix, percent, percents, signed
 from ..runs.machine import describe_machine, in_use
 from .calibration import Calibration
-from .confusion import Confusion
 from .measure import Evaluation, Window
 
 EXAMPLES, WINDOWS = 8, 2  # half of the examples are the worst; windows: of each scale
@@ -32,32 +30,31 @@ ERRORS = [("right", RIGHT), ("wrong", WRONG), ("no label", UNKNOWN)]
 def verdict(found: Evaluation) -> str:
     """One sentence: how far fusion by attention is above or below what it has to beat."""
     # Rounded before they are compared: a reader who subtracts must find what the sentence says.
-    scores = {name: round(100 * each.miou(), 1) for name, each in found.confusion.items()}
+    scores = {name: round(100 * column[-1], 1) for name, column in found.columns().items()}
     own, best = found.own, max(scores, key=scores.__getitem__)
     if math.isnan(scores[own]):
         return "No score: no pixel has a label."
     if own in ("average", "max"):
         return f"{_title(best)} is best: {scores[best]} mIoU; this network has no attention."
-
-    def gap(name: str, rival: str) -> str:
-        gap = round(scores[own] - scores[name], 1)
-        size = f"{abs(gap)} {'above' if gap > 0 else 'below'}" if gap else "level with"
-        return f"{size} {rival}"
-
     single = max((f"{scale:g}" for scale in found.scales), key=scores.__getitem__)
-    first = gap(single, f"the best single scale ({_title(single)}, {scores[single]})")
-    second = gap("average", f"average pooling ({scores['average']})")
+    parts = []
+    for name, rival in ((single, f"the best single scale ({_title(single)}, {scores[single]})"),
+                        ("average", f"average pooling ({scores['average']})")):  # fmt: skip
+        gap = round(scores[own] - scores[name], 1)
+        parts.append(f"{abs(gap)} {'above' if gap > 0 else 'below'} {rival}")
+        if not gap:
+            parts[-1] = f"level with {rival}"
     attention = own.capitalize() + ("" if "attention" in own else " attention")
-    return f"{attention}: {scores[own]} mIoU, {first} and {second}."
+    return f"{attention}: {scores[own]} mIoU, {' and '.join(parts)}."
 
 
 def class_table(found: Evaluation) -> Table:
     """IoU of each class by each fusion, and the means below."""
     classes = zip(found.names, found.dataset.labels.palette, strict=True)
     heads = [*(Cell(name, colour=colour) for name, colour in classes), Cell("mean")]
-    columns = map(_scores, found.confusion.values())
-    rows = [[head, *percents(row)] for head, *row in zip(heads, *columns, strict=True)]
-    return Table(["class", *map(_title, found.confusion)], rows, "total")
+    columns = found.columns()
+    rows = [[head, *percents(row)] for head, *row in zip(heads, *columns.values(), strict=True)]
+    return Table(["class", *map(_title, columns)], rows, "total")
 
 
 def write_evaluation(path: Path, found: Evaluation, predictor: Predictor, source: Path) -> None:
@@ -70,10 +67,10 @@ def write_evaluation(path: Path, found: Evaluation, predictor: Predictor, source
         return Section(texts[name]["title"].format(own=own), blocks, texts[name].get("note", ""))
 
     colours = list(zip(found.names, labels.palette, strict=True))
-    counts = found.confusion[own].matrix.numpy()
+    counts, further = found.confusion[own].matrix.numpy(), _further(found, texts["scores"])
     sections: list[Section | list[Section] | Legend] = [
         section("bars", _bars(found)),
-        section("further", _further(found)),
+        section("further", further),
         [section("classes", _classes(found)), section("weights", *_weights(found))],
         section("training", training_charts(run / "metrics.csv")),
         section("trust", trust_charts(found.calibration)),
@@ -93,14 +90,13 @@ def _facts(found: Evaluation, predictor: Predictor, source: Path) -> list[tuple[
     parameters = sum(each.numel() for each in model.parameters()) / 1e6
     size = f"long edge {predictor.long_edge}" if predictor.long_edge else "whole image"
     scales = ", ".join(f"{scale:g}" for scale in predictor.scales)
+    machine = describe_machine(predictor.device)
     return [
         ("Checkpoint", f"{source}, {parameters:.2f} M parameters"),
         ("Trained on", ", ".join(f"{k} {v}" for k, v in model.card.trained_on.items())),
         ("Data", f"{dataset.source}, split {dataset.split}, {len(dataset)} images"),
         ("Scales", f"{scales}; {'flip' if predictor.flip else 'no flip'}; {size}"),
-        ("Scored", "one pooled confusion matrix, at the size of each label"),
-        ("Precision", in_use(predictor.device, predictor.precision)),
-        ("Hardware", describe_machine(predictor.device)),
+        ("Hardware", f"{in_use(predictor.device, predictor.precision)}, {machine}"),
     ]
 
 
@@ -108,43 +104,38 @@ def _title(fusion: str) -> str:
     return f"{fusion}×" if fusion[0].isdigit() else fusion.capitalize()
 
 
-def _scores(confusion: Confusion) -> list[float]:
-    """IoU of each class, and the mean."""
-    return [*confusion.iou().tolist(), confusion.miou()]
-
-
 def _bars(found: Evaluation) -> Table:
-    rows: list[list[str | Cell]] = []
-    for name, confusion in found.confusion.items():
-        if not math.isnan(miou := confusion.miou()):
-            kind = "best" if name == found.own else ""
-            rows.append([_title(name), Cell(percent(miou).text, kind, bar=miou)])
+    scores = {name: column[-1] for name, column in found.columns().items()}
+    rows = [
+        [Cell(_title(name)), Cell(f"{100 * miou:.1f}", "best" * (name == found.own), bar=miou)]
+        for name, miou in scores.items()
+        if not math.isnan(miou)
+    ]
     return Table((), rows, "bars")
 
 
-def _further(found: Evaluation) -> Table:
-    own, boundary = found.confusion[found.own], found.boundary
-    scores = {
-        "Pixel accuracy": own.accuracy(),
-        "Mean class accuracy": own.mean_accuracy(),
-        "Frequency-weighted IoU": own.weighted_iou(),
-        f"Boundary F1, within {boundary.tolerance:.2%} of the diagonal": boundary.mean_f1(),
-        f"Boundary IoU, bands of {boundary.width:.0%} of the diagonal": boundary.mean_iou(),
-    }
-    if found.categories:
-        scores["Category IoU"] = float(np.nanmean([*found.categories.values()]))
-    if found.instances:
-        scores["Instance-level IoU (iIoU)"] = found.instances.miou()
-    return Table((), [[name, percent(score).text] for name, score in scores.items()], "facts")
+def _further(found: Evaluation, names: Mapping[str, Sequence[str]]) -> Table:
+    """Scores of the own fusion beside IoU. names: of each, with its keys in the summary."""
+    summary, rows = found.summary(), []
+    for name, (key, *inner) in names.items():
+        if key in summary:
+            score = summary[key][found.own]
+            for part in inner:
+                score = score[part]
+            if isinstance(score, dict):
+                score = np.nanmean(np.array([*score.values()], np.float64))
+            rows.append([name, percent(score).text])
+    return Table((), rows, "facts")
 
 
 def _classes(found: Evaluation) -> Table:
     """The class table with the frequency of each class and the gain over average pooling."""
-    table, own = class_table(found), found.confusion[found.own]
-    shares = [*(own.matrix.sum(1) / own.matrix.sum()).tolist(), None]
-    gains = map(difference, _scores(own), _scores(found.confusion["average"]))
-    further = zip(table.rows, map(percent, shares, repeat(2)), gains, strict=True)
-    table.rows = [[head, share, *row, gain] for (head, *row), share, gain in further]
+    table, columns = class_table(found), found.columns()
+    pixels = found.confusion[found.own].matrix.sum(1)
+    shares = [*(pixels / pixels.sum()).tolist(), None]
+    gains = map(difference, columns[found.own], columns["average"])
+    further = zip(table.rows, shares, gains, strict=True)
+    table.rows = [[head, percent(share, 2), *row, gain] for (head, *row), share, gain in further]
     table.columns = ["class", "truth %", *table.columns[1:], "vs average"]
     return table
 

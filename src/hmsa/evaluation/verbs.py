@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from ..config.options import Chain, Checkpoint, Compute, Dataset, Files, Inference
-from ..runs import InputError, Outcome, replace, say
-
-if TYPE_CHECKING:
-    from ..data import datasets
-    from ..inference.result import Prediction
+from ..runs import InputError, Outcome, say
 
 Split = Annotated[str, Parameter(help="split to score")]
 
@@ -41,16 +37,14 @@ def evaluate(
     from ..data.datasets import open_dataset
     from ..inference.predictor import Predictor
     from ..report.tables import terminal
-    from .measure import measure
+    from .measure import measure, writer
     from .page import class_table, verdict, write_evaluation
 
-    predictor, opened = (
-        Predictor.load(checkpoint, **vars(inference)),
-        open_dataset(dataset, split, files),
-    )
+    predictor = Predictor.load(checkpoint, **vars(inference))
+    opened = open_dataset(dataset, split, files)
     predictor.model.card.refuse_others(opened.labels.names, dataset, checkpoint)
     opened = opened if only is None else opened.only(only)
-    found = measure(predictor, opened, _writer(opened, submission) if submission else None)
+    found = measure(predictor, opened, writer(opened, submission) if submission else None)
     run = checkpoint if checkpoint.is_dir() else checkpoint.parent
     page = report or run / f"report-{split}.html"
     write_evaluation(page, found, predictor, checkpoint)
@@ -65,28 +59,6 @@ def evaluate(
     title = f"IoU in %, {split}, {len(opened)} images"
     table = terminal(class_table(found), title, verdict(found))
     return Outcome(summary, table, notes=[f"report: {page}"])
-
-
-def _writer(dataset: datasets.Dataset, folder: Path) -> Callable[[int, Prediction], None]:
-    """A function that writes a prediction in the dataset's own label values, named like its image.
-
-    Raises InputError for two images of one name, or labels that are colours.
-    """
-    from collections import Counter
-
-    from PIL import Image
-
-    stem, count = Counter(pair.image.stem for pair in dataset.pairs).most_common(1)[0]
-    if count > 1 or dataset.labels.encoding != "index":
-        why = f"{count} images are named {stem}" if count > 1 else "its labels are colours"
-        raise InputError(f"no submission of {dataset.source}, split {dataset.split}: {why}")
-
-    def write(index: int, prediction: Prediction) -> None:
-        image = Image.fromarray(dataset.labels.to_raw(prediction.label))
-        file = folder / f"{dataset.pairs[index].image.stem}.png"
-        replace(file, lambda temporary: image.save(temporary, format="PNG"))
-
-    return write
 
 
 def gate(
@@ -112,15 +84,11 @@ def gate(
 
     predictor = Predictor.load(checkpoint, **vars(chain), **vars(compute))
     card, scales = predictor.model.card, predictor.scales
-    if predictor.model.attention is None or not predictor.model.tiles:
+    gated = predictor.model.attention is not None and predictor.model.tiles
+    if not gated or len(scales) < 2 or scales[-1] <= 1:
         raise InputError(
-            f"{checkpoint} pools by {predictor.model.fusion}: only hierarchical attention says how "
-            "much a finer scale will count; train with attention or use hmsa attend"
-        )
-    if len(scales) < 2 or scales[-1] <= 1:
-        shown = ",".join(f"{scale:g}" for scale in scales)
-        raise InputError(
-            f"scales {shown}: a gate is for scales above 1 after a coarser one; try 0.5,1,2"
+            f"{checkpoint}, {predictor.model.fusion}, scales {','.join(f'{s:g}' for s in scales)}: "
+            "a gate is for scales above 1 after a coarser one, with attention; try 0.5,1,2"
         )
     opened = open_dataset(dataset, split, files)
     card.refuse_others(opened.labels.names, dataset, checkpoint)

@@ -25,7 +25,6 @@ from ..runs import command_line, replace
 from .pictures import heat
 
 SIDE = 640  # longest side of an embedded image, in pixels: ten of them stay near half a megabyte
-DASH = "–"  # where there is no number
 
 Colour = Sequence[int] | NDArray[np.uint8]
 Named = Sequence[tuple[str, Colour]]  # names and their colours
@@ -125,11 +124,8 @@ class Figure:
 
 @dataclass
 class Card:
-    """A framed item: title, a text beside it, reasons, and strips of images.
-
-    columns: the strips stand side by side, each with so many images in a row; by default they
-    are below each other. level: colours the frame of a message.
-    """
+    """A framed item: title, a text beside it, reasons, and strips of images below each other; with
+    columns: side by side, each with so many images in a row. level: colours a message."""
 
     title: str
     strips: Sequence[Sequence[Figure]] = ()
@@ -144,10 +140,7 @@ Block = str | Table | Chart | Curve | Card  # a str is a short paragraph
 
 @dataclass
 class Section:
-    """A heading with blocks below each other; blocks of an inner sequence stand side by side.
-
-    A section without blocks is left out.
-    """
+    """A heading with blocks; those of an inner sequence stand side by side. Empty: left out."""
 
     title: str
     blocks: Sequence[Block | Sequence[Block]]
@@ -156,10 +149,8 @@ class Section:
 
 @dataclass
 class Legend:
-    """Colours that stay in view while the sections after it are scrolled.
-
-    keys: further colours, each with a heading; ramp: what the colours of `heat` stand for.
-    """
+    """Colours that stay in view while the sections after it are scrolled; keys: further ones, each
+    with a heading; ramp: what the colours of `heat` stand for."""
 
     colours: Named
     keys: Sequence[tuple[str, Named]] = ()
@@ -168,10 +159,8 @@ class Legend:
 
 @dataclass
 class Page:
-    """All that a page shows; sections of an inner sequence stand side by side.
-
-    The facts stand beside the first section. colours: names for the colours of label images.
-    """
+    """All that a page shows; sections of an inner sequence stand side by side, the facts beside
+    the first one. colours: names for the colours of label images."""
 
     title: str
     verdict: str
@@ -190,20 +179,16 @@ def write_page(path: Path, page: Page) -> None:
 def render(page: Page) -> str:
     """The HTML of a page."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined,
+        autoescape=True, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     environment.filters |= {"css": css, "uri": uri, "kind": lambda block: type(block).__name__}
     made = f"hmsa {__version__}, {datetime.now():%Y-%m-%d %H:%M}"
     facts = [*page.facts, ("Version", made), ("Command", page.command)]
     about = Section("Details", [Table((), [each for each in facts if each[1]], "facts")])
     sections = [[*page.sections[:1], about], *page.sections[1:]]
-    ramp = heat(np.linspace(0, 1, 8)[None])[0]
     template = environment.get_template("page.html.j2")
-    return template.render(page=page, sections=sections, ramp=ramp)
+    return template.render(page=page, sections=sections, ramp=heat(np.linspace(0, 1, 8)[None])[0])
 
 
 def css(colour: Colour) -> str:

@@ -1,7 +1,4 @@
-"""Labels, weights and errors as colours, and images side by side with captions.
-
-Everything is a uint8 array or a Pillow image in memory.
-"""
+"""Labels, weights and errors as colours, and images side by side with captions."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ _HEAT_ANCHORS = [
     (8, 10, 28), (34, 26, 84), (86, 32, 120), (146, 42, 118),
     (200, 62, 92), (238, 104, 56), (252, 164, 44), (255, 232, 96),
 ]  # fmt: skip
-_PIXELS = 1 << 18  # coloured or counted at once: both need many times the memory of a label
+_PIXELS = 1 << 18  # tinted at once: blending needs 30 times the memory of an image
 RIGHT, WRONG, UNKNOWN = (222, 226, 230), (208, 24, 36), (72, 74, 78)
 
 
@@ -35,16 +32,10 @@ def ramp(anchors: list[tuple[int, int, int]], count: int) -> Bytes:
 _HEAT = ramp(_HEAT_ANCHORS, 256)
 
 
-def _bands(label: Bytes) -> list[slice]:
-    """The rows of a label in parts of few pixels."""
-    step = max(1, _PIXELS // max(1, label.shape[1]))
-    return [slice(top, top + step) for top in range(0, len(label), step)]
-
-
 def _table(label: Bytes, palette: Bytes) -> Bytes:
     """[256,3] colour of every pixel value; ValueError for a label without a colour."""
-    count = sum(np.bincount(label[band].ravel(), minlength=256) for band in _bands(label))
-    strange = [v for v in np.flatnonzero(count) if len(palette) <= v != IGNORE]
+    count = enumerate(Image.fromarray(label).histogram())  # needs no more memory than the label
+    strange = [value for value, pixels in count if pixels and len(palette) <= value != IGNORE]
     if strange:
         raise ValueError(
             f"label {strange[0]} has no colour: the palette has {len(palette)} classes "
@@ -62,16 +53,14 @@ def colorize(label: Bytes, palette: Bytes) -> Bytes:
 
 
 def overlay(image: Bytes, label: Bytes, palette: Bytes, alpha: float = 0.5) -> Bytes:
-    """Image [H,W,3] tinted by label [H,W]; alpha 0 is the image, 1 the colours, 255 untinted.
-
-    No map of floats is ever as large as the image.
-    """
-    table, tinted = _table(label, palette), np.empty_like(image)
-    for band in _bands(label):
-        mixed = (1 - alpha) * image[band] + alpha * table[label[band]]
-        ignored = (label[band] == IGNORE)[..., None]
-        tinted[band] = np.where(ignored, image[band], mixed.round())
-    return tinted
+    """Image [H,W,3] tinted by label [H,W]; alpha 0 is the image, 1 the colours, 255 untinted."""
+    table, mixed = _table(label, palette), np.empty_like(image)
+    step = max(1, _PIXELS // max(1, image.shape[1]))
+    for top in range(0, len(image), step):
+        below, ids = image[top : top + step], label[top : top + step]
+        tinted = ((1 - alpha) * below + alpha * table[ids]).round()
+        mixed[top : top + step] = np.where((ids == IGNORE)[..., None], below, tinted)
+    return mixed
 
 
 def heat(weight: NDArray[np.floating]) -> Bytes:

@@ -10,9 +10,10 @@ import rich.table
 from numpy.typing import NDArray
 from rich.text import Text
 
-from .page import DASH, Cell, Colour, Table
+from .page import Cell, Colour, Table
 
 Share = float | None  # None or nan where there is no number
+DASH = "–"
 
 
 def percent(share: Share, digits: int = 1) -> Cell:
@@ -24,23 +25,21 @@ def percent(share: Share, digits: int = 1) -> Cell:
 
 def percents(shares: Sequence[Share]) -> list[Cell]:
     """A row of shares, the best of them bold; those that are written alike are equally good."""
-    cells, known = [percent(share) for share in shares], [_rounded(share) for share in shares]
-    best = max((value for value in known if value is not None), default=None)
-    for cell, value in zip(cells, known, strict=True):
-        if value is not None and value == best:
+    cells = [percent(share) for share in shares]
+    best = max((float(cell.text) for cell in cells if cell.text != DASH), default=math.nan)
+    for cell in cells:
+        if cell.text != DASH and float(cell.text) == best:
             cell.kind = "best"
     return cells
 
 
 def difference(share: Share, other: Share) -> Cell:
     """How far `share` is above `other`; equal to the difference of the two written numbers."""
-    first, second = _rounded(share), _rounded(other)
-    if first is None or second is None:
+    pair = percent(share).text, percent(other).text
+    if DASH in pair:
         return Cell(DASH, "none")
-    gap = round(first - second, 1)
-    if not gap:
-        return Cell("0.0")
-    return Cell(signed(gap), "up" if gap > 0 else "down")
+    gap = round(float(pair[0]) - float(pair[1]), 1)
+    return Cell(signed(gap), "up" if gap > 0 else "down") if gap else Cell("0.0")
 
 
 def signed(value: float) -> str:
@@ -52,17 +51,14 @@ def matrix(names: Sequence[str], palette: Sequence[Colour], counts: NDArray[np.i
     """Counts `[K,K]` as a table: each row in per cent of its sum, the larger the darker."""
     shares = counts / np.maximum(counts.sum(1), 1)[:, None]
 
-    def cell(row: int, column: int) -> Cell:
-        share = float(shares[row, column])
+    def cell(share: float, hit: bool) -> Cell:
         text = f"{100 * share:.0f}" if share >= 0.005 else "·" if share else ""
-        shade = 0.85 * share**0.6 if share >= 0.005 else None
-        return Cell(text, "hit" if row == column else "", shade=shade)
+        return Cell(text, "hit" if hit else "", shade=0.85 * share**0.6)
 
-    places = range(len(names))
-    rows = [
-        [Cell(names[row], colour=palette[row]), *(cell(row, column) for column in places)]
-        for row in places
-    ]
+    rows: list[list[Cell]] = []
+    for k, (name, colour) in enumerate(zip(names, palette, strict=True)):
+        cells = [cell(share, k == column) for column, share in enumerate(shares[k].tolist())]
+        rows.append([Cell(name, colour=colour), *cells])
     return Table(["", *names], rows, "matrix")
 
 
@@ -79,7 +75,3 @@ def terminal(table: Table, title: str, caption: str = "") -> rich.table.Table:
         shown.add_row(*(Text(c.text, "bold" if c.kind == "best" else "") for c in cells))
     shown.caption, shown.caption_justify = Text(caption) if caption else None, "left"
     return shown
-
-
-def _rounded(share: Share) -> float | None:
-    return None if share is None or math.isnan(share) else round(100 * share, 1)
