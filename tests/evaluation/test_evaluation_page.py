@@ -14,7 +14,7 @@ import torch
 from hmsa.evaluation.calibration import Calibration
 from hmsa.evaluation.confusion import Confusion
 from hmsa.evaluation.measure import Evaluation
-from hmsa.evaluation.page import training_charts, trust_charts, verdict, write_evaluation
+from hmsa.evaluation.page import training_charts, calibration_charts, verdict, write_evaluation
 from hmsa.inference.result import Prediction
 from hmsa.report import pictures
 from reading import Reader
@@ -212,11 +212,11 @@ def test_charts_of_confidence():
     for stored, pixels, right in ((51, 100, 80), (178, 300, 210), (237, 600, 540)):
         label = np.repeat(np.array([0, 1], np.uint8), (right, pixels - right))
         calibration.add(label, np.zeros_like(label), np.full(pixels, stored, np.uint8))
-    bars, curve = trust_charts(calibration)
+    bars, curve = calibration_charts(calibration)
     assert [bar[2] for bar in bars.bars] == pytest.approx([80, 70, 90])
     assert bars.bars[-1][-1] == "60.0% of the pixels, 90.0 % right"
     assert f"{100 * calibration.ece():.1f}" in bars.summary
     assert curve.summary == "in %; 90.0 of the surest half"
     assert curve.points[0].tolist() == pytest.approx([100, 83])
-    assert trust_charts(Calibration(2)) == []
+    assert calibration_charts(Calibration(2)) == []
     assert not math.isnan(curve.points.sum())

@@ -73,7 +73,7 @@ def write_evaluation(path: Path, found: Evaluation, predictor: Predictor, source
         section("further", further),
         [section("classes", _classes(found)), section("weights", *_weights(found))],
         section("training", training_charts(run / "metrics.csv")),
-        section("trust", trust_charts(found.calibration)),
+        section("trust", calibration_charts(found.calibration)),
         section("confusion", matrix(found.names, labels.palette, counts)),
         Legend(colours, [("error:", ERRORS)], "weight:"),
         section("windows", *(_window(found, predictor, each) for each in best_windows(found))),
@@ -179,7 +179,7 @@ def training_charts(metrics: Path) -> list[Chart]:
     return charts
 
 
-def trust_charts(calibration: Calibration) -> list[Chart]:
+def calibration_charts(calibration: Calibration) -> list[Chart]:
     """A reliability diagram, and how much is right if the least confident pixels are dropped."""
     _, accuracy, pixels = (each.numpy() for each in calibration.reliability())
     kept, right = (100 * each.numpy() for each in calibration.risk_coverage())

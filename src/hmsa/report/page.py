@@ -25,6 +25,7 @@ from ..runs import command_line, replace
 from .pictures import heat
 
 SIDE = 640  # longest side of an embedded image, in pixels: ten of them stay near half a megabyte
+DASH = "–"  # where there is no number
 
 Colour = Sequence[int] | NDArray[np.uint8]
 Named = Sequence[tuple[str, Colour]]  # names and their colours

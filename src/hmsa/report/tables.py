@@ -10,10 +10,9 @@ import rich.table
 from numpy.typing import NDArray
 from rich.text import Text
 
-from .page import Cell, Colour, Table
+from .page import DASH, Cell, Colour, Table
 
 Share = float | None  # None or nan where there is no number
-DASH = "–"
 
 
 def percent(share: Share, digits: int = 1) -> Cell:
