@@ -12,8 +12,7 @@ from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as offic
 from cityscapesscripts.helpers.labels import labels
 from PIL import Image
 
-from hmsa.evaluation.confusion import Confusion
-from hmsa.evaluation.instances import InstanceConfusion
+from hmsa.evaluation.confusion import Confusion, InstanceConfusion
 
 CLASSES = sorted((row for row in labels if 0 <= row.trainId < 255), key=lambda row: row.trainId)
 NAMES = [row.name for row in CLASSES]

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from hmsa.evaluation.boundary import Boundary
 from hmsa.evaluation.calibration import Calibration
-from hmsa.evaluation.confusion import Confusion
-from hmsa.evaluation.instances import InstanceConfusion
+from hmsa.evaluation.confusion import Confusion, InstanceConfusion
 
 
 def same(score, expected):

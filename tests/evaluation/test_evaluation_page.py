@@ -14,7 +14,7 @@ import torch
 from hmsa.evaluation.calibration import Calibration
 from hmsa.evaluation.confusion import Confusion
 from hmsa.evaluation.measure import Evaluation
-from hmsa.evaluation.page import training_charts, calibration_charts, verdict, write_evaluation
+from hmsa.evaluation.page import calibration_charts, training_charts, verdict, write_evaluation
 from hmsa.inference.result import Prediction
 from hmsa.report import pictures
 from reading import Reader
@@ -62,8 +62,9 @@ class Scenes:
 
     source, split = Path("data/dataset.yaml"), "val"
     instance_sizes, categories = (), {}
-    scales, flip, long_edge, precision = SCALES, False, None, "fp32"
+    scales = SCALES
     device = torch.device("cpu")
+    settings = {"scales": SCALES, "flip": False}  # noqa: RUF012
     model = SimpleNamespace(parameters=lambda: [], card=SimpleNamespace(trained_on={"split": "a"}))
 
     def __init__(self, count: int, names: list[str] = NAMES) -> None:

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from hmsa.evaluation.instances import InstanceConfusion
+from hmsa.evaluation.confusion import InstanceConfusion
 
 ROAD, CAR, BUS = 0, 1, 2
 

@@ -16,7 +16,7 @@ from ..inference.predictor import Predictor
 from ..report.page import Block, Card, Cell, Chart, Figure, Legend, Page, Section, Table, write_page
 from ..report.pictures import RIGHT, UNKNOWN, WRONG, colorize, error, heat, ramp
 from ..report.tables import difference, matrix, percent, percents, signed
-from ..runs.machine import describe_machine, in_use
+from ..runs.machine import describe_machine
 from .calibration import Calibration
 from .measure import Evaluation, Window
 
@@ -80,24 +80,16 @@ def write_evaluation(path: Path, found: Evaluation, predictor: Predictor, source
         section("examples", *(_example(found, predictor, i) for i in worst_first(found.mious))),
     ]
     title = f"{data.parent.name if data.stem == 'dataset' else data.stem}, {found.dataset.split}"
-    facts = _facts(found, predictor, source)
-    write_page(path, Page(title, verdict(found), facts, sections, colours))
-
-
-def _facts(found: Evaluation, predictor: Predictor, source: Path) -> list[tuple[str, str]]:
-    """How the network was run."""
-    model, dataset = predictor.model, found.dataset
+    model, settings = predictor.model, predictor.settings.items()
     parameters = sum(each.numel() for each in model.parameters()) / 1e6
-    size = f"long edge {predictor.long_edge}" if predictor.long_edge else "whole image"
-    scales = ", ".join(f"{scale:g}" for scale in predictor.scales)
-    machine = describe_machine(predictor.device)
-    return [
+    facts = [
         ("Checkpoint", f"{source}, {parameters:.2f} M parameters"),
         ("Trained on", ", ".join(f"{k} {v}" for k, v in model.card.trained_on.items())),
-        ("Data", f"{dataset.source}, split {dataset.split}, {len(dataset)} images"),
-        ("Scales", f"{scales}; {'flip' if predictor.flip else 'no flip'}; {size}"),
-        ("Hardware", f"{in_use(predictor.device, predictor.precision)}, {machine}"),
+        ("Data", f"{data}, split {found.dataset.split}, {len(found.dataset)} images"),
+        ("Settings", ", ".join(f"{name} {value}" for name, value in settings)),
+        ("Hardware", describe_machine(predictor.device)),
     ]
+    write_page(path, Page(title, verdict(found), facts, sections, colours))
 
 
 def _title(fusion: str) -> str:

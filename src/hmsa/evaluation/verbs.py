@@ -80,7 +80,7 @@ def gate(
     from ..inference.predictor import Predictor
     from ..report.page import Table
     from ..report.tables import percent, terminal
-    from .gate import gate_curve
+    from .measure import gate_curve
 
     predictor = Predictor.load(checkpoint, **vars(chain), **vars(compute))
     card, scales = predictor.model.card, predictor.scales

@@ -173,12 +173,6 @@ class Page:
 
 def write_page(path: Path, page: Page) -> None:
     """Write one HTML file; an existing page is replaced whole or left as it was."""
-    html = render(page)
-    replace(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
-
-
-def render(page: Page) -> str:
-    """The HTML of a page."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined,
         autoescape=True, trim_blocks=True, lstrip_blocks=True,
@@ -189,7 +183,8 @@ def render(page: Page) -> str:
     about = Section("Details", [Table((), [each for each in facts if each[1]], "facts")])
     sections = [[*page.sections[:1], about], *page.sections[1:]]
     template = environment.get_template("page.html.j2")
-    return template.render(page=page, sections=sections, ramp=heat(np.linspace(0, 1, 8)[None])[0])
+    html = template.render(page=page, sections=sections, ramp=heat(np.linspace(0, 1, 8)[None])[0])
+    replace(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
 
 
 def css(colour: Colour) -> str:

@@ -72,8 +72,7 @@ def heat(weight: NDArray[np.floating]) -> Bytes:
 def error(pred: Bytes, label: Bytes) -> Bytes:
     """Prediction against truth [H,W] -> [H,W,3]: right is pale, wrong red, ignored dark grey."""
     colours: Bytes = np.array([RIGHT, WRONG, UNKNOWN], np.uint8)
-    kind: NDArray[np.intp] = np.where(label == IGNORE, 2, pred != label)
-    return colours[kind]
+    return colours[np.where(label == IGNORE, 2, pred != label)]
 
 
 def palette_png(label: Bytes, palette: Bytes) -> Image.Image:

@@ -20,7 +20,7 @@ from ..config.recipe import Attention
 from ..data.datasets import Dataset, open_dataset
 from ..data.descriptions import describe
 from ..evaluation.confusion import Confusion
-from ..evaluation.gate import gate_curve
+from ..evaluation.measure import gate_curve
 from ..evaluation.verbs import evaluate
 from ..inference.predictor import Predictor
 from ..model import PairScaleAttention, ScaleAttention
