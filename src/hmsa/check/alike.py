@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +89,7 @@ def clips(first: Images, second: Images) -> Iterator[Clip]:
         yield Clip(recording, files, borders, _apart(cuts[0]), float(np.mean(alike)))
 
 
-def _likeness(hashes: Hashes, others: Hashes) -> NDArray[np.float32]:
+def _likeness(hashes: Hashes, others: Hashes) -> Any:
     """Share of equal bits: 1 for the same image, about 0.5 for two that have nothing in common."""
     return (1 + hashes @ others.T / hashes.shape[-1]) / 2
 

@@ -32,6 +32,7 @@ def check(
     from rich.text import Text
 
     from ..report.page import write_page
+    from ..report.tables import terminal
     from . import show
     from .check import check as work
 
@@ -43,7 +44,7 @@ def check(
         Text.assemble((f"{problem.level:8}", _STYLES[problem.level]), found.short(problem.message))
         for problem in found.of()
     ]
-    table = Group(show.splits(found), show.classes(found), *problems, Text(found.verdict()))
+    table = Group(terminal(show.table(found), str(dataset)), *problems, Text(found.verdict()))
     summary = found.summary() | {"report": str(file)}
     return Outcome(summary, table, notes=[f"report: {file}"], code=2 * bool(summary["errors"]))
 
@@ -53,14 +54,13 @@ def stats(dataset: Dataset, /, *, split: Splits = [], files: Files = None) -> Ou
 
     example: hmsa data stats camvid --split train
     """
-    from rich.console import Group
-
+    from ..report.tables import terminal
     from . import show
-    from .check import STATISTICS
     from .check import check as work
+    from .findings import STATISTICS
 
     found = work(dataset, split, files, compare=False)
     summary = found.summary()
     errors = [error["message"] for error in summary["errors"]]
-    table = Group(show.splits(found), show.classes(found))
+    table = terminal(show.table(found), str(dataset))
     return Outcome({key: summary[key] for key in STATISTICS}, table, problems=errors)
