@@ -10,99 +10,102 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-# On CamVid, hashes of successive frames of a standing car have up to 0.15 of their bits different,
-# those of two recordings at least 0.33; copies in another format or size have up to 0.01.
-LEAST_LIKENESS = 0.85  # share of equal bits in the hashes of near-copies
+# On CamVid, successive frames of a standing car have a likeness of 0.7 and more, those of two
+# recordings at most 0.34; copies in another format or size have at least 0.98.
+LEAST_LIKENESS = 0.7  # of near-copies
 _ROWS = 1024  # images compared at a time, to bound memory
 _FRAME = re.compile(r"(.*?)(\d+)\D*$")  # recording, number
 
-Pair = tuple[Path, Path]
-Hashes = NDArray[np.float32]  # [N,B], bits as -1 and 1
+Hashes = Mapping[str, str]  # {name of an image: its hash, hexadecimal}
 
 
-class Images:
-    """Images to compare, {name: (path, hash in hexadecimal)}; those without a hash are left out."""
+class Match(NamedTuple):
+    """likeness: share of equal bits less that of the others; 1: the same, 0: nothing in common."""
 
-    def __init__(self, images: Mapping[str, tuple[Path, str]]) -> None:
-        hashed = {name: image for name, image in images.items() if image[1]}
-        self.count = len(images)
-        self.paths = [path for path, _ in hashed.values()]
-        data = bytes.fromhex("".join(text for _, text in hashed.values()))
-        bits = np.unpackbits(np.frombuffer(data, np.uint8)).reshape(len(hashed), len(data) and -1)
-        self.hashes: Hashes = bits.astype(np.float32) * 2 - 1
-        self.recordings: dict[str, dict[int, int]] = defaultdict(dict)  # {number: index}
-        for index, name in enumerate(hashed):
-            if frame := _FRAME.match(name):
-                self.recordings[frame[1]][int(frame[2])] = index
+    likeness: float
+    original: str
+    copy: str
 
 
 class Clip(NamedTuple):
     """Images whose numbers lie between those of other images, of the same recording."""
 
     recording: str  # what their names begin with
-    files: list[Path]  # in order of their numbers
-    borders: list[Pair]  # (another image, one of the clip) with successive numbers, nearest first
-    apart: int  # between the numbers of the nearest
-    likeness: float  # mean across the borders
+    names: list[str]  # in order of their numbers
+    apart: int  # between the nearest numbers of an original and an image of the clip
+    borders: list[Match]  # the nearest first
 
 
-def near_copies(first: Images, second: Images) -> list[tuple[float, Pair]]:
-    """Likeness and (original, copy) of each of `second` that has a near-copy in `first`.
+def _bits(images: Hashes) -> NDArray[np.float32]:
+    """`[N,B]` of -1 and 1."""
+    data = np.frombuffer(bytes.fromhex("".join(images.values())), np.uint8)
+    return np.unpackbits(data).reshape(len(images) or 1, -1).astype(np.float32) * 2 - 1
 
-    The most alike come first. If both are the same object, no image is a copy of itself.
+
+def near_copies(first: Hashes, second: Hashes) -> list[Match]:
+    """For each of `second` its nearest in `first`, if that is a near-copy; the most alike first.
+
+    If both are the same object, no image is a copy of itself.
     """
-    found = []
-    for start in range(0, len(second.paths) if first.paths else 0, _ROWS):
-        alike = _likeness(second.hashes[start : start + _ROWS], first.hashes)
+    found, originals, bits = [], _bits(first).T, _bits(second)
+    names, copies = list(first), list(second)
+    for start in range(0, len(copies) if names else 0, _ROWS):
+        alike = bits[start : start + _ROWS] @ originals / bits.shape[1]
         if first is second:
-            np.fill_diagonal(alike[:, start:], 0)
+            np.fill_diagonal(alike[:, start:], -1)
         for row, nearest in enumerate(alike.argmax(axis=1)):
-            if (likeness := float(alike[row, nearest])) >= LEAST_LIKENESS:
-                found.append((likeness, (first.paths[nearest], second.paths[start + row])))
-    return sorted(found, key=lambda copy: -copy[0])
+            likeness = float(alike[row, nearest])
+            if likeness >= LEAST_LIKENESS:
+                found.append(Match(likeness, names[nearest], copies[start + row]))
+    return sorted(found, key=lambda match: -match.likeness)
 
 
-def clips(first: Images, second: Images) -> Iterator[Clip]:
+def clips(first: Hashes, second: Hashes) -> Iterator[Clip]:
     """Recordings of `first` out of whose middle images of `second` were cut.
 
     Names that end in numbers may be frames, or may mean nothing. So all images of a recording must
     be the more alike the nearer their numbers are.
     """
-    for recording in sorted(first.recordings.keys() & second.recordings.keys()):
-        a, b = first.recordings[recording], second.recordings[recording]  # {number: index}
-        inside = [number for number in sorted(b) if min(a) < number < max(a)]
-        frames = sorted(a | b)
-        hashes = np.array([first.hashes[a[n]] if n in a else second.hashes[b[n]] for n in frames])
-        if not inside or a.keys() & b.keys() or not _in_order(hashes):
+    there, here = _recordings(first), _recordings(second)
+    for recording in sorted(there.keys() & here.keys()):
+        a, b = there[recording], here[recording]
+        frames, inside = sorted(a | b), [n for n in sorted(b) if min(a) < n < max(a)]
+        if not inside or a.keys() & b.keys():  # each split has numbers of its own
             continue
-        steps = [sorted(frames[i : i + 2], key=b.__contains__) for i in range(len(frames) - 1)]
-        cuts = sorted(((n, m) for n, m in steps if n in a and m in b), key=_apart)
-        alike = [_likeness(first.hashes[a[n]], second.hashes[b[m]]) for n, m in cuts]
-        files = [second.paths[b[number]] for number in inside]
-        borders = [(first.paths[a[n]], second.paths[b[m]]) for n, m in cuts]
-        yield Clip(recording, files, borders, _apart(cuts[0]), float(np.mean(alike)))
+        bits = _bits({str(n): first[a[n]] if n in a else second[b[n]] for n in frames})
+        if not _in_order(bits):
+            continue
+        borders = []
+        for i, (n, m) in enumerate(pairwise(frames)):
+            if (n in a) != (m in a):
+                likeness = float(bits[i] @ bits[i + 1]) / bits.shape[1]
+                ends = (a[n], b[m]) if n in a else (a[m], b[n])
+                borders.append((m - n, Match(likeness, *ends)))
+        borders.sort(key=lambda border: border[0])
+        matches = [match for _, match in borders]
+        yield Clip(recording, [b[n] for n in inside], borders[0][0], matches)
 
 
-def _likeness(hashes: Hashes, others: Hashes) -> Any:
-    """Share of equal bits: 1 for the same image, about 0.5 for two that have nothing in common."""
-    return (1 + hashes @ others.T / hashes.shape[-1]) / 2
+def _recordings(images: Hashes) -> dict[str, dict[int, str]]:
+    """{recording: {number: name}}"""
+    found: dict[str, dict[int, str]] = defaultdict(dict)
+    for name in images:
+        if frame := _FRAME.match(name):
+            found[frame[1]][int(frame[2])] = name
+    return found
 
 
-def _apart(numbers: tuple[int, int]) -> int:
-    return abs(numbers[0] - numbers[1])
-
-
-def _in_order(hashes: Hashes) -> bool:
+def _in_order(bits: NDArray[np.float32]) -> bool:
     """Whether each image is more like the next one than chance has it."""
     ranks = []  # share of the images that are more alike
-    for i in np.unique(np.linspace(0, len(hashes) - 2, 300).astype(int)):  # enough to judge by
-        alike = hashes @ hashes[i]
+    for i in np.unique(np.linspace(0, len(bits) - 2, 300).astype(int)):  # enough to judge by
+        alike = bits @ bits[i]
         ranks.append((np.delete(alike, i) > alike[i + 1]).mean())
     # By chance a rank is uniform in 0..1, of deviation 0.289; three of those are no chance
     return bool(np.mean(ranks) < min(0.3, 0.5 - 3 * 0.289 / len(ranks) ** 0.5))

@@ -18,7 +18,7 @@ from ..data.descriptions import Split, describe, find_split, folders, label_set
 from ..data.labels import IGNORE, unpack
 from ..data.lists import read_list
 from ..runs import InputError
-from .alike import Images, Pair, clips, near_copies
+from .alike import Hashes, Match, clips, near_copies
 from .findings import MOST, Findings, Part, some
 from .scan import scan
 
@@ -66,8 +66,9 @@ def list_splits(path: Path, splits: Sequence[str] = (), data: Path | None = None
 def _list_folders(found: Findings, name: str, split: Split) -> None:
     places = [*folders(found.root, split.images), *folders(found.root, split.labels)]
     absent = [place for place in places if not place.is_dir()]
-    kind = "absent split" if absent == places else "no folder"
-    found.add(kind, name, absent, folders=" and no ".join(map(str, absent)))
+    if absent:
+        kind = "absent split" if absent == places else "no folder"
+        found.add(kind, name, folders=" and no ".join(map(str, absent)))
     if absent == places:
         return
     listed = list_files(found.root, split)
@@ -184,39 +185,44 @@ def _list_unknown(found: Findings, split: str, files: list[Path], diagnosis: str
 
 
 def _compare(found: Findings) -> None:
-    """Add the images, near-copies and recordings that splits share."""
-    images = {}
+    """Find the images, near-copies and recordings that splits share."""
+    hashes = {
+        part.name: {n: text for n, path in part.images.items() if (text := found.scans[path].hash)}
+        for part in found.parts
+    }
     for part in found.parts:
-        hashes = {name: (path, found.scans[path].hash) for name, path in part.images.items()}
-        this = images[part.name] = Images(hashes)
-        copies = [pair for _, pair in near_copies(this, this)]
-        part.numbers["near_duplicates_within"] = len(copies)
-        files = [copy for _, copy in copies]
-        found.add("near-copies within", part.name, files, copies[:1], images=len(part.images))
+        matches = near_copies(hashes[part.name], hashes[part.name])
+        part.numbers["near_duplicates_within"] = len(matches)
+        pairs = [(part.images[match.original], part.images[match.copy]) for match in matches]
+        copies = [copy for _, copy in pairs]
+        found.add("near-copies within", part.name, copies, pairs[:1], images=len(part.images))
     for two in combinations(found.parts, 2):
         small, large = sorted(two, key=lambda part: len(part.images))
         originals = set(large.images.values())
         shared = [path for path in small.images.values() if path in originals]
         found.add("shared files", f"{large.name}, {small.name}", shared)
         if not shared:  # else one is a part of the other, made a split of its own
-            _compare_two(found, large, small, images[large.name], images[small.name])
+            _compare_two(found, large, small, hashes[large.name], hashes[small.name])
 
 
-def _compare_two(found: Findings, large: Part, small: Part, first: Images, second: Images) -> None:
-    where = f"{large.name}, {small.name}"
+def _compare_two(found: Findings, large: Part, small: Part, first: Hashes, second: Hashes) -> None:
+    where, splits = f"{large.name}, {small.name}", [large.name, small.name]
     shown = {"large": large.name, "small": small.name, "images": len(small.images)}
 
-    def add_row(kind: str, pair: Pair, likeness: float, pictures: int, **more: object) -> None:
-        images = [str(image) for image in pair]
-        row = {"kind": kind, "splits": [large.name, small.name], "images": images}
-        found.near.append(row | {"likeness": round(likeness, 4), "pictures": pictures} | more)
+    def paths(match: Match) -> tuple[Path, Path]:
+        return large.images[match.original], small.images[match.copy]
+
+    def row(kind: str, match: Match, pictures: int = 1, **more: object) -> dict[str, Any]:
+        images, likeness = [str(path) for path in paths(match)], round(match.likeness, 4)
+        about = {"kind": kind, "splits": splits, "images": images, "likeness": likeness}
+        return about | {"pictures": pictures} | more
 
     copies = near_copies(first, second)
-    for likeness, pair in copies:
-        add_row("copy", pair, likeness, 1)
-    pairs = [pair for _, pair in copies]
+    found.near += [row("copy", match) for match in copies]
+    pairs = [paths(match) for match in copies]
     found.add("near-copies", where, [copy for _, copy in pairs], pairs, **shown)
     for clip in clips(first, second):
         more = {"recording": clip.recording, "apart": clip.apart}
-        add_row("clip", clip.borders[0], clip.likeness, len(clip.files), **more)
-        found.add("clip of a recording", where, clip.files, clip.borders, **shown, **more)
+        found.near.append(row("clip", clip.borders[0], len(clip.names), **more))
+        files, pairs = [small.images[n] for n in clip.names], [paths(m) for m in clip.borders]
+        found.add("clip of a recording", where, files, pairs, **shown, **more)
