@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from hmsa.check import scan as module
-from hmsa.check.check import list_splits
+from hmsa.check.check import check
 from hmsa.data.labels import LabelSet
 
 LABEL = np.array([[0, 1, 2, 255], [2, 2, 1, 0]], np.uint8)
@@ -47,8 +47,7 @@ def decoded(monkeypatch):
 
 
 def run(path):
-    found = list_splits(path)
-    return module.scan(found.root, found.files())
+    return check(path, compare=False).scans
 
 
 def test_a_second_run_reads_nothing_and_says_the_same(folder_dataset, decoded):
@@ -66,7 +65,7 @@ def test_a_changed_file_is_read_again(folder_dataset, decoded):
     Image.fromarray(LABEL[:, :3]).save(train(path) / "labels" / "a.png")
     scans = run(path)
     assert decoded == ["a.png"]
-    assert scans[train(path) / "labels" / "a.png"].size == (2, 3)
+    assert scans[train(path) / "labels" / "a.png"].size == "3x2"
 
 
 def test_another_encoding_is_another_scan(folder_dataset, decoded):
@@ -124,8 +123,8 @@ def test_a_cache_that_cannot_be_used_costs_the_memory_only(
 
 def test_a_file_that_goes_away_meanwhile_stops_nothing(folder_dataset):
     path = folder_dataset({"a": LABEL})
-    found = list_splits(path)
-    (train(path) / "images" / "a.jpg").unlink()
-    scans = {file.name: each for file, each in module.scan(found.root, found.files()).items()}
-    assert "a.jpg cannot be decoded" in scans["a.jpg"].broken
-    assert scans["a.png"].size == (2, 4)
+    image, label = train(path) / "images" / "a.jpg", train(path) / "labels" / "a.png"
+    image.unlink()
+    scans = module.scan(path.parent, {image: None, label: LabelSet(("one",), ((0, 0, 0),), (1,))})
+    assert "a.jpg cannot be decoded" in scans[image].broken
+    assert scans[label].size == "4x2"

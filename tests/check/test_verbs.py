@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-
 LABEL = np.array([[0, 1, 2, 255], [2, 2, 1, 0]], np.uint8)
 
 
@@ -77,7 +76,7 @@ def test_the_page_is_whole_and_offline(hmsa, faulty, tmp_path):
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "default-src 'none'" in page
     assert not re.search(r"(src|href)=.?(http|//)", page)
-    levels = re.findall(r'<h3>(error|warning|note): ', page)
+    levels = re.findall(r"<h3>(error|warning|note): ", page)
     assert levels == sorted(levels, key=["error", "warning", "note"].index)
     for name in ("odd.png", "cut.jpg", "size.jpg"):
         assert name in page

@@ -232,9 +232,9 @@ def test_without_rasterio_says_what_is_needed(tmp_path, no_rasterio):
 
 
 def test_a_dataset_of_them_can_be_checked(tmp_path):
-    seen = scan_file(write(tmp_path / "a.tif", noise(5, np.uint16, 60000)))
-    assert not seen.broken
-    assert (seen.mode, seen.size) == ("5 band(s) of uint16", (30, 40))
+    scan = scan_file(write(tmp_path / "a.tif", noise(5, np.uint16, 60000)))
+    assert not scan.broken
+    assert (scan.mode, scan.size) == ("5 band(s) of uint16", "40x30")
 
 
 def test_memory_is_that_of_the_window(tmp_path, grown):

@@ -1,26 +1,123 @@
 """What is wrong with a dataset, all of it at once, before hours are wasted on it.
 
 Lenient where `open_dataset` is strict: no problem hides another, and one bad file stops nothing.
+problems.yaml lists what can be found.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import yaml
 
 from ..data.datasets import list_files
 from ..data.descriptions import Split, describe, find_split, folders, label_set
-from ..data.labels import IGNORE, unpack
+from ..data.labels import IGNORE, LabelSet, unpack
 from ..data.lists import read_list
 from ..runs import InputError
-from .alike import Hashes, Match, clips, near_copies
-from .findings import MOST, Findings, Part, some
-from .scan import scan
+from .alike import Match, clips, near_copies
+from .scan import FileScan, scan
+
+Level = Literal["error", "warning", "note"]
+LEVELS: tuple[Level, ...] = ("error", "warning", "note")
+STATISTICS = ("dataset", "folder", "frequencies", "void", "sizes", "mean", "std")
+_MOST = 20  # files named in the summary of a problem; their count is always whole
+_KINDS = yaml.safe_load(Path(__file__).with_name("problems.yaml").read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Problem:
+    level: Level
+    kind: str  # a key of problems.yaml
+    split: str  # or "train, val": between two
+    message: str
+    files: Sequence[Path]
+    cases: Sequence[Sequence[Path]]  # to be shown side by side; none: each file with its partner
+
+
+@dataclass
+class Part:
+    """One split: its files by the names that pair them; numbers: what they hold, as JSON."""
+
+    name: str
+    images: dict[str, Path]
+    labels: dict[str, Path]
+    examples: Sequence[tuple[Path, Path]] = ()  # pairs that can be shown
+    hashes: dict[str, str] = field(default_factory=dict)  # of the images that can be compared
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def pairs(self) -> list[tuple[Path, Path]]:
+        return [(self.images[n], self.labels[n]) for n in self.images if n in self.labels]
+
+
+@dataclass
+class Findings:
+    """All that a check found. Every path is absolute, below `root`."""
+
+    source: Path  # the dataset, as named by the user
+    root: Path
+    classes: LabelSet
+    parts: list[Part] = field(default_factory=list)
+    scans: dict[Path, FileScan] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    unknown: list[dict[str, Any]] = field(default_factory=list)  # label values, as JSON
+    near: list[dict[str, Any]] = field(default_factory=list)  # near-copies and clips, as JSON
+
+    def add(
+        self,
+        kind: str,
+        split: str,
+        files: Sequence[Path] | None = None,
+        cases: Sequence[Sequence[Path]] = (),
+        **values: object,
+    ) -> None:
+        """Note a problem, unless `files` are an empty list; values: for its message."""
+        if files is not None and not files:
+            return
+        files = files or ()
+        first = self.scans.get(files[0]) if files else None
+        values |= {"count": len(files), "files": files, "cases": cases, "scan": first}
+        message = f"{split}: {_KINDS[kind]['message'].format_map(values)}"
+        self.problems.append(Problem(_KINDS[kind]["level"], kind, split, message, files, cases))
+
+    def of(self, level: str) -> list[Problem]:
+        return [problem for problem in self.problems if problem.level == level]
+
+    def short(self, text: str | Path) -> str:
+        """A message or path with the folder of the dataset left out, for people."""
+        return str(text).replace(f"{self.root}{os.sep}", "")
+
+    def verdict(self) -> str:
+        """One sentence."""
+        errors, warnings = len(self.of("error")), len(self.of("warning"))
+        wrong = f"Errors: {errors}, warnings: {warnings}," if errors + warnings else "Nothing wrong"
+        pairs = sum(len(part.pairs) for part in self.parts)
+        return f"{wrong} in {pairs} pairs of {', '.join(part.name for part in self.parts)}."
+
+    def summary(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        found: dict[str, Any] = {"dataset": str(self.source), "folder": str(self.root)}
+        for key in self.parts[0].numbers:
+            found[key] = {part.name: part.numbers[key] for part in self.parts}
+        for level in LEVELS:
+            found[f"{level}s"] = [
+                {"kind": p.kind, "split": p.split, "message": p.message} | _some(p.files)
+                for p in self.of(level)
+            ]
+        return found | {"unknown_values": self.unknown, "near_duplicates": self.near}
+
+
+def _some(files: Sequence[Path]) -> dict[str, Any]:
+    """How many files, and the first of them, as JSON."""
+    return {"files": len(files), "such_as": [str(path) for path in files[:_MOST]]}
 
 
 def check(
@@ -32,13 +129,18 @@ def check(
     Raises InputError only where there is nothing to check.
     """
     found = list_splits(path, splits, data)
-    found.scans = scan(found.root, found.files())
+    files: dict[Path, LabelSet | None] = {}
+    for part in found.parts:
+        files |= dict.fromkeys(part.images.values())
+        files |= dict.fromkeys(part.labels.values(), found.classes)
+    found.scans = scan(found.root, files)
     for part in found.parts:
         _check_files(found, part)
         _check_images(found, part)
         _check_labels(found, part)
     if compare:
         _compare(found)
+    found.problems.sort(key=lambda problem: LEVELS.index(problem.level))
     return found
 
 
@@ -87,15 +189,14 @@ def _list_folders(found: Findings, name: str, split: Split) -> None:
 
 def _check_files(found: Findings, part: Part) -> None:
     scans, files = found.scans, [*part.images.values(), *part.labels.values()]
-    for kind, field in {
-        "cannot be read": "broken",
-        "another encoding": "foreign",
-        "lossy labels": "lossy",
-    }.items():
-        found.add(kind, part.name, [path for path in files if getattr(scans[path], field)])
-    whole = [pair for pair in part.pairs if not any(scans[path].broken for path in pair)]
-    differ = [pair for pair in whole if scans[pair[0]].size != scans[pair[1]].size]
-    sizes = [scans[path].width_x_height for pair in differ[:1] for path in pair]
+    found.add("cannot be read", part.name, [path for path in files if scans[path].broken])
+    found.add("another encoding", part.name, [path for path in files if scans[path].foreign])
+    found.add("lossy labels", part.name, [path for path in files if scans[path].lossy])
+    whole = [(i, j) for i, j in part.pairs if not scans[i].broken and not scans[j].broken]
+    differ = [(i, j) for i, j in whole if scans[i].size != scans[j].size]
+    fit = [(i, j) for i, j in whole if scans[i].size == scans[j].size]
+    part.examples = [(i, j) for i, j in fit if not scans[j].foreign]
+    sizes = [scans[path].size for pair in differ[:1] for path in pair]
     found.add("sizes differ", part.name, [image for image, _ in differ], differ, sizes=sizes)
     counts = {"images": part.images, "labels": part.labels, "pairs": part.pairs}
     part.numbers["pairs"] = {kind: len(each) for kind, each in counts.items()}
@@ -103,10 +204,11 @@ def _check_files(found: Findings, part: Part) -> None:
 
 def _check_images(found: Findings, part: Part) -> None:
     scans = {path: scan for path in part.images.values() if (scan := found.scans[path]).sums}
-    pixels = max(1, sum(scan.size[0] * scan.size[1] for scan in scans.values()))
+    part.hashes = {n: scans[p].hash for n, p in part.images.items() if p in scans and scans[p].hash}
+    pixels = max(1, sum(scan.pixels for scan in scans.values()))
     mean = np.array([scan.sums for scan in scans.values()]).sum(0) / pixels / 255
     square = np.array([scan.squares for scan in scans.values()]).sum(0) / pixels / 255**2
-    sizes = Counter(scan.width_x_height for scan in scans.values()).most_common()
+    sizes = Counter(scan.size for scan in scans.values()).most_common()
     part.numbers |= {
         "sizes": dict(sizes),
         "modes": Counter(scan.mode for scan in scans.values()),
@@ -134,23 +236,17 @@ def _check_labels(found: Findings, part: Part) -> None:
         pixels = sum(values[value] for value in raw)
         return {"pixels": pixels, "share": round(pixels / max(1, values.total()), 8)}
 
+    table = list(zip(classes.names, classes.raw, strict=True))
     ignored = {value for value in values if known.get(value) == IGNORE}
     part.numbers |= {
-        "frequencies": {
-            title: share(raw) | {"pictures": holders[raw]}
-            for title, raw in zip(classes.names, classes.raw, strict=True)
-        },
+        "frequencies": {title: share(raw) | {"pictures": holders[raw]} for title, raw in table},
         "void": share(*ignored),
         "unknown": share(*(values.keys() - known.keys())),
         "values": {classes.value_name(value): n for value, n in sorted(values.items())},
     }
-    if foreign := [path for path in scans if path not in plain]:
-        _list_unknown(found, name, foreign, scans[foreign[0]].foreign)
+    _list_unknown(found, name, scans, classes.guess(values))
     if strange := [path for path, each in plain.items() if not each.keys() <= known.keys()]:
-        # The values of all such files together tell more than those of one
-        together = sum((Counter(plain[path]) for path in strange), Counter[int]())
-        found.add("unknown values", name, strange, diagnosis=classes.diagnose(together))
-        _list_unknown(found, name, strange, classes.guess(together))
+        found.add("unknown values", name, strange, diagnosis=classes.diagnose(values))
     elif set(values) == {0, 255} and ignored == {255} and len(classes.names) > 1:
         # Nothing is unknown, and yet every object is ignored
         found.add("0/255 masks", name, list(plain), diagnosis=classes.guess(values))
@@ -161,37 +257,31 @@ def _check_labels(found: Findings, part: Part) -> None:
     wholly = [path for path in void if void[path] == 1]
     found.add("nothing labelled" if len(wholly) == len(void) else "wholly void", name, wholly)
     found.add("mostly void", name, [path for path in void if 0.5 <= void[path] < 1])
-    never = [
-        title for title, raw in zip(classes.names, classes.raw, strict=True) if not values[raw]
-    ]
+    never = [title for title, raw in table if not values[raw]]
     if never and len(wholly) < len(void):
         found.add("class never seen", name, classes=len(never), names=", ".join(never))
 
 
-def _list_unknown(found: Findings, split: str, files: list[Path], diagnosis: str) -> None:
-    """Add the values of label `files` that are unknown; in another encoding, all are."""
+def _list_unknown(found: Findings, split: str, scans: dict[Path, FileScan], guess: str) -> None:
+    """Add the values of labels that are unknown; in another encoding, all are."""
     known, name_of = found.classes.train_ids(), found.classes.value_name
     pixels, holders = Counter[str](), defaultdict[str, list[Path]](list)
-    for path in files:
-        foreign = found.scans[path].foreign
-        for value, n in found.scans[path].values.items():
-            if foreign or value not in known:
-                name = "{},{},{}".format(*unpack(value)) if foreign else name_of(value)
+    for path, each in scans.items():
+        for value, n in each.values.items():
+            if each.foreign or value not in known:
+                name = "{},{},{}".format(*unpack(value)) if each.foreign else name_of(value)
                 pixels[name] += n
                 holders[name].append(path)
-    for name, n in pixels.most_common(MOST):
+    for name, n in pixels.most_common(_MOST):
+        diagnosis = scans[holders[name][0]].foreign or guess
         row = {"split": split, "value": name, "pixels": n, "diagnosis": diagnosis}
-        found.unknown.append(row | some(holders[name]))
+        found.unknown.append(row | _some(holders[name]))
 
 
 def _compare(found: Findings) -> None:
     """Find the images, near-copies and recordings that splits share."""
-    hashes = {
-        part.name: {n: text for n, path in part.images.items() if (text := found.scans[path].hash)}
-        for part in found.parts
-    }
     for part in found.parts:
-        matches = near_copies(hashes[part.name], hashes[part.name])
+        matches = near_copies(part.hashes, part.hashes)
         part.numbers["near_duplicates_within"] = len(matches)
         pairs = [(part.images[match.original], part.images[match.copy]) for match in matches]
         copies = [copy for _, copy in pairs]
@@ -202,10 +292,10 @@ def _compare(found: Findings) -> None:
         shared = [path for path in small.images.values() if path in originals]
         found.add("shared files", f"{large.name}, {small.name}", shared)
         if not shared:  # else one is a part of the other, made a split of its own
-            _compare_two(found, large, small, hashes[large.name], hashes[small.name])
+            _compare_two(found, large, small)
 
 
-def _compare_two(found: Findings, large: Part, small: Part, first: Hashes, second: Hashes) -> None:
+def _compare_two(found: Findings, large: Part, small: Part) -> None:
     where, splits = f"{large.name}, {small.name}", [large.name, small.name]
     shown = {"large": large.name, "small": small.name, "images": len(small.images)}
 
@@ -217,11 +307,11 @@ def _compare_two(found: Findings, large: Part, small: Part, first: Hashes, secon
         about = {"kind": kind, "splits": splits, "images": images, "likeness": likeness}
         return about | {"pictures": pictures} | more
 
-    copies = near_copies(first, second)
+    copies = near_copies(large.hashes, small.hashes)
     found.near += [row("copy", match) for match in copies]
     pairs = [paths(match) for match in copies]
     found.add("near-copies", where, [copy for _, copy in pairs], pairs, **shown)
-    for clip in clips(first, second):
+    for clip in clips(large.hashes, small.hashes):
         more = {"recording": clip.recording, "apart": clip.apart}
         found.near.append(row("clip", clip.borders[0], len(clip.names), **more))
         files, pairs = [small.images[n] for n in clip.names], [paths(m) for m in clip.borders]

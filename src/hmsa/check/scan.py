@@ -32,8 +32,9 @@ class FileScan(BaseModel):
 
     broken: str = ""
     mode: str = ""  # Pillow's name: L, P, RGB, CMYK, I;16, .. or bands and type
-    size: tuple[int, int] = (0, 0)  # height, width as shown
+    size: str = ""  # WIDTHxHEIGHT as shown
     # of an image
+    pixels: int = 0
     sums: tuple[float, ...] = ()  # of the values of each channel, 0..255
     squares: tuple[float, ...] = ()
     hash: str = ""  # difference hash, hexadecimal; none if the image is flat
@@ -41,10 +42,6 @@ class FileScan(BaseModel):
     values: dict[int, int] = {}  # raw value or packed colour: pixels, the commonest first
     lossy: bool = False  # a format that may change values
     foreign: str = ""  # why it is not in the encoding of the description; values: its colours
-
-    @property
-    def width_x_height(self) -> str:
-        return f"{self.size[1]}x{self.size[0]}"
 
 
 def scan_file(path: Path, labels: LabelSet | None = None) -> FileScan:
@@ -69,7 +66,8 @@ def _scan_image(path: Path) -> FileScan:
     flat = ImageStat.Stat(gray).stddev[0] < _FLAT
     return FileScan(
         mode=whole.mode,
-        size=whole.size,
+        size="{1}x{0}".format(*whole.size),
+        pixels=whole.size[0] * whole.size[1],
         sums=tuple(numbers.sum),
         squares=tuple(numbers.sum2),
         hash="" if flat else "".join(map(str, hashes)),
@@ -87,7 +85,7 @@ def _scan_label(path: Path, labels: LabelSet) -> FileScan:
         most = np.argsort(-counts, kind="stable")[:MOST_VALUES]
         return FileScan(
             mode=picture.mode,
-            size=picture.size[::-1],
+            size="{}x{}".format(*picture.size),
             values=dict(zip(values[most].tolist(), counts[most].tolist(), strict=True)),
             lossy=picture.format == "JPEG",
             foreign=foreign,

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from ..data.images import open_picture, read_image
 from ..report.page import SIDE, Card, Cell, Figure, Page, Section, Table
 from ..report.pictures import WRONG, colorize, overlay, thin
-from .findings import Findings, Problem
+from .check import Findings, Problem
 
 _EXAMPLES = 3  # pairs of each split
 _CASES = 4  # of a problem
-_VALUES = 300  # rows of the table of values; a photograph in place of a label has more
 
 
 def page(found: Findings, command: str) -> Page:
@@ -24,10 +23,15 @@ def page(found: Findings, command: str) -> Page:
     facts = {"Dataset": found.source, "Folder": found.root, "Encoding": found.classes.encoding}
     colours = [*zip(found.classes.names, found.classes.palette, strict=True), ("unknown", WRONG)]
     note = "Click an image to enlarge it; over an enlarged label the pointer names the class."
+    unknown: list[list[str | Cell]] = [
+        [u["value"], u["split"], f"{u['pixels']:,}", str(u["files"]), u["diagnosis"]]
+        for u in found.unknown
+    ]
+    heads = ["value", "split", "pixels", "labels", "probably"]
     sections = [
         Section("Splits", [table(found)], "Mean and deviation of red, green and blue are in 0..1."),
-        Section("What was found, the worst first", [_card(found, p) for p in found.of()]),
-        Section("Values in the label files", [_values(found)], "Pixels of each."),
+        Section("What was found, the worst first", [_card(found, p) for p in found.problems]),
+        Section("Values that are no class", [Table(heads, unknown)] if unknown else []),
         Section("Images with their labels", _examples(found), note),
     ]
     return Page(
@@ -69,20 +73,6 @@ def _column(numbers: dict[str, Any]) -> Iterator[tuple[str, Cell]]:
         yield name, Cell(text, "down" if pictures == 0 else "", bar=each["share"])
 
 
-def _values(found: Findings) -> Table:
-    """Pixels of each value in the label files."""
-    classes, by_split = found.classes, {part.name: part.numbers["values"] for part in found.parts}
-    meanings = {classes.value_name(value): ("ignored", (0, 0, 0)) for value in classes.ignored}
-    for raw, name, colour in zip(classes.raw, classes.names, classes.palette, strict=True):
-        meanings[classes.value_name(raw)] = name, colour
-    rows = []
-    for value in list(dict.fromkeys(v for split in by_split.values() for v in split))[:_VALUES]:
-        name, colour = meanings.get(value, ("unknown", WRONG))
-        counts = [f"{split.get(value, 0):,}" for split in by_split.values()]
-        rows.append([value, Cell(name, "left", colour), *counts])
-    return Table(["value", Cell("means", "left"), *by_split], rows)
-
-
 def _card(found: Findings, problem: Problem) -> Card:
     partners = {path: pair for part in found.parts for pair in part.pairs for path in pair}
     cases = problem.cases or [partners.get(path, (path,)) for path in problem.files[:_CASES]]
@@ -97,16 +87,15 @@ def _card(found: Findings, problem: Problem) -> Card:
 
 def _examples(found: Findings) -> list[Card]:
     """A few pairs of each split, evenly over it."""
-    cards, scans = [], found.scans
+    cards = []
     for part in found.parts:
-        whole = [
-            pair for pair in part.pairs if scans[pair[1]].values and not scans[pair[1]].foreign
-        ]
-        good = [(image, label) for image, label in whole if scans[image].size == scans[label].size]
-        for at in np.linspace(0, len(good) - 1, min(_EXAMPLES, len(good))).astype(int):
-            image, label = (_figure(found, path) for path in good[at])
-            over = Figure("label over it", overlay(image.image, *_label(found, good[at][1])))
-            title = f"{part.name}: {found.short(good[at][0])}"
+        count = len(part.examples)
+        for at in np.linspace(0, count - 1, min(_EXAMPLES, count)).astype(int):
+            image, label = (_figure(found, path) for path in part.examples[at])
+            over = Figure(
+                "label over it", overlay(image.image, *_label(found, part.examples[at][1]))
+            )
+            title = f"{part.name}: {found.short(part.examples[at][0])}"
             cards.append(Card(title, [[image, over, label]]))
     return cards
 
@@ -114,7 +103,7 @@ def _examples(found: Findings) -> list[Card]:
 def _figure(found: Findings, path: Path) -> Figure:
     """An image, or a label in its colours; a label in another encoding is shown as an image."""
     scan = found.scans[path]
-    caption = f"{found.short(path)}, {scan.width_x_height}"
+    caption = f"{found.short(path)}, {scan.size}"
     if scan.values and not scan.foreign:
         return Figure(caption, colorize(*_label(found, path)), "label")
     return Figure(caption, thin(read_image(path), 2 * SIDE))

@@ -42,7 +42,7 @@ def check(
     write_page(file, show.page(found, command_line()))
     problems = [
         Text.assemble((f"{problem.level:8}", _STYLES[problem.level]), found.short(problem.message))
-        for problem in found.of()
+        for problem in found.problems
     ]
     table = Group(terminal(show.table(found), str(dataset)), *problems, Text(found.verdict()))
     summary = found.summary() | {"report": str(file)}
@@ -56,8 +56,8 @@ def stats(dataset: Dataset, /, *, split: Splits = [], files: Files = None) -> Ou
     """
     from ..report.tables import terminal
     from . import show
+    from .check import STATISTICS
     from .check import check as work
-    from .findings import STATISTICS
 
     found = work(dataset, split, files, compare=False)
     summary = found.summary()
