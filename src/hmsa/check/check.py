@@ -290,7 +290,7 @@ def _compare(found: Findings) -> None:
         small, large = sorted(two, key=lambda part: len(part.images))
         originals = set(large.images.values())
         shared = [path for path in small.images.values() if path in originals]
-        found.add("shared files", f"{large.name}, {small.name}", shared)
+        found.add("shared files", f"{large.name}, {small.name}", shared, [()])  # nothing to show
         if not shared:  # else one is a part of the other, made a split of its own
             _compare_two(found, large, small)
 
