@@ -25,6 +25,8 @@ from ..runs import InputError
 from .alike import Match, clips, near_copies
 from .scan import FileScan, scan
 
+Files = Sequence[Path]
+Cases = Sequence[Sequence[Path]]
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 STATISTICS = ("dataset", "folder", "frequencies", "void", "sizes", "mean", "std")
@@ -38,8 +40,8 @@ class Problem:
     kind: str  # a key of problems.yaml
     split: str  # or "train, val": between two
     message: str
-    files: Sequence[Path]
-    cases: Sequence[Sequence[Path]]  # to be shown side by side; none: each file with its partner
+    files: Files
+    cases: Cases  # to be shown side by side; none: each file with its partner
 
 
 @dataclass
@@ -72,12 +74,7 @@ class Findings:
     near: list[dict[str, Any]] = field(default_factory=list)  # near-copies and clips, as JSON
 
     def add(
-        self,
-        kind: str,
-        split: str,
-        files: Sequence[Path] | None = None,
-        cases: Sequence[Sequence[Path]] = (),
-        **values: object,
+        self, kind: str, split: str, files: Files | None = None, cases: Cases = (), **values: object
     ) -> None:
         """Note a problem, unless `files` are an empty list; values: for its message."""
         if files is not None and not files:
@@ -115,7 +112,7 @@ class Findings:
         return found | {"unknown_values": self.unknown, "near_duplicates": self.near}
 
 
-def _some(files: Sequence[Path]) -> dict[str, Any]:
+def _some(files: Files) -> dict[str, Any]:
     """How many files, and the first of them, as JSON."""
     return {"files": len(files), "such_as": [str(path) for path in files[:_MOST]]}
 
@@ -181,10 +178,8 @@ def _list_folders(found: Findings, name: str, split: Split) -> None:
     if not images and not labels:
         found.add("empty split", name, folder=places[0])
     elif not absent:
-        alone = [path for stem, path in images.items() if stem not in labels]
-        found.add("image without label", name, alone)
-        alone = [path for stem, path in labels.items() if stem not in images]
-        found.add("label without image", name, alone)
+        found.add("image without label", name, [images[n] for n in images if n not in labels])
+        found.add("label without image", name, [labels[n] for n in labels if n not in images])
 
 
 def _check_files(found: Findings, part: Part) -> None:
@@ -204,7 +199,7 @@ def _check_files(found: Findings, part: Part) -> None:
 
 def _check_images(found: Findings, part: Part) -> None:
     scans = {path: scan for path in part.images.values() if (scan := found.scans[path]).sums}
-    part.hashes = {n: scans[p].hash for n, p in part.images.items() if p in scans and scans[p].hash}
+    part.hashes = {n: text for n, p in part.images.items() if (text := found.scans[p].hash)}
     pixels = max(1, sum(scan.pixels for scan in scans.values()))
     mean = np.array([scan.sums for scan in scans.values()]).sum(0) / pixels / 255
     square = np.array([scan.squares for scan in scans.values()]).sum(0) / pixels / 255**2
@@ -217,9 +212,7 @@ def _check_images(found: Findings, part: Part) -> None:
     }
     if len(sizes) > 1:
         found.add("mixed sizes", part.name, sizes=len(sizes), common=sizes[0][0])
-    others = [path for path, scan in scans.items() if scan.mode not in ("RGB", "RGBA")]
-    modes = ", ".join(sorted({scans[path].mode for path in others}))
-    found.add("mode", part.name, others, modes=modes)
+    found.add("mode", part.name, [p for p in scans if scans[p].mode not in ("RGB", "RGBA")])
 
 
 def _check_labels(found: Findings, part: Part) -> None:
@@ -227,33 +220,30 @@ def _check_labels(found: Findings, part: Part) -> None:
     classes, known, name = found.classes, found.classes.train_ids(), part.name
     scans = {path: scan for path in part.labels.values() if (scan := found.scans[path]).values}
     plain = {path: scan.values for path, scan in scans.items() if not scan.foreign}
-    values, holders = Counter[int](), Counter[int]()
-    for each in plain.values():
+    values, holders, void = Counter[int](), Counter[int](), {}
+    for path, each in plain.items():
         values.update(each)
         holders.update(each.keys())
+        ignored = sum(n for value, n in each.items() if known.get(value) == IGNORE)
+        void[path] = ignored / sum(each.values())
 
     def share(*raw: int) -> dict[str, Any]:
         pixels = sum(values[value] for value in raw)
         return {"pixels": pixels, "share": round(pixels / max(1, values.total()), 8)}
 
     table = list(zip(classes.names, classes.raw, strict=True))
-    ignored = {value for value in values if known.get(value) == IGNORE}
     part.numbers |= {
         "frequencies": {title: share(raw) | {"pictures": holders[raw]} for title, raw in table},
-        "void": share(*ignored),
+        "void": share(*(value for value in values if known.get(value) == IGNORE)),
         "unknown": share(*(values.keys() - known.keys())),
         "values": {classes.value_name(value): n for value, n in sorted(values.items())},
     }
     _list_unknown(found, name, scans, classes.guess(values))
     if strange := [path for path, each in plain.items() if not each.keys() <= known.keys()]:
         found.add("unknown values", name, strange, diagnosis=classes.diagnose(values))
-    elif set(values) == {0, 255} and ignored == {255} and len(classes.names) > 1:
+    elif set(values) == {0, 255} and known.get(255) == IGNORE and len(classes.names) > 1:
         # Nothing is unknown, and yet every object is ignored
         found.add("0/255 masks", name, list(plain), diagnosis=classes.guess(values))
-    void = {
-        path: sum(each.get(value, 0) for value in ignored) / sum(each.values())
-        for path, each in plain.items()
-    }
     wholly = [path for path in void if void[path] == 1]
     found.add("nothing labelled" if len(wholly) == len(void) else "wholly void", name, wholly)
     found.add("mostly void", name, [path for path in void if 0.5 <= void[path] < 1])
@@ -296,23 +286,23 @@ def _compare(found: Findings) -> None:
 
 
 def _compare_two(found: Findings, large: Part, small: Part) -> None:
-    where, splits = f"{large.name}, {small.name}", [large.name, small.name]
-    shown = {"large": large.name, "small": small.name, "images": len(small.images)}
+    splits, shown = [large.name, small.name], {"large": large.name, "small": small.name}
 
-    def paths(match: Match) -> tuple[Path, Path]:
-        return large.images[match.original], small.images[match.copy]
+    def add(kind: str, names: Sequence[str], matches: Sequence[Match], **more: object) -> None:
+        pairs = [(large.images[match.original], small.images[match.copy]) for match in matches]
+        files, count = [small.images[name] for name in names], len(small.images)
+        found.add(kind, ", ".join(splits), files, pairs, images=count, **shown, **more)
 
-    def row(kind: str, match: Match, pictures: int = 1, **more: object) -> dict[str, Any]:
-        images, likeness = [str(path) for path in paths(match)], round(match.likeness, 4)
-        about = {"kind": kind, "splits": splits, "images": images, "likeness": likeness}
-        return about | {"pictures": pictures} | more
+    def add_row(kind: str, match: Match, pictures: int = 1, **more: object) -> None:
+        images = [str(large.images[match.original]), str(small.images[match.copy])]
+        row = {"kind": kind, "splits": splits, "images": images, "pictures": pictures}
+        found.near.append(row | {"likeness": round(match.likeness, 4)} | more)
 
     copies = near_copies(large.hashes, small.hashes)
-    found.near += [row("copy", match) for match in copies]
-    pairs = [paths(match) for match in copies]
-    found.add("near-copies", where, [copy for _, copy in pairs], pairs, **shown)
+    add("near-copies", [match.copy for match in copies], copies)
+    for match in copies:
+        add_row("copy", match)
     for clip in clips(large.hashes, small.hashes):
         more = {"recording": clip.recording, "apart": clip.apart}
-        found.near.append(row("clip", clip.borders[0], len(clip.names), **more))
-        files, pairs = [small.images[n] for n in clip.names], [paths(m) for m in clip.borders]
-        found.add("clip of a recording", where, files, pairs, **shown, **more)
+        add("clip of a recording", clip.names, clip.borders, **more)
+        add_row("clip", clip.borders[0], len(clip.names), **more)
