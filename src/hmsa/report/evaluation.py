@@ -62,8 +62,7 @@ class Trusted:
 
     @classmethod
     def of(cls, calibration: Calibration) -> Trusted:
-        bins, kept = calibration.reliability(), calibration.risk_coverage()
-        arrays = (*bins, kept.kept, kept.accuracy)
+        arrays = (*calibration.reliability(), *calibration.risk_coverage())
         return cls(calibration.ece(), *(each.cpu().numpy() for each in arrays))
 
 

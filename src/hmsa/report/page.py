@@ -10,7 +10,7 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .. import __version__
-from ..runs import replace
+from ..runs import command_line, replace
 from .pictures import heat
 
 SIDE = 640  # longest side of an embedded image, in pixels: ten of them stay near half a megabyte
@@ -54,7 +54,7 @@ class Table:
     """Rows of equal length under `columns`; the first cell of a row is its head.
 
     kind: "matrix" for upright column heads; "total": the last row sums up the others; "facts": a
-    plain list of names and values; "bars": names with a bar. key: names and colours of a bar's parts.
+    plain list of names and values; "bars": names with a bar. key: for the parts of the bars.
     """
 
     columns: Sequence[str | Cell]
@@ -144,7 +144,10 @@ Block = str | Table | Chart | Curve | Card  # a str is a short paragraph
 
 @dataclass
 class Section:
-    """A heading with blocks below each other; blocks of an inner sequence stand side by side."""
+    """A heading with blocks below each other; blocks of an inner sequence stand side by side.
+
+    A section without blocks is left out.
+    """
 
     title: str
     blocks: Sequence[Block | Sequence[Block]]
@@ -175,7 +178,7 @@ class Page:
     facts: Sequence[tuple[str, str]]
     sections: Sequence[Section | Sequence[Section] | Legend]
     colours: Named = ()
-    command: str = ""
+    command: str = field(default_factory=command_line)
 
 
 def write_page(path: Path, page: Page) -> None:

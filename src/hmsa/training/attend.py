@@ -15,12 +15,13 @@ from rich.table import Table
 
 from ..checkpoint.files import GateCurve, amend, hashed, save
 from ..checkpoint.networks import allow
+from ..config.options import Inference
 from ..config.recipe import Attention
 from ..data.datasets import Dataset, open_dataset
 from ..data.descriptions import describe
 from ..evaluation.confusion import Confusion
-from ..evaluation.evaluate import evaluate
-from ..evaluation.measure import gate_curve
+from ..evaluation.gate import gate_curve
+from ..evaluation.verbs import evaluate
 from ..inference.predictor import Predictor
 from ..model import PairScaleAttention, ScaleAttention
 from ..model.hmsa import ordered
@@ -124,11 +125,12 @@ def attend(
         _keep_curve(file, model, learn, held, chain, precision)
     passes.clear()
     say(f"{file}: looked for {looked:.0f} s, trained for {trained:.0f} s")
-    summary, table = evaluate(
-        file, data, on or split, pictures=files, precision=precision, device=device,
-        report=out / f"report-{on or 'held-out'}.html", command=command,
-        only=None if on else held,
+    outcome = evaluate(
+        file, data, split=on or split, files=files, only=None if on else held,
+        inference=Inference(precision=precision, device=device),
+        report=out / f"report-{on or 'held-out'}.html",
     )  # fmt: skip
+    summary, table = outcome.summary or {}, outcome.table
     told = {"seconds": {"look": round(looked, 1), "train": round(trained, 1)}, "steps": steps}
     return summary | told | {"network": about, "held_out_miou": best}, table
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ..config.recipe import Recipe, read
 from ..data.scenes import write_scenes
-from ..evaluation.evaluate import evaluate
+from ..evaluation.verbs import evaluate
 from ..inference.predict import predict
 from ..inference.writer import DEFAULT
 from ..runs.progress import say
@@ -33,8 +33,8 @@ def demo(folder: Path, changes: list[str] | None = None) -> tuple[dict[str, Any]
     best = train(recipe, run, data, pictures=None, resume=False)
     say("3/4 evaluating on held-out scenes: each scale, average pooling, hierarchical attention")
     report = folder / "report.html"
-    result = evaluate(best, data, "test", report=report, command="hmsa demo")
+    outcome = evaluate(best, data, split="test", report=report)
     say(f"4/4 predicting four scenes into {folder / 'predictions'}")
     pictures = sorted(str(p) for p in (scenes / "test" / "images").iterdir())[:4]
     predict(best, pictures, folder / "predictions", save=(*DEFAULT, "panel"))
-    return result
+    return outcome.summary or {}, outcome.table
