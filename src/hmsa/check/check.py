@@ -249,7 +249,7 @@ def _check_labels(found: Findings, part: Part) -> None:
     found.add("mostly void", name, [path for path in void if 0.5 <= void[path] < 1])
     never = [title for title, raw in table if not values[raw]]
     if never and len(wholly) < len(void):
-        found.add("class never seen", name, classes=len(never), names=", ".join(never))
+        found.add("class without pixels", name, classes=len(never), names=", ".join(never))
 
 
 def _list_unknown(found: Findings, split: str, scans: dict[Path, FileScan], guess: str) -> None:
