@@ -21,7 +21,7 @@ from ..report.evaluation import Example, Repair, Report, Trusted, verdict, write
 from ..runs.errors import InputError
 from ..runs.files import replace
 from ..runs.machine import Precision, describe_machine, in_use
-from ..training.record import read_curves
+from ..training.trainer import read_curves
 from .measure import Evaluation, Window, measure
 
 EXAMPLES = 8  # shown in the report: half of them the worst

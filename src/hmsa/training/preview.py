@@ -1,46 +1,36 @@
-"""`hmsa data preview`: a sheet of what the network will see."""
+"""`hmsa data preview`: the samples that training starts with."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ..config.recipe import Recipe
 from ..data.datasets import open_dataset
-from ..data.sampling import TrainingStream, open_mix
-from ..data.transforms import training_transform
+from ..data.sampling import open_mix
 from ..report.pictures import overlay, panel
-from ..runs import Progress, replace
+from ..runs import Progress
+from .train import stream_of
 
 
-def preview(
-    recipe: Recipe, data: Path, out: Path, count: int, *, pictures: Path | None, near: Path
-) -> Path:
-    """A PNG sheet of the first `count` samples of the joint stage, the label laid over each.
+def draw(recipe: Recipe, data: Path, count: int, pictures: Path | None, near: Path) -> Image.Image:
+    """The first `count` samples of the joint stage, each with its label laid over it.
 
-    The very samples that `hmsa train` begins with. data, pictures, near: as for `train`.
+    data, pictures, near: as for `train`.
     """
-    stage, augment, sampling = recipe.joint, recipe.augment, recipe.sampling
+    stage, sampling = recipe.joint, recipe.sampling
     learn = open_dataset(data, recipe.data.train, pictures).trusting(sampling.confidence)
-    positions = max(count, stage.steps * stage.batch)
-    mix = open_mix(learn, sampling, positions, near=near, pictures=pictures, progress=Progress)
-    transform = training_transform(
-        stage.crop, stage.resize, augment.flip, augment.color, augment.blur, augment.hue,
-        recipe.data.long_edge,
-    )  # fmt: skip
-    stream = TrainingStream(learn, transform, recipe.seed * 2, mix)
-    palette, names = np.array(learn.labels.palette, np.uint8), learn.labels.names
-    cells = []
+    samples = max(count, stage.steps * stage.batch)
+    mix = open_mix(learn, sampling, samples, near=near, pictures=pictures, progress=Progress)
+    stream, labels = stream_of(recipe, "joint", learn, mix), learn.labels
+    palette, cells = np.array(labels.palette, np.uint8), []
     for position in range(count):
-        draw = stream.draw(position)
-        image, label = stream[position]
-        crop, ids = image.permute(1, 2, 0).numpy(), label.numpy()
-        source = stream.source(draw)
-        of = f" ({source.split})" if draw.source else ""
-        why = "plain" if draw.class_ is None else f"around {names[draw.class_]}"
-        cells.append((f"{source.pairs[draw.index].name}{of}", crop))
-        cells.append((why, overlay(crop, ids, palette, 0.6)))
-    rows = [cells[i : i + 4] for i in range(0, len(cells), 4)]
-    replace(out, lambda temporary: panel(rows).save(temporary, format="PNG"))
-    return out
+        draw, (image, label) = stream.draw(position), stream[position]
+        source, crop = stream.source(draw), image.permute(1, 2, 0).numpy()
+        split = f" ({source.split})" if draw.source else ""
+        why = "plain" if draw.class_ is None else f"around {labels.names[draw.class_]}"
+        cells.append((f"{source.pairs[draw.index].name}{split}", crop))
+        cells.append((why, overlay(crop, label.numpy(), palette, 0.6)))
+    return panel([cells[i : i + 4] for i in range(0, len(cells), 4)])
