@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hmsa.data import preview as module
+from hmsa.training import preview as module
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_ignored_pixels_stay_as_they_are(folder_dataset, hmsa, tmp_path, drawn):
         (("--split", "trian"), "did you mean train"),
         (("--set", "sampling.class_unifrm=1"), "did you mean 'class_uniform'"),
         (("--set", "sampling.extra=[{split: val, boost: [post]}]"), "set class_uniform"),
-        (("--count", "0"), "not a whole number from 1 up"),
+        (("--count", "0"), "Must be >= 1"),
     ],
 )
 def test_mistakes(scenes, hmsa, tmp_path, options, says):
