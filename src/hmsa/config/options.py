@@ -118,6 +118,8 @@ class HeadTraining:
 
     split: str = "train"
     """split to train on"""
+    val: str | None = None
+    """split to score; default: val if there is one, else the held-out images"""
     scales: ScaleList = (0.5, 1.0, 2.0)
     """two or more scales to fuse"""
     features: str = "auto"
@@ -125,12 +127,14 @@ class HeadTraining:
     input, such as classifier.4:input; none; or auto, the input of the last convolution"""
     per_class: Flag = False
     """one attention map for each class"""
+    reference: Flag = False
+    """do not copy the network's weights into OUT"""
     pairs: Flag = False
     """the head also sees the finer scale of a pair; then there is no gate and there are no tiles"""
     penalty: Share = 0.0
     """weight of the use of fine scales in the loss"""
-    steps: Count = 600
-    """optimizer steps at most, of two images each"""
+    steps: Count = 1200
+    """optimizer steps at most, of one image each"""
     images: Count = 200
     """images at most, evenly from the split; the last fifth of the split is held out"""
     seed: int = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -16,21 +15,12 @@ from ..runs import InputError
 
 
 class Strict(BaseModel):
-    """A section of a YAML file. Unknown keys are errors."""
+    """A section of a YAML file. Unknown keys are errors; YAML's text "1e-3" becomes a number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 Section = TypeVar("Section", bound=Strict)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1, but 1e-3 is a number, as in YAML 1.2."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+$"), list("+-0123456789")
-)
 
 
 def read(kind: type[Section], path: Path | None, changes: Sequence[str] = ()) -> Section:
@@ -44,7 +34,7 @@ def read(kind: type[Section], path: Path | None, changes: Sequence[str] = ()) ->
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys of a YAML file. Raises InputError if it cannot be read."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], 1)
         hint = f"; did you mean {path.with_name(near[0])}?" if near else ""
@@ -65,7 +55,7 @@ def _change(content: dict[str, Any], change: str) -> None:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
             raise InputError(f"--set {change}: {section!r} is a value, not a section")
-    content[last] = yaml.load(value, _Loader)
+    content[last] = yaml.safe_load(value)
 
 
 def validate(kind: type[Section], content: dict[str, Any], source: object) -> Section:

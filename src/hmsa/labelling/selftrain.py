@@ -27,10 +27,11 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from ..config.options import Inference
 from ..config.recipe import Extra, Mixed, Recipe
 from ..data.datasets import Dataset, open_dataset
 from ..data.images import read_image
-from ..evaluation.evaluate import evaluate
+from ..evaluation.verbs import evaluate
 from ..report.pictures import colorize
 from ..report.rounds import Rounds, Sight, titles, verdict, write_rounds
 from ..runs.errors import InputError
@@ -130,10 +131,11 @@ class _Run:
             recipe, folder, given.data, pictures=given.pictures, resume=True, near=given.near
         )
         began, split = time.monotonic(), given.judge.split
-        found, _ = evaluate(
-            best, given.data, split, pictures=given.pictures, precision=recipe.precision,
-            report=folder / f"report-{split}.html", command=self.command,
-        )  # fmt: skip
+        outcome = evaluate(
+            best, given.data, split=split, files=given.pictures,
+            inference=Inference(precision=recipe.precision),
+        )
+        found = outcome.summary or {}
         seconds = {
             "label": labels["seconds"] if labels else 0.0,
             "train": float(read_curves(folder)[-1]["seconds"]),

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..config.recipe import Stage
 from ..data.labels import IGNORE
 from ..model import Output
 from ..model.heads import resize
 from .rmi import binary_cross_entropy, region_mutual_information
-
-Loss = Literal["cross_entropy", "ohem", "rmi"]
 
 
 def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -52,46 +50,39 @@ def hard_cross_entropy(
 
 
 def objective(
-    output: Output,
-    label: Tensor,
-    weight: Tensor | None = None,
-    *,
-    loss: Loss = "cross_entropy",
-    auxiliary: float = 0.4,
-    supervision: float = 0.0,
-    penalty: float = 0.0,
+    output: Output, label: Tensor, stage: Stage, weight: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """The sum to minimise, `loss`, and its parts.
+    """The sum to minimise, `loss`, and its parts; weight: of each class, `[K]`.
 
-    `fused`: of the fused logits. With loss="ohem", of their hard pixels only. With loss="rmi", half
-    `bce` and half `rmi`; all other parts are then binary cross-entropy, as in the official code,
-    and `weight`, of classes `[K]`, is not used.
-    `aux`: of the fused logits of the auxiliary head if there is one, times `auxiliary`.
-    `scales`: sum over scales, each alone, times `supervision` (official recipes: 0.05).
+    `fused`: of the fused logits. With stage.loss "ohem", of their hard pixels only. With "rmi",
+    half `bce` and half `rmi`; all other parts are then binary cross-entropy, as in the official
+    code, and `weight` is not used.
+    `aux`: of the fused logits of the auxiliary head if there is one, times stage.auxiliary.
+    `scales`: sum over scales, each alone, times stage.supervision (official recipes: 0.05).
     `cost`: mean effective weights, each times the pixels of its scale relative to the finest one,
-    times `penalty`; it prefers the cheap scale where scales are equally good.
+    times stage.penalty; it prefers the cheap scale where scales are equally good.
     """
 
     def plain(logits: Tensor) -> Tensor:
         logits = resize(logits, label.shape[-2:])
-        if loss == "rmi":
+        if stage.loss == "rmi":
             return binary_cross_entropy(logits, label)
         return cross_entropy(logits, label, weight)
 
-    if loss == "rmi":
+    if stage.loss == "rmi":
         whole = region_mutual_information(output.logits, label)
         terms = whole._asdict() | {"fused": whole.loss}
     else:
-        main = hard_cross_entropy if loss == "ohem" else cross_entropy
+        main = hard_cross_entropy if stage.loss == "ohem" else cross_entropy
         terms = {"fused": main(output.logits, label, weight)}
-    if auxiliary and (aux := output.aux()) is not None:
+    if stage.auxiliary and (aux := output.aux()) is not None:
         terms["aux"] = plain(aux)
-    if supervision:
+    if stage.supervision:
         terms["scales"] = torch.stack([plain(one.logits) for one in output.maps.values()]).sum()
-    if penalty:
+    if stage.penalty:
         finest = max(output.maps)
         costs = [(scale / finest) ** 2 * w.mean() for scale, w in output.weights().items()]
         terms["cost"] = torch.stack(costs).sum()
-    shares = {"fused": 1.0, "aux": auxiliary, "scales": supervision, "cost": penalty}
-    weighted = [share * terms[name] for name, share in shares.items() if name in terms]
-    return terms | {"loss": torch.stack(weighted).sum()}
+    factors = {"aux": stage.auxiliary, "scales": stage.supervision, "cost": stage.penalty}
+    more = [factor * terms[name] for name, factor in factors.items() if name in terms]
+    return terms | {"loss": torch.stack([terms["fused"], *more]).sum()}

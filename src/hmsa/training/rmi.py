@@ -8,7 +8,7 @@ gets a larger diagonal.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -36,51 +36,43 @@ class RMI(NamedTuple):
 def region_mutual_information(logits: Tensor, label: Tensor) -> RMI:
     """logits `[B,K,H,W]`, label `[B,H,W]` int64; labels outside 0..K-1 are ignored.
 
-    Autograd keeps logits and label alone; everything else is computed again for backward.
+    Autograd keeps logits and label only; everything else is computed again for backward.
     """
     return RMI(*checkpoint(_terms, logits, label, use_reentrant=False))
 
 
 def binary_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """The first half alone: summed over classes, mean over labelled pixels (and one more)."""
-    valid = (label >= 0) & (label < logits.shape[1])
-    own = logits.gather(1, torch.where(valid, label, 0)[:, None])[:, 0]
-    return ((F.softplus(logits).sum(1) - own) * valid).sum() / (valid.sum() + 1)
+    valid, index = _valid(logits, label)
+    losses = F.softplus(logits).sum(1, keepdim=True) - logits.gather(1, index)
+    return (losses * valid).sum() / (valid.sum() + 1)
+
+
+def _valid(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Which pixels are labelled, and the class of each, `[B,1,H,W]`."""
+    valid = ((label >= 0) & (label < logits.shape[1]))[:, None]
+    return valid, torch.where(valid, label[:, None], 0)
 
 
 def _terms(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast(logits.device.type, enabled=False):
-        if logits.dtype in (torch.bfloat16, torch.float16):
-            logits = logits.float()
+        logits = logits if logits.dtype == torch.float64 else logits.float()
         bce = binary_cross_entropy(logits, label)
-        valid = (label >= 0) & (label < logits.shape[1])
-        predicted = F.avg_pool2d(logits.sigmoid() * valid[:, None] + LEAST, STRIDE, STRIDE, PADDING)
-        if min(predicted.shape[-2:]) < SIDE:  # too small for one neighbourhood
-            return bce, predicted.sum() * 0, torch.zeros(())
-        truth = _pooled_one_hot(label, valid, predicted.shape).to(predicted)
-        rmi, fallbacks = _bound(_neighbourhoods(predicted), _neighbourhoods(truth))
+        valid, index = _valid(logits, label)
+        predicted, truth = logits.sigmoid() * valid + LEAST, torch.zeros_like(logits)
+        truth.scatter_(1, index, valid.to(truth))
+        p, y = (F.avg_pool2d(maps, STRIDE, STRIDE, PADDING) for maps in (predicted, truth))
+        if min(p.shape[-2:]) < SIDE:  # too small for one neighbourhood
+            return bce, p.sum() * 0, torch.zeros(())
+        rmi, fallbacks = _bound(_neighbourhoods(p), _neighbourhoods(y))
         return bce, rmi.to(bce.dtype), fallbacks
-
-
-def _pooled_one_hot(label: Tensor, valid: Tensor, shape: torch.Size) -> Tensor:
-    """Mean pooling of the one-hot label, by counting: the one-hot map is never made."""
-    b, k, h, w = shape
-    device = label.device
-    rows = (torch.arange(label.shape[1], device=device) + PADDING) // STRIDE
-    columns = (torch.arange(label.shape[2], device=device) + PADDING) // STRIDE
-    kept = valid & (rows < h)[:, None] & (columns < w)
-    window = (rows * w)[:, None] + columns
-    start = torch.arange(b, device=device)[:, None, None] * k
-    place = ((start + label) * (h * w) + window)[kept]
-    count: Tensor = torch.bincount(place, minlength=b * k * h * w)
-    return count.view(shape) / STRIDE**2
 
 
 def _neighbourhoods(maps: Tensor) -> Tensor:
     """`[B,K,h,w]` -> `[B,K,9,(h-2)(w-2)]`: each shift less its mean, in double if there is one."""
     maps = maps if maps.device.type == "mps" else maps.double()
     points = F.unfold(maps.flatten(0, 1)[:, None], SIDE).unflatten(0, maps.shape[:2])
-    return points - points.mean(-1, keepdim=True)
+    return cast(Tensor, points - points.mean(-1, keepdim=True))
 
 
 def _bound(p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ from ..model import HMSA, build
 from ..runs import InputError, Progress, Run, sweep
 from ..runs.errors import as_input_error
 from ..runs.machine import describe_machine, launch, loader_processes
-from .attend import PASSES, Passes, head_outputs
+from .attend import PASSES, Passes
 from .trainer import BEST, LAST, RESUME, Outputs, Trainer, Work, class_weights
 
 STAGES = ("joint", "attention")
@@ -49,7 +49,7 @@ def train(
     if begun and not resume:
         raise InputError(f"{folder} has a run; add --resume to continue it, or name another --out")
     run: Run | nullcontext[None] = nullcontext()
-    if "LOCAL_RANK" not in os.environ:  # Fabric runs the same command in its other processes
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # Fabric starts others with the same command
         mend = "continue with the same recipe, or name another --out"
         run = Run(folder, "train", settings, overwrite=not begun, mend=mend)
     with run:
@@ -58,13 +58,10 @@ def train(
         model = job.network(settings, fresh=not begun)
         trainer = Trainer(job.fabric, model, folder, job.class_weights())
         for name in STAGES[STAGES.index(trainer.state.stage or STAGES[0]) :]:
-            if name == "joint":
-                state = trainer.run(job.work(name, model, job.crops))
-            elif model.attention is not None:  # else there is nothing to train: pooling
-                outputs = job.passes(model, folder / PASSES)
-                state = trainer.run(job.work(name, model.attention, outputs))
-            if isinstance(run, Run):
-                run.add(name, {"steps": state.step, "val_miou": state.best})
+            if name == "joint" or model.attention is not None:  # pooling has no attention
+                state = trainer.run(job.work(name, model, folder / PASSES))
+                if isinstance(run, Run):
+                    run.add(name, {"steps": state.step, "val_miou": state.best})
         job.fabric.barrier()
         shutil.rmtree(folder / PASSES, ignore_errors=True)
     return folder / BEST
@@ -87,15 +84,13 @@ class _Job:
         self.recipe, sampling = recipe, recipe.sampling
         self.fabric = fabric = launch(recipe.accelerator, recipe.devices, recipe.precision)
         fabric.seed_everything(recipe.seed, verbose=False)
-        learn = open_dataset(data, recipe.data.train, pictures)
-        self.learn = learn = learn.trusting(sampling.confidence)
+        learn = open_dataset(data, recipe.data.train, pictures).trusting(sampling.confidence)
         self.val = open_dataset(data, recipe.data.val, pictures)
         self.val.frequencies()  # finds wrong labels now, not at the first validation
-        samples = recipe.joint.steps * recipe.joint.batch * fabric.world_size
+        count = recipe.joint.steps * recipe.joint.batch * fabric.world_size
         with fabric.rank_zero_first():  # the others then find its tile index
-            self.mix = open_mix(
-                learn, sampling, samples, near=near, pictures=pictures, progress=Progress
-            )
+            mix = open_mix(learn, sampling, count, near=near, pictures=pictures, progress=Progress)
+        self.learn, self.mix = learn, mix
 
     def network(self, settings: dict[str, Any], *, fresh: bool) -> HMSA:
         """The network to train, not yet with the weights of a run to resume."""
@@ -115,11 +110,9 @@ class _Job:
         if recipe.start and fresh:
             new = begin_from(model, recipe.start)
             self.say(f"starts from {recipe.start}; new: {', '.join(new) or 'nothing'}")
-        size, machine = sum(p.numel() for p in model.parameters()), describe_machine(fabric.device)
-        self.say(
-            f"{recipe.model.trunk}, {size / 1e6:.2f} M parameters; {len(learn)} images of "
-            f"{learn.source} ({learn.split}); {fabric.world_size} x {machine}"
-        )
+        size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters"
+        machine = f"{fabric.world_size} x {describe_machine(fabric.device)}"
+        self.say(f"{recipe.model.trunk}, {size}; {len(learn)} images of {learn.source}; {machine}")
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return model.to(memory_format=torch.channels_last)
@@ -139,41 +132,38 @@ class _Job:
             )
         return class_weights(pixels, self.recipe.class_balance)
 
-    def crops(self, network: Any, start: int) -> Outputs:
-        """Outputs of the whole network, on new crops at each step."""
-        fabric, recipe = self.fabric, self.recipe
-        stage, workers = recipe.joint, recipe.data.workers
-        stream = stream_of(recipe, "joint", self.learn, self.mix)
-        for pair in batches(
-            stream, range(start, stage.steps), stage.batch,
-            loader_processes(fabric.device) if workers is None else workers,
-            fabric.global_rank, fabric.world_size,
-        ):  # fmt: skip
+    def work(self, name: str, model: HMSA, folder: Path) -> Work:
+        """A stage: on new crops at each step, or on passes in `folder` of a fixed set of crops."""
+        recipe, stage = self.recipe, getattr(self.recipe, name)
+        scales = list(recipe.inference.scales or stage.scales)
+        validate = partial(self._validate, scales)
+        if name == "joint":
+            return Work(name, stage, model, scales, self._crops, validate)
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        load = stream_of(recipe, name, self.learn, Mix()).__getitem__
+        passes = Passes(folder, self.fabric, model, stage.scales, load)
+        count = min(stage.pictures, max(1, len(self.learn) // world))
+        numbers = range(rank, count * world, world)
+        outputs = partial(passes.outputs, stage, numbers, [recipe.seed, rank])
+        return Work(name, stage, cast(nn.Module, model.attention), scales, outputs, validate)
+
+    def _crops(self, network: Any, start: int) -> Outputs:
+        fabric, stage, workers = self.fabric, self.recipe.joint, self.recipe.data.workers
+        workers = loader_processes(fabric.device) if workers is None else workers
+        stream, steps = stream_of(self.recipe, "joint", self.learn, self.mix), stage.steps
+        rank, world = fabric.global_rank, fabric.world_size
+        for pair in batches(stream, range(start, steps), stage.batch, workers, rank, world):
             image, label = fabric.to_device(pair)
             yield network(image, stage.scales), label
 
-    def passes(self, model: HMSA, folder: Path) -> Callable[[Any, int], Outputs]:
-        """Outputs of the attention head, on a fixed set of crops for each process."""
-        fabric, recipe, stage = self.fabric, self.recipe, self.recipe.attention
-        load = stream_of(recipe, "attention", self.learn, Mix()).__getitem__
-        count = min(stage.pictures, max(1, len(self.learn) // fabric.world_size))
-        numbers = range(fabric.global_rank, count * fabric.world_size, fabric.world_size)
-        passes = Passes(folder, fabric, model, stage.scales, load)
-        return head_outputs(passes, stage, numbers, [recipe.seed, fabric.global_rank])
-
-    def work(self, name: str, trained: nn.Module, outputs: Any) -> Work:
-        """A stage, validated on the validation set; each process runs its share."""
-        recipe, fabric, stage = self.recipe, self.fabric, getattr(self.recipe, name)
-        scales = list(recipe.inference.scales or stage.scales)
-
-        def validate(model: HMSA) -> float:
-            predictor = Predictor(
-                model, scales, recipe.precision, fabric.device,
-                recipe.inference.flip, recipe.data.long_edge,
-            )  # fmt: skip
-            confusion = score(predictor, self.val, fabric.global_rank, fabric.world_size)
-            matrix = fabric.all_reduce(confusion.matrix.to(fabric.device), reduce_op="sum")
-            confusion.matrix = cast(Tensor, matrix).cpu()
-            return confusion.miou()
-
-        return Work(name, stage, trained, scales, outputs, validate)
+    def _validate(self, scales: list[float], model: HMSA) -> float:
+        """Mean IoU on the validation set, of which each process runs its share."""
+        fabric, recipe = self.fabric, self.recipe
+        predictor = Predictor(
+            model, scales, recipe.precision, fabric.device, recipe.inference.flip,
+            recipe.data.long_edge,
+        )  # fmt: skip
+        confusion = score(predictor, self.val, fabric.global_rank, fabric.world_size)
+        matrix = fabric.all_reduce(confusion.matrix.to(fabric.device), reduce_op="sum")
+        confusion.matrix = cast(Tensor, matrix).cpu()
+        return confusion.miou()

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +28,8 @@ from .losses import objective
 
 BEST, LAST, RESUME, METRICS = "best.safetensors", "last.safetensors", "resume.pt", "metrics.csv"
 LOG_EVERY = 10  # steps
-TERMS = {"loss", "auxiliary", "supervision", "penalty"}  # settings of a stage for `objective`
+WARMUP = {"warmup_gamma": 9, "warmup_power": 1}
+PARTS = ("model", "optimizer", "validated")  # attributes of `Trainer` in resume.pt
 
 Outputs = Iterator[tuple[Output, Tensor]]  # with the label `[B,H,W]`
 
@@ -42,9 +42,8 @@ class Work:
     stage: Stage
     trained: nn.Module  # the network or a part of it; the rest is frozen
     scales: list[float]  # the default of its checkpoints
-    outputs: Callable[[Any, int], Outputs]  # of the network, from a step on, each when needed
+    outputs: Callable[[Any, int], Outputs]  # of the network, one for each step from this one on
     validate: Callable[[HMSA], float]  # mean IoU
-    accumulate: int = 1  # outputs in a step
     patience: int = 0  # validations without a gain that end the stage; 0: nothing ends it
 
 
@@ -84,11 +83,12 @@ class Trainer:
         work.trained.requires_grad_(True)
         network, self.optimizer = fabric.setup(self.model, make_optimizer(work.trained, stage))
         network.mark_forward_method("attend")
-        self.average = make_average(self.model, stage.ema) if stage.ema else None
+        self.average = None
+        if stage.ema:  # the weight of step n is at least 9 / (9 + n), so that it forgets the start
+            self.average = ModelEmaV3(self.model, stage.ema, use_warmup=True, **WARMUP)
         self.validated: HMSA = self.average.module if self.average else self.model
-        if self.saved:
-            self.optimizer.load_state_dict(self.saved["optimizer"])
-            self.validated.load_state_dict(self.saved["validated"])
+        for name in PARTS if self.saved else ():
+            getattr(self, name).load_state_dict(self.saved.pop(name))
         outputs = work.outputs(network, self.state.step)
         with (
             Progress(work.name, stage.steps, self.state.step) as progress,
@@ -97,7 +97,7 @@ class Trainer:
             while not self.state.finished(work):
                 self._step(work, outputs, progress)
                 if fabric.broadcast(interrupted()):  # all processes stop at the same step
-                    self._save(work, [LAST])
+                    self._save(work)
                     raise Interrupted(
                         f"stopped in stage {work.name}, step {self.state.step}; saved"
                     )
@@ -110,39 +110,37 @@ class Trainer:
         self.model.eval()  # what is frozen keeps the statistics of its norms, too
         work.trained.train()
         self.optimizer.zero_grad()
-        for output, label in islice(outputs, work.accumulate):
-            terms = objective(output, label, self.weight, **stage.model_dump(include=TERMS))
-            self.fabric.backward(terms["loss"] / work.accumulate)
-            row |= {name: float(term.detach()) for name, term in terms.items()}
+        output, label = next(outputs)
+        terms = objective(output, label, stage, self.weight)
+        self.fabric.backward(terms["loss"])
         self.optimizer.step()
+        row |= {name: float(term.detach()) for name, term in terms.items()}
         state.step, state.total = state.step + 1, state.total + 1
         if not math.isfinite(row["loss"]):
             raise RuntimeError(f"the loss is {row['loss']} at step {state.step}; lower lr")
         if self.average:
             self.average.update(self.model, state.step + 1)
         if state.step % stage.validate_every == 0 or state.step == stage.steps:
-            row["val_miou"] = self._validate(work)
+            row["val_miou"] = work.validate(self.validated)
+            self._save(work, row["val_miou"])
         if self.metrics and ("val_miou" in row or state.step % LOG_EVERY == 0):
             self.metrics.write(work.name, state.total, row | {"rate": progress.rate()})
         progress.advance(f"loss {row['loss']:.3f}  best mIoU {max(0, state.best):.3f}")
 
-    def _validate(self, work: Work) -> float:
-        miou, names = work.validate(self.validated), [LAST]
-        if miou > self.state.best:
-            self.state.best, self.state.best_step, names = miou, self.state.step, [BEST, LAST]
-        self._save(work, names, val_miou=miou)
-        return miou
-
-    def _save(self, work: Work, names: list[str], **scores: float) -> None:
+    def _save(self, work: Work, miou: float = -1.0) -> None:
+        """Write last.safetensors, resume.pt and, after the best validation, best.safetensors."""
+        state, better = self.state, miou > self.state.best
+        if better:
+            state.best, state.best_step = miou, state.step
         if not self.fabric.is_global_zero:
             return
-        card = {"scales": work.scales, "metrics": {"step": self.state.step} | scores}
+        scores = {"step": state.step} | ({"val_miou": miou} if miou >= 0 else {})
+        card = {"scales": work.scales, "metrics": scores}
         self.validated.card = self.model.card.model_copy(update=card)
-        for name in names:
+        for name in [BEST, LAST] if better else [LAST]:
             save(self.folder / name, self.validated)
-        content = {"state": vars(self.state), "optimizer": self.optimizer.state_dict()} | {
-            name: getattr(self, name).state_dict() for name in ("model", "validated")
-        }
+        parts = {name: getattr(self, name).state_dict() for name in PARTS}
+        content = parts | {"state": vars(state)}
         replace(self.folder / RESUME, lambda temporary: torch.save(content, temporary))
 
 
@@ -191,14 +189,6 @@ def set_learning_rate(optimizer: Any, stage: Stage, step: int) -> float:
     for group in optimizer.param_groups:
         group["lr"] = lr
     return lr
-
-
-def make_average(model: nn.Module, decay: float) -> ModelEmaV3:
-    """A moving average whose first steps, counted from 2, have the weights 9/10, 9/11, 9/12, ...
-
-    So a short run forgets where it started.
-    """
-    return ModelEmaV3(model, decay, use_warmup=True, warmup_gamma=9, warmup_power=1)
 
 
 def class_weights(pixels: np.ndarray[Any, Any], balance: float) -> Tensor:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from ..config.options import Changes, Compute, Count, Dataset, Files, Flag, HeadTraining, Out
-from ..runs import Outcome, command_line, replace, say
+from ..config.options import (
+    Changes,
+    Compute,
+    Count,
+    Dataset,
+    Files,
+    Flag,
+    HeadTraining,
+    Inference,
+    Out,
+)
+from ..runs import Outcome, Progress, Run, replace, say
 
 DEMO = Path(__file__).with_name("demo.yaml")
 DEMO_SIZE, DEMO_COUNTS = (256, 512), {"train": 400, "val": 16, "test": 60}
@@ -50,11 +62,6 @@ def attend(
     *,
     out: Annotated[Out, Parameter(help="run folder, for predict, autolabel and the others")],
     files: Files = None,
-    val: Annotated[str | None, Parameter(
-        help="split to score; default: val if there is one, else the held-out images")] = None,
-    reference: Annotated[
-        Flag, Parameter(help="do not copy the network's weights into OUT")
-    ] = False,
     overwrite: Annotated[Flag, Parameter(help="train again if a setting has changed")] = False,
     head: HeadTraining = HeadTraining(),
     compute: Compute = Compute(),
@@ -64,52 +71,52 @@ def attend(
     example: hmsa attend transformers:nvidia/segformer-b0-finetuned-cityscapes-1024-1024 cityscapes
     --data Cityscapes -o runs/segformer
     """
+    from ..evaluation.verbs import evaluate
     from ..runs.machine import keep_memory
-    from .attend import attend as work
+    from .attend import HeadJob, clear
 
     keep_memory()
-    return Outcome(*work(
-        network, dataset, out, head, compute, files=files, val=val, reference=reference,
-        overwrite=overwrite, command=command_line(),
-    ))  # fmt: skip
+    job = HeadJob(network, dataset, files, head, compute)
+    with Run(out, "attend", job.settings, overwrite=overwrite) as run:
+        if overwrite:
+            clear(out)
+        if "attention" not in run.records:
+            run.add("attention", job.train(out))
+        clear(out)
+        split, only = job.scored
+        scored = evaluate(
+            out, dataset, split=split, files=files, only=only, inference=Inference(**vars(compute))
+        )
+    found = run.records["attention"] | {"network": job.network}
+    return dataclasses.replace(scored, summary=(scored.summary or {}) | found)
 
 
 def demo(
     *,
-    out: Annotated[Path, Parameter(help="folder; an earlier demo there is replaced")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[Path, Parameter(help="folder, overwritten")] = Path("runs/demo"),
     changes: Changes = [],
 ) -> Outcome:
     """Train, evaluate and predict on generated scenes.
 
     example: hmsa demo --out runs/demo
     """
-    import shutil
-
-    from ..config.reading import read
-    from ..config.recipe import Recipe
     from ..data.scenes import write_scenes
-    from ..evaluation.evaluate import evaluate
-    from ..inference.predict import predict
-    from ..inference.writer import DEFAULT
-    from ..runs.machine import keep_memory
-    from .train import train as work
+    from ..evaluation.verbs import evaluate
+    from ..inference.verbs import predict
 
-    keep_memory()
-    recipe = read(Recipe, DEMO, changes)
-    for folder in ("scenes", "run", "predictions"):
-        shutil.rmtree(out / folder, ignore_errors=True)
-    say(f"1/4 drawing {sum(DEMO_COUNTS.values())} street scenes in {out / 'scenes'}")
-    data = write_scenes(out / "scenes", DEMO_COUNTS, DEMO_SIZE)
+    scenes, run, predictions = (out / name for name in ("scenes", "run", "predictions"))
+    for folder in (scenes, run, predictions):
+        shutil.rmtree(folder, ignore_errors=True)
+    say(f"1/4 drawing {sum(DEMO_COUNTS.values())} street scenes in {scenes}")
+    data = write_scenes(scenes, DEMO_COUNTS, DEMO_SIZE)
     say("2/4 training the network at two scales, then the attention head at 0.5, 1 and 2")
-    best = work(recipe, out / "run", data)
+    train(DEMO, changes=[*changes, f"data.dataset={json.dumps(str(data.resolve()))}"], out=run)
     say("3/4 evaluating on held-out scenes: each scale, average pooling, hierarchical attention")
-    result = evaluate(best, data, "test", report=out / "report.html", command="hmsa demo")
-    say(f"4/4 predicting four scenes into {out / 'predictions'}")
-    images = sorted(str(path) for path in (out / "scenes" / "test" / "images").iterdir())[:4]
-    predict(best, images, out / "predictions", save=(*DEFAULT, "panel"))
-    return Outcome(*result)
+    scored = evaluate(run, data, split="test", report=out / "report.html")
+    say(f"4/4 predicting four scenes into {predictions}")
+    images = sorted(str(path) for path in (scenes / "test" / "images").iterdir())
+    predict(run, *images[:4], out=predictions, panel=True)
+    return scored
 
 
 def preview(
@@ -127,13 +134,30 @@ def preview(
 
     example: hmsa data preview camvid --recipe configs/camvid.yaml -o sheet.png
     """
+    from numpy import array, uint8
+
     from ..config.reading import read
     from ..config.recipe import Recipe
-    from .preview import draw
+    from ..data.datasets import open_dataset
+    from ..data.sampling import open_mix
+    from ..report.pictures import overlay, panel
+    from .train import stream_of
 
     fixed = [f"data.dataset={json.dumps(str(dataset))}"]
     fixed += [f"data.train={json.dumps(split)}"] if split else []
-    checked = read(Recipe, recipe, [*changes, *fixed])
-    sheet = draw(checked, dataset, count, files, (recipe or dataset).parent)
+    checked, near = read(Recipe, recipe, [*changes, *fixed]), (recipe or dataset).parent
+    stage, sampling = checked.joint, checked.sampling
+    learn = open_dataset(dataset, checked.data.train, files).trusting(sampling.confidence)
+    samples = max(count, stage.steps * stage.batch)
+    mix = open_mix(learn, sampling, samples, near=near, pictures=files, progress=Progress)
+    stream, labels = stream_of(checked, "joint", learn, mix), learn.labels
+    palette, cells = array(labels.palette, uint8), []
+    for position in range(count):
+        draw, (image, label) = stream.draw(position), stream[position]
+        source, crop = stream.source(draw), image.permute(1, 2, 0).numpy()
+        name = source.pairs[draw.index].name + f" ({source.split})" * bool(draw.source)
+        why = "plain" if draw.class_ is None else f"around {labels.names[draw.class_]}"
+        cells += [(name, crop), (why, overlay(crop, label.numpy(), palette, 0.6))]
+    sheet = panel([cells[i : i + 4] for i in range(0, len(cells), 4)])
     replace(out, lambda temporary: sheet.save(temporary, format="PNG"))
     return Outcome(path=out)
