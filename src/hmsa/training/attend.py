@@ -132,9 +132,10 @@ class HeadJob:
         self.model, self.network = _model(source, learn, options)
         self.model.card.scales = scales
         self.fabric = launch(compute.device or "auto", 1, compute.precision)
-        self.settings = vars(options) | self.network | {
-            "dataset": str(learn.source.resolve()), "images": [pair.name for pair in learn.pairs],
+        self.settings = dataclasses.asdict(options) | self.network | {
+            "dataset": str(learn.source.resolve()), "names": [pair.name for pair in learn.pairs],
             "precision": in_use(self.fabric.device, compute.precision),
+            "val": None, "cache": None,  # these may change
         }  # fmt: skip
 
     def train(self, out: Path) -> dict[str, Any]:
