@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 import yaml
+from hmsa.training.optim import Schedule, class_weights, make_optimizer, moving_average
+from hmsa.training.passes import Passes
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -44,8 +46,6 @@ from hmsa.runs.machine import autocast, best_device, describe_machine, keep_memo
 from hmsa.runs.progress import Progress
 from hmsa.training.attend import Head, Trainer, parts
 from hmsa.training.losses import cross_entropy
-from hmsa.training.optim import Schedule, class_weights, make_optimizer, moving_average
-from hmsa.training.passes import Passes
 
 LEARNT, UNSEEN = ("0001TP", "0016E5"), "0006R0"
 JUDGED = {"unseen": 3, "val": 6}  # split: every so many of its pictures

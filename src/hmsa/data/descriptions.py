@@ -28,7 +28,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from ..config.recipe import Strict, read
+from ..config.reading import Strict, read
 from ..runs.errors import InputError
 from .labels import IGNORE, Encoding, LabelSet, pack, spread
 from .layouts import locate

@@ -27,7 +27,7 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..config.recipe import validate
+from ..config.reading import validate
 from ..runs.errors import InputError
 from .descriptions import Color, Description, label_set
 from .images import open_picture, pictures_below, read_size

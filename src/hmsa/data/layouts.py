@@ -10,7 +10,7 @@ import difflib
 from functools import cache
 from pathlib import Path
 
-from ..config.recipe import read_yaml
+from ..config.reading import read_yaml
 from ..runs.errors import InputError
 
 KNOWN = {file.stem: file for file in sorted((Path(__file__).parent / "known").glob("*.yaml"))}

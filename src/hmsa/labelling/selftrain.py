@@ -37,8 +37,8 @@ from ..report.rounds import Rounds, Sight, titles, verdict, write_rounds
 from ..runs.errors import InputError
 from ..runs.files import replace, sweep
 from ..runs.progress import say
-from ..training.record import read_curves
 from ..training.train import train
+from ..training.trainer import read_curves
 from .autolabel import Rules, autolabel
 from .labelling import locked
 from .out import SPLIT
@@ -132,7 +132,10 @@ class _Run:
         )
         began, split = time.monotonic(), given.judge.split
         outcome = evaluate(
-            best, given.data, split=split, files=given.pictures,
+            best,
+            given.data,
+            split=split,
+            files=given.pictures,
             inference=Inference(precision=recipe.precision),
         )
         found = outcome.summary or {}
