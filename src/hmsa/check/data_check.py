@@ -13,7 +13,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ..data.images import open_picture, read_image
+from ..data.images import open_pillow, read_image
 from ..data.labels import LabelSet
 from ..report.datasheet import Datasheet, Shot, write_datasheet
 from ..report.page import SIDE
@@ -173,7 +173,7 @@ def _thin(picture: NDArray[Any]) -> NDArray[Any]:
 
 def _ids(path: Path, labels: LabelSet) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Thinned train ids `[H,W]`, K for what is unknown, and the palette [K+1,3], red for that."""
-    with open_picture(path) as picture:
+    with open_pillow(path) as picture:
         raw = _thin(labels.raw_of(picture, path))
     values, where = np.unique(raw, return_inverse=True)
     known, other = labels.train_ids(), len(labels.names)

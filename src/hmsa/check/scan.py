@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from ..data.images import open_picture, read_whole
+from ..data.images import open_image, open_pillow
 from ..data.labels import LabelSet, pack
 from ..runs.errors import InputError
 from ..runs.files import cache_folder
@@ -62,7 +62,7 @@ def look(file: File) -> Seen:
     try:
         if file.labels is None:
             return _image(file.path)
-        with open_picture(file.path) as picture:
+        with open_pillow(file.path) as picture:
             picture.load()
             return _label(picture, file.path, file.labels)
     except InputError as error:
@@ -72,14 +72,14 @@ def look(file: File) -> Seen:
 
 
 def _image(path: Path) -> Seen:
-    whole = read_whole(path)
-    rgb = Image.fromarray(whole.pixels)
+    with open_image(path) as image:
+        rgb = Image.fromarray(image.read())
     counts = np.array(rgb.histogram(), np.int64).reshape(3, 256)
     levels = np.arange(256)
     thumb = rgb.convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
     return Seen(
-        mode=whole.mode,
-        size=whole.size,
+        mode=image.mode,
+        size=image.size,
         sums=tuple((counts @ levels).tolist()),
         squares=tuple((counts @ levels**2).tolist()),
         thumb=thumb.tobytes(),

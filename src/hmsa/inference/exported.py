@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..checkpoint.files import Card
-from ..data.images import Picture
+from ..data.images import OpenImage
 from ..model import HMSA
 from ..model.heads import resize
 from ..model.hmsa import ordered
@@ -99,7 +99,7 @@ class Exported:
 
     def __call__(
         self,
-        image: Path | str | Image.Image | NDArray[np.uint8] | Picture,
+        image: Path | str | Image.Image | NDArray[np.uint8] | OpenImage,
         detail: bool = False,
         probabilities: bool = False,
         entropy: bool = False,

@@ -148,7 +148,7 @@ def selftrain(
     example: hmsa selftrain recipe.yaml --rounds 2 --set selftrain.images=more --out runs/self
     """
     from ..config.recipe import Recipe, read
-    from ..data.layouts import beside
+    from ..data.descriptions import beside
     from .selftrain import selftrain as work
 
     recipe, near = read(Recipe, config, changes), config.parent

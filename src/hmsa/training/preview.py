@@ -11,7 +11,7 @@ from ..data.datasets import open_dataset
 from ..data.sampling import TrainingStream, open_mix
 from ..data.transforms import training_transform
 from ..report.pictures import overlay, panel
-from ..runs import Progress, replace
+from ..runs import replace
 
 
 def preview(
@@ -24,7 +24,7 @@ def preview(
     stage, augment, sampling = recipe.joint, recipe.augment, recipe.sampling
     learn = open_dataset(data, recipe.data.train, pictures).trusting(sampling.confidence)
     positions = max(count, stage.steps * stage.batch)
-    mix = open_mix(learn, sampling, positions, near=near, pictures=pictures, progress=Progress)
+    mix = open_mix(learn, sampling, positions, near, pictures)
     transform = training_transform(
         stage.crop, stage.resize, augment.flip, augment.color, augment.blur, augment.hue,
         recipe.data.long_edge,

@@ -69,7 +69,7 @@ def train(
     judge.frequencies()  # a label outside the table shows now rather than at the first validation
     positions = recipe.joint.steps * recipe.joint.batch * fabric.world_size
     with fabric.rank_zero_first():  # the others then find the tile index that it made
-        mix = open_mix(learn, sampling, positions, near=near, pictures=pictures, progress=Progress)
+        mix = open_mix(learn, sampling, positions, near, pictures)
     run = _Run(fabric, recipe, folder, learn, judge, mix, state)
     if fabric.is_global_zero:
         size = sum(p.numel() for p in run.model.parameters()) / 1e6

@@ -39,7 +39,7 @@ def train(
     example: hmsa train configs/camvid.yaml --data CamVid --set joint.steps=100 --out runs/try
     """
     from ..config.recipe import Recipe, read
-    from ..data.layouts import beside
+    from ..data.descriptions import beside
     from ..runs.machine import keep_memory
     from .train import train as work
 
