@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hmsa.data.images import MAX_PIXELS, open_image, images_below, read_image, read_size
+from hmsa.data.images import MAX_PIXELS, images_below, open_image, read_image, read_size
 from hmsa.runs.errors import InputError
 
 RED = (200, 30, 40)

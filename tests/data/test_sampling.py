@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 from hmsa.config.recipe import Sampling
 from hmsa.data.datasets import Dataset, Pair, open_dataset
 from hmsa.data.labels import LabelSet
-from hmsa.data.sampling import Mix, Pool, TrainingStream, batches, open_mix
+from hmsa.data.sampling import Mix, TrainingStream, batches, open_mix
 from hmsa.data.transforms import training_transform
 from hmsa.runs.errors import InputError
 
@@ -161,8 +162,8 @@ def stub(count):
 
 
 def stub_pool():
-    rows = np.array([[0, 0, 5, 8, 1], [1, 0, 6, 9, 1], [2, 1, 7, 10, 1]], np.int32)
-    return Pool(rows, np.zeros(3, np.int32))
+    first = np.array([[0, 0, 0, 5, 8, 1], [0, 1, 0, 6, 9, 1]], np.int32)
+    return math.inf, {0: first, 1: np.array([[0, 2, 1, 7, 10, 1]], np.int32)}
 
 
 def draws(stream, start, end):
@@ -268,7 +269,8 @@ class TestExtraSets:
             extra = {"split": "more", "share": 0.5, "boost": ["water"]} | extra
             mix = mixed(world, class_uniform=0.5, confidence=confidence, extra=[extra]).mix
             label = mix.extras[0].dataset.read_label(0)
-            tiles = int(mix.pools[0].tiles[mix.pools[0].source == 1, 4].sum())
+            tiles = np.concatenate([*mix.pools[0][1].values()])
+            tiles = int(tiles[tiles[:, 0] == 1, 5].sum())
             assert tiles == 3 * (label != 255).sum(), "crops are around what counts alone"
             return label != 255
 

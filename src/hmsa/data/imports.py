@@ -80,12 +80,14 @@ def import_masks(
         files = images or export.images
         if not files or not files.is_dir():
             raise InputError(f"{source}: no folder {files or 'of images'}; name it with --images")
-        own = not images and folder != source  # unpacked here, so they are moved
-        found = Imported(out / "dataset.yaml", *_write(export, _by_name(files), target, split, own))
+        target.mkdir()
+        if not images and folder != source:  # unpacked here
+            files = files.rename(target / "images")
+        splits, unlabelled = _write(export, _by_name(files), target, split)
         if out.exists():
             out.rmdir()
         target.rename(out)
-    return found
+    return Imported(out / "dataset.yaml", splits, unlabelled)
 
 
 @contextmanager
@@ -220,12 +222,9 @@ def _lines(file: Path) -> list[str]:
 
 
 def _write(
-    export: Export, images: dict[str, Path], target: Path, split: str, own: bool
+    export: Export, images: dict[str, Path], target: Path, split: str
 ) -> tuple[dict[str, int], int]:
-    """Make the folder `target`, moving images that are our `own` into it.
-
-    Returns images of each split, and how many have no mask.
-    """
+    """Fill the folder `target`; returns images of each split, and how many have no mask."""
     labels = replace(export.labels, raw=tuple(range(len(export.labels.names))), encoding="index")
     palette = np.ravel(labels.palette).astype(np.uint8).tobytes().ljust(768, b"\0")
 
@@ -234,16 +233,14 @@ def _write(
         if not image or read_size(image) != label.shape:
             why = f"{image} has another size" if image else f"there is no image {mask.name}.*"
             raise InputError(f"{mask.file}: {why}; do they belong together? see --images")
-        files = (f"images/{mask.name}{image.suffix}", f"labels/{mask.name}.png")
-        for file in files:
-            (target / file).parent.mkdir(parents=True, exist_ok=True)
+        file = target / "labels" / f"{mask.name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
         painted = Image.fromarray(label)
         painted.putpalette(palette)
-        painted.save(target / files[1])
-        if not own:
-            return str(image.resolve()), files[1]
-        image.rename(target / files[0])
-        return files
+        painted.save(file)
+        inside = image.is_relative_to(target)
+        image = image.relative_to(target) if inside else image.resolve()
+        return image.as_posix(), file.relative_to(target).as_posix()
 
     splits: dict[str, list[tuple[str, str]]] = {}
     with ThreadPoolExecutor() as pool:

@@ -14,12 +14,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -30,7 +28,7 @@ from ..config.recipe import Extra, Sampling
 from ..runs import InputError
 from .datasets import Dataset, open_dataset
 from .descriptions import beside
-from .tiles import Tiles, of_class, tile_index
+from .tiles import Tiles, tile_index
 from .transforms import collate
 
 
@@ -45,28 +43,17 @@ class ExtraSet:
 
 
 @dataclass(frozen=True)
-class Pool:
-    """Where class-uniform crops come from, until position `stop`."""
-
-    tiles: Tiles  # of all sets together
-    source: NDArray[np.int32]  # of each row; see Draw
-    stop: float = math.inf
-
-    @cached_property
-    def classes(self) -> list[int]:
-        """Those that the data have."""
-        classes: list[int] = np.unique(self.tiles[:, 1]).tolist()
-        return classes
-
-
-@dataclass(frozen=True)
 class Mix:
-    """What is mixed with the plain images of the main set; by default nothing."""
+    """What is mixed with the plain images of the main set; by default nothing.
+
+    pools: where class-uniform crops come from, each until a position: class -> tiles, with their
+    source (see Draw) before the columns of `tile_index`.
+    """
 
     class_uniform: float = 0.0  # share of the positions, until `stop`
     stop: float = math.inf
     extras: tuple[ExtraSet, ...] = ()
-    pools: tuple[Pool, ...] = ()  # one after the other; needed for class-uniform crops
+    pools: tuple[tuple[float, dict[int, Tiles]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,13 +126,12 @@ class TrainingStream(TorchDataset[tuple[Tensor, Tensor]]):
         return [*(taken(position, turn) for turn in turns), rest(position, len(shares))]
 
     def _class_uniform(self, number: int, position: int) -> Draw:
-        pool = next(pool for pool in self.mix.pools if position < pool.stop)
-        done, place = self._shuffled(number, len(pool.classes), 2, 1)
-        class_ = pool.classes[place]
-        rows = of_class(pool.tiles, class_)
-        row = rows[self._shuffled(done, len(rows), 3, class_ + 1)[1]]
-        image, _, x, y, _ = pool.tiles[row].tolist()
-        return Draw(int(pool.source[row]), image, class_, (x, y))
+        pool = next(pool for stop, pool in self.mix.pools if position < stop)
+        done, place = self._shuffled(number, len(pool), 2, 1)
+        class_ = list(pool)[place]
+        _, row = self._shuffled(done, len(pool[class_]), 3, class_ + 1)
+        source, image, _, x, y, _ = pool[class_][row].tolist()
+        return Draw(source, image, class_, (x, y))
 
     def _image(self, number: int, dataset: Dataset, *deck: int) -> int:
         """Each comes once a pass; where they have weights, as often as its share of them says.
@@ -200,34 +186,17 @@ def open_mix(
     """
     if sum(extra.share for extra in sampling.extra) > 1:
         raise InputError("sampling.extra: the shares add up to more than 1; lower them")
-    extras = [
-        ExtraSet(
-            further := _open_extra(dataset, extra, sampling, near, data),
-            extra.share,
-            frozenset(further.labels.index(name, "sampling.extra") for name in extra.boost),
-            _stop(extra.until, positions),
-        )
-        for extra in sampling.extra
-    ]
-    mix = Mix(sampling.class_uniform, _stop(sampling.until, positions), tuple(extras))
-    if not sampling.class_uniform:
-        return mix
-    main = tile_index(dataset, sampling.tile)
-    boosting = []
-    for source, extra in enumerate(extras, 1):
-        if extra.boost:
-            tiles = tile_index(extra.dataset, sampling.tile)
-            boosting.append((source, tiles[np.isin(tiles[:, 1], list(extra.boost))], extra.stop))
-    ends = sorted({math.inf, *(stop for *_, stop in boosting)})
-    pools = [
-        _pool([(0, main), *((i, t) for i, t, stop in boosting if stop >= end)], end) for end in ends
-    ]
-    if not pools[-1].classes:
-        raise InputError(
-            f"{dataset.source}, split {dataset.split} has no labelled pixel, and class-uniform "
-            "crops need one; check its labels or set sampling.class_uniform to 0"
-        )
-    return replace(mix, pools=tuple(pools))
+
+    def stop(until: float) -> float:
+        return math.inf if until == 1 else round(until * positions)
+
+    extras = []
+    for extra in sampling.extra:
+        further = _open_extra(dataset, extra, sampling, near, data)
+        boost = frozenset(further.labels.index(name, "sampling.extra") for name in extra.boost)
+        extras.append(ExtraSet(further, extra.share, boost, stop(extra.until)))
+    pools = _pools(dataset, extras, sampling.tile) if sampling.class_uniform else ()
+    return Mix(sampling.class_uniform, stop(sampling.until), tuple(extras), pools)
 
 
 def _open_extra(
@@ -249,12 +218,23 @@ def _open_extra(
     return replace(further, border=extra.border)
 
 
-def _stop(until: float, positions: int) -> float:
-    return math.inf if until == 1 else round(until * positions)
-
-
-def _pool(parts: list[tuple[int, Tiles]], stop: float) -> Pool:
-    tiles = np.concatenate([tiles for _, tiles in parts])
-    source = np.concatenate([np.full(len(tiles), i, np.int32) for i, tiles in parts])
-    order = np.argsort(tiles[:, 1], kind="stable")
-    return Pool(tiles[order], source[order], stop)
+def _pools(
+    dataset: Dataset, extras: list[ExtraSet], tile: int
+) -> tuple[tuple[float, dict[int, Tiles]], ...]:
+    main = ExtraSet(dataset, boost=frozenset(range(len(dataset.labels.names))))
+    indices: list[tuple[float, Tiles]] = []
+    for source, part in enumerate((main, *extras)):
+        if part.boost:
+            tiles = np.insert(tile_index(part.dataset, tile), 0, source, axis=1)
+            indices.append((part.stop, tiles[np.isin(tiles[:, 2], list(part.boost))]))
+    pools = []
+    for end in sorted({stop for stop, _ in indices}):
+        tiles = np.concatenate([tiles for stop, tiles in indices if stop >= end])
+        classes: list[int] = np.unique(tiles[:, 2]).tolist()
+        pools.append((end, {class_: tiles[tiles[:, 2] == class_] for class_ in classes}))
+    if not pools[-1][1]:
+        raise InputError(
+            f"{dataset.source}, split {dataset.split} has no labelled pixel, and class-uniform "
+            "crops need one; check its labels or set sampling.class_uniform to 0"
+        )
+    return tuple(pools)

@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from ..runs import Progress, cache_folder, replace, stamp
 from .datasets import Dataset
 
-# [N,5]: image (place in the dataset), class, x, y, pixels of the class in the tile; by class. x and
-# y, in the whole image, are its centre of mass, rounded down as in the official code; it need not
-# lie on the class.
+# [N,5]: image (place in the dataset), class, x, y, pixels of the class in the tile. x and y, in the
+# whole image, are its centre of mass, rounded down as in the official code; it need not lie on it.
 Tiles = NDArray[np.int32]
 _FORMAT = 2  # goes up when the content of the file changes
 
@@ -49,12 +48,6 @@ def tile_index(dataset: Dataset, tile: int) -> Tiles:
     except OSError as error:
         warnings.warn(f"the tile index is made anew every time: {error}", stacklevel=2)
     return tiles
-
-
-def of_class(tiles: Tiles, class_: int) -> range:
-    """Places of the rows of one class; none if the data have none of it."""
-    first, end = np.searchsorted(tiles[:, 1], (class_, class_ + 1))
-    return range(int(first), int(end))
 
 
 def centres(label: NDArray[np.uint8], tile: int) -> NDArray[np.int64]:
@@ -94,8 +87,7 @@ def _build(dataset: Dataset, tile: int) -> Tiles:
         for part in pool.map(rows, range(len(dataset))):
             parts.append(part)
             progress.advance()
-    tiles = np.concatenate(parts)
-    return tiles[np.argsort(tiles[:, 1], kind="stable")]
+    return np.concatenate(parts)
 
 
 def _key(dataset: Dataset, tile: int) -> str:
