@@ -5,9 +5,8 @@ CVAT, "Segmentation mask 1.1": a zip, or the folder in it, with labelmap.txt (a 
 perhaps JPEGImages/. COCO panoptic: a JSON file beside the folder of its name, whose PNGs hold
 segment ids as R + 256 G + 65536 B. Labels become 8-bit palette PNGs of class indices, 255 = none.
 
-Read here rather than by datumaro: that needs pandas 2, Pillow 12 and OpenCV beside ours, wants both
-exports in layouts of its own, and leaves to us what most of this file is: which images have no
-label, which segments nobody described, pairs of two sizes.
+Read here rather than by datumaro, which needs older Pillow, pandas and pyarrow than we do, and
+would leave to us what most of this file is: splits, ignored classes, files that do not match.
 """
 
 from __future__ import annotations
@@ -21,33 +20,24 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PureWindowsPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..config.recipe import validate
-from ..runs import InputError
-from .descriptions import Description, description_text, label_set
+from ..runs import InputError, Outcome
+from .descriptions import Color, description_text
 from .images import images_below, open_pillow, read_size
-from .labels import IGNORE, LabelSet, pack
+from .labels import IGNORE, LabelSet, pack, spread
 
 _SPLITS = {"validation": "val", "training": "train"}  # as annotators call them: as recipes do
 _LABELMAP = re.compile(r"(.*):(\d+),(\d+),(\d+):[^:]*:[^:]*")
 
 
-class Imported(NamedTuple):
-    description: Path
-    images: dict[str, int]  # of each split
-    unlabelled: int  # images that have no mask
-
-
-@dataclass(frozen=True)
-class Mask:
+class Mask(NamedTuple):
     name: str  # path without suffix, with / between folders
     file: Path
     read: Callable[[], NDArray[np.uint8]]  # -> [H,W] class indices, 255 = none
@@ -62,7 +52,7 @@ class Export(NamedTuple):
 
 def import_masks(
     source: Path, out: Path, images: Path | None, ignore: Sequence[str], split: str
-) -> Imported:
+) -> Outcome:
     """Make the folder `out` from the export `source`, whole or not at all.
 
     images: folder of the images, if they are not in the export; they stay there. ignore: classes
@@ -83,11 +73,11 @@ def import_masks(
         target.mkdir()
         if not images and folder != source:  # unpacked here
             files = files.rename(target / "images")
-        splits, unlabelled = _write(export, _by_name(files), target, split)
+        note = _write(export, _by_name(files), target, split)
         if out.exists():
             out.rmdir()
         target.rename(out)
-    return Imported(out / "dataset.yaml", splits, unlabelled)
+    return Outcome(path=out / "dataset.yaml", notes=[note])
 
 
 @contextmanager
@@ -122,54 +112,59 @@ def read_cvat(folder: Path, ignore: Sequence[str] = ()) -> Export:
             f"{folder} is not one CVAT export 'Segmentation mask 1.1' (a zip or folder with "
             "labelmap.txt and SegmentationClass), nor the JSON file of COCO panoptic"
         )
-    colors: dict[str, list[int]] = {}
+    colors: dict[str, Color | None] = {}
+    known: dict[int, str] = {}
     for line in _lines(maps[0]):
-        if not line.startswith("#"):
-            if not (found := _LABELMAP.fullmatch(line)):
-                raise InputError(f"{maps[0]}: {line!r} is not name:red,green,blue:parts:actions")
-            colors[found[1].strip()] = [int(value) for value in found.groups()[1:]]
-    labels = _label_set(colors, ignore, maps[0], "rgb")
-    ids = [labels.names.index(name) if name in labels.names else IGNORE for name in colors]
+        if line.startswith("#"):
+            continue
+        if not (found := _LABELMAP.fullmatch(line)):
+            raise InputError(f"{maps[0]}: {line!r} is not name:red,green,blue:parts:actions")
+        red, green, blue = map(int, found.groups()[1:])
+        colors[found[1].strip()] = red, green, blue
+        known[red << 16 | green << 8 | blue] = found[1].strip()
+    if len(known) < len(colors):
+        raise InputError(f"{maps[0]}: two classes have one colour; give each its own")
+    labels, ids = _label_set(colors, ignore, maps[0])
 
     def read(file: Path) -> NDArray[np.uint8]:
         with open_pillow(file) as image:  # CVAT: 3 channels of colour, or 1 of indices
-            values = np.asarray(image)
-            if image.mode in ("1", "L") and values.max() < len(ids):
-                label: NDArray[np.uint8] = np.array(ids, np.uint8)[values.astype(int)]
-                return label
-        return labels.read(file)
+            if image.mode in ("1", "L"):
+                return _classes(np.asarray(image), dict(enumerate(ids.values())), file)
+            classes = {color: ids[name] for color, name in known.items()}
+            return _classes(pack(np.asarray(image.convert("RGB"))), classes, file)
 
     splits = {
         name: None if file.stem.lower() == "default" else file.stem.lower()
         for file in sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))
         for name in _lines(file)
     }
+    files = _by_name(root / "SegmentationClass")
     masks = [
-        Mask(name, file, partial(read, file), splits.get(name))
-        for name, file in _by_name(root / "SegmentationClass").items()
+        Mask(name, file, partial(read, file), splits.get(name)) for name, file in files.items()
     ]
     return Export(labels, masks, root / "JPEGImages")
 
 
 def _read_coco(file: Path, ignore: Sequence[str]) -> Export:
+    def read(mask: Path, segments: dict[int, int]) -> NDArray[np.uint8]:
+        with open_pillow(mask) as image:
+            return _classes(pack(np.asarray(image.convert("RGB"))[..., ::-1]), segments, mask)
+
     masks = []
     try:
         content = json.loads(file.read_bytes())
         categories = sorted(content["categories"], key=lambda category: category["id"])
-        ids = {category["name"]: category["id"] for category in categories}
-        if len(ids) < len(categories):
-            raise ValueError("two categories have one name")
-        labels = _label_set({c["name"]: c.get("color") for c in categories}, ignore, file)
-        train_ids = dict.fromkeys(ids.values(), IGNORE)
-        train_ids |= {ids[name]: k for k, name in enumerate(labels.names)}
+        colors = {category["name"]: category.get("color") for category in categories}
+        labels, ids = _label_set(colors, ignore, file)
+        classes = {category["id"]: ids[category["name"]] for category in categories}
         images = {image["id"]: image["file_name"] for image in content["images"]}
         for annotation in content["annotations"]:
-            known = {s["id"]: train_ids[s["category_id"]] for s in annotation["segments_info"]}
             image, mask = images[annotation["image_id"]], annotation["file_name"]
             if any(p.anchor or ".." in p.parts for p in map(PureWindowsPath, (image, mask))):
                 raise InputError(f"{file}: {image} or {mask} leads out of its folder")
             name, path = Path(image).with_suffix("").as_posix(), file.with_suffix("") / mask
-            masks.append(Mask(name, path, partial(_read_segments, path, known)))
+            segments = {s["id"]: classes[s["category_id"]] for s in annotation["segments_info"]}
+            masks.append(Mask(name, path, partial(read, path, {0: IGNORE} | segments)))
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -180,36 +175,29 @@ def _read_coco(file: Path, ignore: Sequence[str]) -> Export:
     return Export(labels, masks)
 
 
-def _read_segments(file: Path, known: dict[int, int]) -> NDArray[np.uint8]:
-    """Segment ids as class indices; known: segment id -> class index; id 0 is nothing."""
-    with open_pillow(file) as image:
-        ids = pack(np.asarray(image.convert("RGB"))[..., ::-1])
-    segments, where = np.unique(ids, return_inverse=True)
-    if unknown := set(segments.tolist()) - known.keys() - {0}:
-        raise InputError(
-            f"{file}: segment {min(unknown)} ({len(unknown)} unknown in all) is not in its "
-            "segments_info; do the JSON file and the folder belong together?"
-        )
-    classes = [known.get(segment, IGNORE) for segment in segments.tolist()]
-    return np.array(classes, np.uint8)[where].reshape(ids.shape)
-
-
 def _label_set(
-    colors: dict[str, Any], ignore: Sequence[str], source: Path, encoding: str = "index"
-) -> LabelSet:
-    """The class table of all names in `colors` that are not in `ignore`."""
+    colors: dict[str, Color | None], ignore: Sequence[str], source: Path
+) -> tuple[LabelSet, dict[str, int]]:
+    """The class table of the names in `colors` but for those to `ignore`, and the id of each."""
     if unknown := [name for name in ignore if name not in colors]:
         known = ", ".join(colors)
         raise InputError(f"{source} has no class {unknown[0]!r} to ignore, only {known}")
-    kept = {name: color for name, color in colors.items() if name not in ignore}
-    table: dict[str, Any] = {
-        "splits": {},
-        "names": list(kept),
-        "palette": list(kept.values()) if all(kept.values()) else None,
-        "encoding": encoding,
-        "ignore": [colors[name] for name in ignore] if encoding == "rgb" else IGNORE,
-    }
-    return label_set(validate(Description, table, source), source)
+    names = tuple(name for name in colors if name not in ignore)
+    spare = spread(len(names))
+    palette = tuple(colors[name] or spare[k] for k, name in enumerate(names))
+    ids = dict.fromkeys(colors, IGNORE) | {name: k for k, name in enumerate(names)}
+    return LabelSet(names, palette, tuple(range(len(names)))), ids
+
+
+def _classes(values: NDArray[np.integer], known: dict[int, int], file: Path) -> NDArray[np.uint8]:
+    """Values `[H,W]` as class indices. Raises InputError for one that is not `known`."""
+    found, where = np.unique(values, return_inverse=True)
+    if unknown := set(found.tolist()) - known.keys():
+        raise InputError(
+            f"{file}: {len(unknown)} value(s), such as {min(unknown):#08x}, are not listed in the "
+            "export; do its files belong together?"
+        )
+    return np.array([known[v] for v in found.tolist()], np.uint8)[where].reshape(values.shape)
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
@@ -221,12 +209,9 @@ def _lines(file: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _write(
-    export: Export, images: dict[str, Path], target: Path, split: str
-) -> tuple[dict[str, int], int]:
-    """Fill the folder `target`; returns images of each split, and how many have no mask."""
-    labels = replace(export.labels, raw=tuple(range(len(export.labels.names))), encoding="index")
-    palette = np.ravel(labels.palette).astype(np.uint8).tobytes().ljust(768, b"\0")
+def _write(export: Export, images: dict[str, Path], target: Path, split: str) -> str:
+    """Fill the folder `target`; returns what is in it, for people."""
+    palette = np.ravel(export.labels.palette).astype(np.uint8).tobytes().ljust(768, b"\0")
 
     def write(mask: Mask) -> tuple[str, str]:
         image, label = images.get(mask.name), mask.read()
@@ -252,7 +237,7 @@ def _write(
     for name, rows in splits.items():
         with (target / f"{name}.csv").open("w", encoding="utf-8", newline="") as lines:
             csv.writer(lines).writerows([("image", "label"), *rows])
-    text = description_text(labels, {name: f"{name}.csv" for name in splits})
+    text = description_text(export.labels, {name: f"{name}.csv" for name in splits})
     (target / "dataset.yaml").write_text(text, encoding="utf-8")
-    counts = {name: len(rows) for name, rows in splits.items()}
-    return counts, len(images) - len(export.masks)
+    counts = ", ".join(f"{len(rows)} in {name}" for name, rows in splits.items())
+    return f"labelled images: {counts}; {len(images) - len(export.masks)} have no label yet"

@@ -65,7 +65,4 @@ def import_masks(
     """
     from .imports import import_masks as work
 
-    made = work(source, folder, images, ignore, split)
-    counts = ", ".join(f"{n} in {name}" for name, n in made.images.items())
-    note = f"labelled images: {counts}; {made.unlabelled} of the export are not labelled yet"
-    return Outcome(path=made.description, notes=[note])
+    return work(source, folder, images, ignore, split)
