@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageStat
 from pydantic import BaseModel
 
-from ..data.images import open_picture, read_whole
+from ..data.images import open_image, open_pillow
 from ..data.labels import LabelSet, pack
 from ..runs import InputError, Progress, Run, cache_folder, stamp
 
@@ -58,16 +58,16 @@ def scan_file(path: Path, labels: LabelSet | None = None) -> FileScan:
 
 
 def _scan_image(path: Path) -> FileScan:
-    whole = read_whole(path)
-    rgb = Image.fromarray(whole.pixels)
+    with open_image(path) as image:
+        rgb = Image.fromarray(image.read())
     numbers, gray = ImageStat.Stat(rgb), rgb.convert("L")
     gray.thumbnail((256, 256))  # hashing a large image takes long
     hashes = imagehash.dhash(gray, _HASH_SIDE), imagehash.dhash_vertical(gray, _HASH_SIDE)
     flat = ImageStat.Stat(gray).stddev[0] < _FLAT
     return FileScan(
-        mode=whole.mode,
-        size="{1}x{0}".format(*whole.size),
-        pixels=whole.size[0] * whole.size[1],
+        mode=image.mode,
+        size="{1}x{0}".format(*image.size),
+        pixels=image.size[0] * image.size[1],
         sums=tuple(numbers.sum),
         squares=tuple(numbers.sum2),
         hash="" if flat else "".join(map(str, hashes)),
@@ -75,7 +75,7 @@ def _scan_image(path: Path) -> FileScan:
 
 
 def _scan_label(path: Path, labels: LabelSet) -> FileScan:
-    with open_picture(path) as picture:
+    with open_pillow(path) as picture:
         picture.load()
         try:
             foreign, raw = "", labels.raw_of(picture, path)

@@ -29,7 +29,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ..config.options import Chain
-from ..data.images import Picture
+from ..data.images import OpenImage
 from ..data.scenes import scene
 from ..model.heads import resize
 from ..model.hmsa import ordered
@@ -179,7 +179,7 @@ class Exported:
         return {"scales": self.card.scales, "flip": self.card.flip, "precision": "fp32"}
 
     def __call__(
-        self, image: Path | str | Image.Image | NDArray[np.uint8] | Picture, **outputs: bool
+        self, image: Path | str | Image.Image | NDArray[np.uint8] | OpenImage, **outputs: bool
     ) -> Prediction:
         """image: a file, a Pillow image, or `[H,W,3]` uint8 RGB. outputs: those of `Predictor`.
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint.files import GateCurve, fingerprint
-from ..data.images import SUFFIXES, OpenPicture, open_image, read_size
+from ..data.images import SUFFIXES, OpenImage, open_image, read_size
 from ..model.pretrained import Card
 from ..runs.errors import InputError
 from ..runs.files import sweep
@@ -89,12 +89,12 @@ def predict(
         films = [item for item in todo if _is_video(item[1])]
         stills = [item for item in todo if not _is_video(item[1])]
 
-        def look(images: list[OpenPicture]) -> list[Prediction]:
+        def look(images: list[OpenImage]) -> list[Prediction]:
             if len(images) > 1 and isinstance(predictor, Predictor):
                 return predictor(list(images), **asked)
             return [predictor(image, **asked) for image in images]
 
-        def write(item: Item, image: OpenPicture, seen: Prediction) -> None:
+        def write(item: Item, image: OpenImage, seen: Prediction) -> None:
             with image:
                 writer.write(*item, image, seen)
             ledger.add(item[0])
@@ -214,7 +214,7 @@ def _results(writer: Writer, name: str, file: Path) -> list[Path]:
     return writer.files(name)
 
 
-def _open(item: Item) -> OpenPicture:
+def _open(item: Item) -> OpenImage:
     try:
         return open_image(item[1])
     except InputError:

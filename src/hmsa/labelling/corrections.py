@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data.imports import Mask, opened, read_cvat
+from ..data.imports import Mask, read_cvat, unpacked
 from ..data.labels import IGNORE
 from ..report.pictures import palette_png
 from ..runs.errors import InputError
@@ -49,7 +49,7 @@ def read_corrections(file: Path, labelled: Labelled) -> Iterator[Corrections]:
         raise InputError(f"no file or folder {file}")
     if file.suffix.lower() not in (".zip", ".json") and not file.is_dir():
         raise InputError(f"{file} is neither a CVAT zip nor a Label Studio JSON file")
-    with opened(file, labelled.out) as folder:
+    with unpacked(file, labelled.out) as folder:
         try:
             found = _studio(file, labelled) if folder.is_file() else _cvat(folder, labelled)
             known = labelled.rows.keys() | labelled.failed.keys()
@@ -158,12 +158,12 @@ def _write(name: str, label: Label, labelled: Labelled) -> None:
 
 
 def _cvat(folder: Path, labelled: Labelled) -> Corrections:
-    export, root = read_cvat(folder)
+    export = read_cvat(folder)
     ours = labelled.labels
     table = np.full(256, IGNORE, np.uint8)
     for k, name in enumerate(export.labels.names):
         if name != BACKGROUND or name in ours.names:
-            table[k] = ours.index(name, root / "labelmap.txt")
+            table[k] = ours.index(name, folder)
 
     def read(mask: Mask) -> Label:
         return table[mask.read()]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..data.coarse import Coarse
 from ..data.datasets import Dataset
 from ..data.descriptions import read_classes
-from ..data.images import open_picture, read_image
+from ..data.images import open_pillow, read_image
 from ..data.labels import LabelSet
 from ..runs.errors import InputError
 from .out import DESCRIPTION, SETTINGS, THRESHOLD_FILE
@@ -71,7 +71,7 @@ class Labelled:
         file = self.out / kind / f"{name}.png"
         if not file.is_file():
             return None
-        with open_picture(file) as picture:
+        with open_pillow(file) as picture:
             return np.array(picture)
 
     def beside(self, dataset: Dataset, others: bool = False) -> Coarse:
@@ -87,7 +87,7 @@ class Labelled:
         found = Coarse(dataset)
         if not others:
             images = {name: self.image_file(name) for name in self.rows}
-            found.refuse_strangers(images, self.out)
+            found.check_names(images, self.out)
         return found
 
     def place(self, other: Coarse, name: str) -> int | None:

@@ -13,10 +13,8 @@ from ..checkpoint.networks import load
 from ..config.recipe import Recipe, Selftrain
 from ..data.coarse import Coarse
 from ..data.datasets import Dataset, open_dataset
-from ..data.descriptions import Split, describe, find_split, folders
-from ..data.images import pictures_below
-from ..data.layouts import beside
-from ..model.pretrained import Card
+from ..data.descriptions import Split, beside, describe, find_split, folders
+from ..data.images import images_below
 from ..runs.errors import InputError
 from ..runs.progress import Progress
 
@@ -157,7 +155,7 @@ class Given:
         images = self.images
         if not images.is_dir():
             raise InputError(f"selftrain: no folder {images}; give the one that holds the pictures")
-        found = pictures_below(images)
+        found = images_below(images)
         if not found:
             raise InputError(f"selftrain: no pictures below {images}; the suffix tells them")
         if folder.resolve().is_relative_to(images.resolve()):

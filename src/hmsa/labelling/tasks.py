@@ -19,7 +19,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from PIL import Image
 
-from ..data.images import open_picture, read_image
+from ..data.images import open_pillow, read_image
 from ..data.labels import LabelSet, spread
 from ..report.page import css
 from ..runs.errors import InputError
@@ -116,7 +116,7 @@ def _voc_colours() -> Any:
 def _picture(file: Path) -> tuple[str, bytes]:
     """Suffix and content as every tool shows it like we see it: as it is, or else as PNG."""
     suffix = file.suffix.lower()
-    with open_picture(file) as picture:
+    with open_pillow(file) as picture:
         plain = picture.mode in ("RGB", "L", "P") and picture.getexif().get(_ORIENTATION, 1) == 1
     if plain and suffix in (".jpg", ".jpeg", ".png"):
         return file.suffix, file.read_bytes()
