@@ -1,12 +1,12 @@
 # On a machine with Python 3.11+, pip and make, each target sets up all it needs.
 #   make demo      train, evaluate and report on generated scenes, about 7 minutes on 2 cores
 #   make test      the test suite
-#   make check     linter, formatter, types
+#   make check     linter, formatter, spelling, types
 #   make camvid    the same verbs on CamVid: make camvid CAMVID=folder
 
 PYTHON ?= python3
 CAMVID ?= ../shared/camvid
-BIN := .venv/bin
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY := .venv/.ready
 
 .PHONY: demo test check camvid clean
@@ -20,6 +20,7 @@ test: $(READY)
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 # An interrupted run goes on where it stopped; a finished one is only evaluated again.
