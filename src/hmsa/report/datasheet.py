@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..check.findings import LEVELS, Findings, Part, Problem
 from ..data.labels import IGNORE
-from .page import css, render, uri, write
+from .old import css, render, uri, write
 from .pictures import WRONG
 
 MOST_VALUES = 300  # rows of the table of values; a photograph taken for a label has more

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..evaluation.calibration import Calibration
 from . import pictures
-from .page import View, css, line_chart, render, uri, write
+from .old import View, css, line_chart, render, uri, write
 
 POINTS = 400  # most points of a curve: more than one per pixel only hides the line in its own noise
 # Coarse is blue and fine orange, so that the order of the scales can be seen.

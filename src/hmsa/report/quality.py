@@ -14,7 +14,7 @@ from ..labelling.findings import LEVELS, Doubt, Drift, Truth, kept, kept_at, mea
 from ..labelling.labelled import Labelled
 from .datasheet import Strip, views
 from .evaluation import Trusted, trust_charts
-from .page import css, render, write
+from .old import css, render, write
 from .pictures import RIGHT, UNKNOWN, WRONG, heat
 
 LISTED = 100  # rows of the queue's table

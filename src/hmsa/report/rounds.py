@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .page import View, css, line_chart, render, uri, write
+from .old import View, css, line_chart, render, uri, write
 
 
 @dataclass
