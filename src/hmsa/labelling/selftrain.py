@@ -32,7 +32,7 @@ from ..training.train import train
 from .autolabel import Rules, autolabel
 from .out import SPLIT
 from .plan import Plan
-from .rounds_page import rounds_table, write_page
+from .rounds_page import rounds_table, write_rounds
 
 NAME, BEST = "selftrain", "best.safetensors"
 MEND = "continue with the same recipe, or give another --out"
@@ -187,7 +187,7 @@ class Rounds:
             self._labels(number).trusting(rounds[number]["labels"]["thresholds"])
             for number in range(1, len(rounds))
         ]
-        write_page(
+        write_rounds(
             self.folder / "rounds.html", self.plan, rounds, self.fusion, self.best, labelled,
             self.command,
         )  # fmt: skip
