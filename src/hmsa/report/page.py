@@ -37,14 +37,14 @@ class Cell:
 
     kind: any of best (bold), none (grey), up (green), down (red), left (aligned), wrap (a long
     first cell), other (a grey bar). small: a smaller text behind the first one. bar: length 0..1 of
-    a bar below the text. shade: 0..1, of the background. link: a relative address.
+    a bar below the text, or of its parts. shade: 0..1, of the background. link: relative address.
     """
 
     text: str
     kind: str = ""
     colour: Colour | None = None
     small: str = ""
-    bar: float | None = None
+    bar: float | Sequence[float] | NDArray[np.floating] | None = None
     shade: float | None = None
     link: str = ""
 
@@ -53,41 +53,23 @@ class Cell:
 class Table:
     """Rows of equal length under `columns`; the first cell of a row is its head.
 
-    kind: "matrix" for upright column heads, "total" where the last row sums up the others, "facts"
-    for a plain list of names and values without column heads.
+    kind: "matrix" for upright column heads; "total": the last row sums up the others; "facts": a
+    plain list of names and values; "bars": names with a bar. key: names and colours of a bar's parts.
     """
 
     columns: Sequence[str | Cell]
     rows: Sequence[Sequence[str | Cell]]
-    kind: Literal["", "matrix", "total", "facts"] = ""
-
-
-@dataclass
-class Bar:
-    """A horizontal bar. parts: lengths 0..1, one after the other; text: written at its end."""
-
-    name: str
-    parts: Sequence[float]
-    text: str = ""
-    colour: Colour | None = None  # a swatch before the name
-    strong: bool = False
-
-
-@dataclass
-class Bars:
-    """Bars below each other. key: name and colour of each part, where they have several."""
-
-    bars: Sequence[Bar]
+    kind: Literal["", "matrix", "total", "facts", "bars"] = ""
     key: Named = ()
 
 
 @dataclass
 class Chart:
-    """A curve or bars over two axes with numbers.
+    """A curve over two axes with numbers.
 
-    points `[N,2]`: the curve. x, y: ends of the axes; by default those of the curve.
+    points `[N,2]`: the curve, dashed or not. x, y: ends of the axes; by default those of the curve.
     stages: where each begins on the x axis, its name. bars: (left, right, height, opacity, text
-    under the pointer). diagonal: also a dashed line from corner to corner.
+    under the pointer), drawn behind the curve.
     """
 
     title: str
@@ -98,7 +80,7 @@ class Chart:
     y: tuple[float, float] | None = None
     stages: Sequence[tuple[float, str]] = ()
     bars: Sequence[tuple[float, float, float, float, str]] = ()
-    diagonal: bool = False
+    dashed: bool = False
 
     def __post_init__(self) -> None:
         (left, bottom), (right, top) = self.points.min(0), self.points.max(0)
@@ -157,7 +139,7 @@ class Card:
     level: Literal["", "error", "warning", "note"] = ""
 
 
-Block = str | Table | Bars | Chart | Curve | Card  # a str is a short paragraph
+Block = str | Table | Chart | Curve | Card  # a str is a short paragraph
 
 
 @dataclass

@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import rich.table
 from numpy.typing import NDArray
+from rich.text import Text
 
 from .page import DASH, Cell, Colour, Table
 
@@ -62,6 +64,21 @@ def matrix(names: Sequence[str], palette: Sequence[Colour], counts: NDArray[np.i
         for row in places
     ]
     return Table(["", *names], rows, "matrix")
+
+
+def terminal(table: Table, title: str, caption: str = "") -> rich.table.Table:
+    """The same table for the terminal: text alone, the best of each row bold."""
+    shown = rich.table.Table(title=Text(title), title_justify="left")
+    for place, column in enumerate(table.columns):
+        head = column if isinstance(column, str) else column.text
+        shown.add_column(Text(head), justify="right" if place else "left")
+    for row in table.rows:
+        if table.kind == "total" and row is table.rows[-1]:
+            shown.add_section()
+        cells = [Cell(cell) if isinstance(cell, str) else cell for cell in row]
+        shown.add_row(*(Text(c.text, "bold" if c.kind == "best" else "") for c in cells))
+    shown.caption, shown.caption_justify = Text(caption) if caption else None, "left"
+    return shown
 
 
 def _rounded(share: Share) -> float | None:
