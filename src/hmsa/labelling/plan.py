@@ -1,4 +1,4 @@
-"""What a recipe's section `selftrain` names, and every reason to refuse it before the first step."""
+"""What a recipe's section `selftrain` names; every reason to refuse it before the first step."""
 
 from __future__ import annotations
 
