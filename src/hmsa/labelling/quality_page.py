@@ -29,7 +29,7 @@ from ..report.page import (
 from ..report.pictures import RIGHT, UNKNOWN, WRONG, colorize, error, heat
 from ..report.tables import matrix, percent
 from .labelled import Labelled
-from .quality import LEVELS, Doubt, Drift, Truth, class_confidence, kept, kept_at, mean_confidence
+from .quality import LEVELS, Doubt, Drift, Truth, kept, kept_at, mean_confidence
 
 DOUBTFUL, EXAMPLES, CHANGED, LISTED = 8, 4, 6, 100  # images shown of each kind; rows of the queue
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table as Printed
+from rich.console import Group
 
 from ..data.datasets import Dataset
 from ..data.images import read_image
 from ..report.page import DASH, Card, Cell, Chart, Figure, Legend, Page, Section, Table, write_page
 from ..report.pictures import colorize
-from ..report.tables import difference, percent, percents
+from ..report.tables import difference, percent, percents, terminal
 from .plan import Plan
 
 EXAMPLES = 3  # images on the page
@@ -38,28 +38,16 @@ def verdict(rounds: Sequence[Numbers], fusion: str, best: int) -> str:
     )
 
 
-def rounds_table(rounds: Sequence[Numbers], fusion: str, best: int, plan: Plan) -> Printed:
-    """Round by round: scores in per cent, the labels that were learnt, and the time."""
-    title = f"Rounds, {plan.val.split}, {len(plan.val)} images"
-    table = Printed(title=title, title_justify="left")
-    for column in ("in %", *_titles(rounds)):
-        table.add_column(column, justify="left" if column == "in %" else "right")
-
-    def row(name: str, values: list[float | None]) -> None:
-        cells = percents(values)
-        table.add_row(name, *(f"[bold]{c.text}[/]" if c.kind == "best" else c.text for c in cells))
-
-    for name in dict.fromkeys((fusion, "average")):
-        row(f"mIoU, {name}", [numbers["miou"][name] for numbers in rounds])
-    table.add_section()
-    for name in plan.learn.labels.names:
-        row(name, [numbers["iou"][name] for numbers in rounds])
-    table.add_section()
-    for key, what in (("coverage", "labels kept"), ("changed", "labels changed")):
-        table.add_row(what, *(percent((n["labels"] or {}).get(key)).text for n in rounds))
-    table.add_row("seconds", *(f"{sum(numbers['seconds'].values()):.0f}" for numbers in rounds))
-    table.caption, table.caption_justify = verdict(rounds, fusion, best), "left"
-    return table
+def rounds_tables(rounds: Sequence[Numbers], fusion: str, best: int, plan: Plan) -> Group:
+    """The rounds and their classes, for the terminal."""
+    palette = plan.learn.labels.palette
+    named = list(zip(plan.learn.labels.names, palette, strict=True))
+    title = f"Rounds, {plan.val.split}, {len(plan.val)} images, in %"
+    sentence = verdict(rounds, fusion, best)
+    return Group(
+        terminal(_rounds(rounds, fusion, best), title),
+        terminal(_classes(rounds, best, named), "IoU in %", sentence),
+    )
 
 
 def write_rounds(
@@ -112,7 +100,7 @@ def _titles(rounds: Sequence[Numbers]) -> list[str]:
     return ["teacher", *(f"round {number}" for number in range(1, len(rounds)))]
 
 
-def _rounds(rounds: Sequence[Numbers], fusion: str, best: int, report: str) -> Table:
+def _rounds(rounds: Sequence[Numbers], fusion: str, best: int, report: str = "") -> Table:
     others = ["average"] if fusion != "average" else []
     rows = []
     for number, (title, numbers) in enumerate(zip(_titles(rounds), rounds, strict=True)):

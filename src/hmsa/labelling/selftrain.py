@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,16 @@ from typing import Any
 from ..config.recipe import Extra, Mixed, Recipe
 from ..data.datasets import Dataset, open_dataset
 from ..evaluation.evaluate import evaluate
-from ..runs import InputError, Outcome, Progress, Run, replace, say
+from ..runs import InputError, Outcome, Run, replace, say
 from ..runs.folder import difference, read_records
 from ..training.record import read_curves
 from ..training.train import train
 from .autolabel import Rules, autolabel
+from .labelled import open_labelled
 from .out import SPLIT
 from .plan import Plan
-from .rounds_page import rounds_table, write_rounds
+from .quality import drift
+from .rounds_page import rounds_tables, write_rounds
 
 NAME, BEST = "selftrain", "best.safetensors"
 MEND = "continue with the same recipe, or give another --out"
@@ -68,7 +69,7 @@ def selftrain(plan: Plan, folder: Path, rounds: int, *, resume: bool, command: s
         "split": plan.val.split, "checkpoint": str(folder / BEST),
         "report": str(folder / "rounds.html"),
     }  # fmt: skip
-    table = rounds_table(state.rounds, state.fusion, state.best, plan)
+    table = rounds_tables(state.rounds, state.fusion, state.best, plan)
     return Outcome(summary, table, problems=problems)
 
 
@@ -126,7 +127,6 @@ class Rounds:
                 f"round {number}: no pixel of its labels reaches the confidence that selftrain "
                 f"needs ({section.rule} {level:g}); change selftrain.level or rule"
             )
-        before = self._labels(number - 1) if number > 1 else None
         return {
             "section": self._section(),
             "pictures": result["images"] - result["failed"],
@@ -134,7 +134,7 @@ class Rounds:
             "thresholds": result["thresholds"][section.rule],
             "coverage": kept["all"],
             "kept": kept["class"],
-            "changed": before and share_changed(before, self._labels(number)),
+            "changed": self._changed(number) if number > 1 else None,
             "seconds": result["seconds"],
         }
 
@@ -194,6 +194,10 @@ class Rounds:
         labels = rounds[-1]["labels"]
         return list(labels["failed"]) if labels else []
 
+    def _changed(self, number: int) -> float:
+        before, now = (open_labelled(self._folder(n) / "labels") for n in (number - 1, number))
+        return drift(before, now).share
+
     def _section(self) -> Numbers:
         return self.plan.section.model_dump(mode="json")
 
@@ -231,20 +235,3 @@ def _refuse_folder(folder: Path, resume: bool) -> None:
         raise InputError(
             f"{folder} holds rounds already; add --resume to continue them, or give another --out"
         )
-
-
-def share_changed(before: Dataset, now: Dataset) -> float | None:
-    """Share of the pixels of common images whose label differs; None without a common image."""
-    place = {pair.name: i for i, pair in enumerate(before.pairs)}
-    both = [(place[p.name], i) for i, p in enumerate(now.pairs) if p.name in place]
-
-    def count(indices: tuple[int, int]) -> tuple[int, int]:
-        old, new = before.read_label(indices[0]), now.read_label(indices[1])
-        return int((old != new).sum()) if old.shape == new.shape else new.size, new.size
-
-    changed = pixels = 0
-    with ThreadPoolExecutor() as pool, Progress("compare", len(both)) as progress:
-        for differ, size in pool.map(count, both):
-            changed, pixels = changed + differ, pixels + size
-            progress.advance()
-    return changed / pixels if pixels else None

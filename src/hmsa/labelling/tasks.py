@@ -130,7 +130,9 @@ def _png(image: Any) -> bytes:
 def _task(labelled: Labelled, name: str, url: str | None) -> dict[str, Any]:
     file, row = labelled.image_file(name), labelled.rows[name]
     if file.suffix.lower() not in _SHOWN:
-        raise InputError(f"Label Studio cannot show {file}; use --export cvat, which gets it as PNG")
+        raise InputError(
+            f"Label Studio cannot show {file}; use --export cvat, which gets it as PNG"
+        )
     if url is None:
         address = f"/data/local-files/?d={quote(file.resolve().as_posix().lstrip('/'))}"
     else:
