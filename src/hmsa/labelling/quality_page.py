@@ -31,7 +31,7 @@ from ..report.tables import matrix, percent
 from .labelled import Labelled
 from .quality import LEVELS, Doubt, Drift, Truth, kept, kept_at, mean_confidence
 
-DOUBTFUL, EXAMPLES, CHANGED, LISTED = 8, 4, 6, 100  # images shown of each kind; rows of the queue
+DOUBTFUL, CHANGED, LISTED = 8, 6, 100  # images shown of each kind; rows of the queue
 
 
 @dataclass
@@ -148,43 +148,22 @@ class Quality:
             for k, (name, colour) in enumerate(self.named)
         ]
         heads = ["class", "share", "IoU", "precision", "recall", "kept at 0.9", "precision there"]
-        levels = [
-            [f"{level:g}" if level else "none", percent(truth.kept(place)),
-             percent(truth.at[place].accuracy()), percent(truth.miou_at(place))]
-            for place, level in enumerate(LEVELS)
-        ]  # fmt: skip
-        by_level = Table(["threshold", "pixels kept", "accuracy", "mIoU"], levels)
-        note = (
-            f"The stored labels of {len(truth.miou):,} images that have true ones; in per cent. "
-            "In the second table, a class of which a threshold leaves nothing has IoU 0."
-        )
+        note = f"The stored labels of {len(truth.miou):,} images that have true ones; in per cent."
         charts = calibration_charts(truth.calibration)
-        return Section("Against true labels", [[Table(heads, rows), by_level], charts], note)
+        return Section("Against true labels", [Table(heads, rows), charts], note)
 
     def _drift(self) -> Section:
         assert self.drift
-        moved, names = self.drift.moved, [name for name, _ in self.named]
-        was, now, same = moved.sum(1), moved.sum(0), np.diag(moved)
-        total = max(1, moved.sum())
-        with np.errstate(invalid="ignore"):
-            columns = [was / total, now / total, 1 - same / was, 1 - same / now]
-        columns += list(self.drift.confidence)
-        rows = [
-            [Cell(name, colour=colour), *(percent(float(column[k])) for column in columns)]
-            for k, (name, colour) in enumerate(self.named)
-        ]
-        heads = ["class", "before", "now", "lost", "new", "confidence before", "now"]
+        names, colours = zip(*self.named, strict=True)
         note = (
-            f"In the {len(self.drift.changed):,} images that both have, in per cent of the pixels. "
-            "Left: how much of the class's earlier pixels it lost, how much of its present ones is "
-            "new. Right: what each earlier class (row) is now (column)."
+            f"In the {len(self.drift.changed):,} images that both have, in per cent: what each "
+            "earlier class (row) is now (column)."
         )
-        tables = [Table(heads, rows), matrix(names, [colour for _, colour in self.named], moved)]
-        return Section(f"Changed since {self.drift.before.out.name}", [tables], note)
+        table = matrix(names, colours, self.drift.moved)
+        return Section(f"Changed since {self.drift.before.out.name}", [table], note)
 
     def _galleries(self) -> list[Section]:
-        examples = [self._card(doubt, ()) for doubt in self._spread()]
-        found = [Section("Examples, highest confidence first", examples)] if examples else []
+        found = []
         if self.drift:
             changed = self.drift.changed
             most = sorted(changed, key=lambda name: -changed[name])[:CHANGED]
@@ -200,24 +179,11 @@ class Quality:
             heads = ["image", "doubt", "confidence", "agreement", Cell("reasons", "left")]
             blocks += [Table(heads, rows)] if rows else []
             note = (
-                "Doubt: what is missing to full confidence and, if it was stored, to full agreement "
-                "of the scales; mean over the image. hmsa review --export writes the first of them "
-                "as tasks for CVAT or Label Studio."
+                "Doubt: what is missing to full confidence and agreement, mean over the image. "
+                "hmsa review --export writes the first of them as tasks for CVAT or Label Studio."
             )
             found.append(Section("To check by people, most doubtful first", blocks, note))
         return found
-
-    def _spread(self) -> list[Doubt]:
-        """From confident to doubtful; among images that other labels have, if there are any."""
-        rest = self.queue[DOUBTFUL:] or self.queue
-        sides = [side for side in (self.people, self.true) if side]
-        held = [
-            doubt for doubt in rest
-            if any(self.labelled.place(side, doubt.name) is not None for side in sides)
-        ]  # fmt: skip
-        found = held or rest
-        places = np.linspace(len(found) - 1, 0, min(EXAMPLES, len(found))).round().astype(int)
-        return [found[place] for place in places]
 
     def _card(self, doubt: Doubt, reasons: Sequence[str]) -> Card:
         labelled, name = self.labelled, doubt.name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def review(
     quality.write(report, command)
     summary = _summary(quality) | {"report": str(report)}
     table = terminal(quality.classes(), f"{folder}, in %", quality.verdict)
-    return Outcome(_plain(summary), table, notes=[f"report: {report}"])
+    return Outcome(summary, table, notes=[f"report: {report}"])
 
 
 def export(folder: Path, tool: str, file: Path, worst: int, url: str | None) -> Outcome:
@@ -60,9 +59,8 @@ def export(folder: Path, tool: str, file: Path, worst: int, url: str | None) -> 
 
 def take_back(folder: Path, file: Path) -> Outcome:
     """Replace labels by those that people corrected, all in the file or none."""
-    with open_labelled(folder, locked=True) as labelled:
-        with read_corrections(file, labelled) as corrections:
-            taken = take(labelled, corrections)
+    with open_labelled(folder, locked=True) as labelled, read_corrections(file, labelled) as found:
+        taken = take(labelled, found)
     note = (
         f"{taken.new} label(s) taken, {taken.same} were there already, {taken.empty} left empty; "
         f"{taken.people} by people in all"
@@ -117,14 +115,3 @@ def _facts(labelled: Labelled) -> list[tuple[str, str]]:
 
 def _shown(value: Path | tuple[Path, str]) -> str:
     return f"{value[0]}, split {value[1]}" if isinstance(value, tuple) else str(value)
-
-
-def _plain(value: Any) -> Any:
-    """As JSON: four digits, and null for what has no value."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    if not isinstance(value, float):
-        return value
-    return None if math.isnan(value) else round(value, 4)
