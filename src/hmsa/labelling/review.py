@@ -59,7 +59,8 @@ def export(folder: Path, tool: str, file: Path, worst: int, url: str | None) -> 
 
 def take_back(folder: Path, file: Path) -> Outcome:
     """Replace labels by those that people corrected, all in the file or none."""
-    with open_labelled(folder, locked=True) as labelled, read_corrections(file, labelled) as found:
+    labelled = open_labelled(folder)
+    with read_corrections(file, labelled) as found:
         taken = take(labelled, found)
     note = (
         f"{taken.new} label(s) taken, {taken.same} were there already, {taken.empty} left empty; "
