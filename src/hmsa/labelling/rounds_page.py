@@ -11,7 +11,7 @@ from rich.console import Group
 
 from ..data.datasets import Dataset
 from ..data.images import read_image
-from ..report.page import DASH, Card, Cell, Chart, Figure, Legend, Page, Section, Table, write_page
+from ..report.page import DASH, Card, Cell, Figure, Legend, Page, Section, Table, write_page
 from ..report.pictures import colorize
 from ..report.tables import difference, percent, percents, terminal
 from .plan import Plan
@@ -79,8 +79,6 @@ def write_rounds(
             "label differs from that of the round before.",
         )
     ]
-    if charts := _charts(rounds, fusion):
-        sections.append(Section("From round to round", [charts]))
     sections.append(
         Section(
             "Classes",
@@ -116,22 +114,6 @@ def _rounds(rounds: Sequence[Numbers], fusion: str, best: int, report: str = "")
         ])  # fmt: skip
     columns = ["round", f"mIoU, {fusion}", *others, "labelled", "kept", "changed"]
     return Table([*columns, "label s", "train s"], rows)
-
-
-def _charts(rounds: Sequence[Numbers], fusion: str) -> list[Chart]:
-    labels = [numbers["labels"] or {} for numbers in rounds]
-    curves = [
-        (f"mIoU, {fusion}", "in %; 0 is the teacher", [n["miou"][fusion] for n in rounds]),
-        ("Labels kept", "in % of the pixels", [one.get("coverage") for one in labels]),
-        ("Labels changed", "in % of the pixels", [one.get("changed") for one in labels]),
-    ]
-    charts = []
-    for title, summary, values in curves:
-        points = [(number, 100 * value) for number, value in enumerate(values) if value is not None]
-        if len(points) > 1:
-            x = (0.0, len(rounds) - 1.0)
-            charts.append(Chart(title, summary, "round", np.array(points), x))
-    return charts
 
 
 def _classes(rounds: Sequence[Numbers], best: int, named: Sequence[tuple[str, Any]]) -> Table:

@@ -31,7 +31,7 @@ from ..training.train import train
 from .autolabel import Rules, autolabel
 from .labelled import open_labelled
 from .out import SPLIT
-from .plan import Plan
+from .plan import Plan, check_plan
 from .quality import drift
 from .rounds_page import rounds_tables, write_rounds
 
@@ -50,7 +50,7 @@ def selftrain(plan: Plan, folder: Path, rounds: int, *, resume: bool, command: s
     if int(os.environ.get("LOCAL_RANK", 0)):  # set by Fabric
         _follow(plan, folder, rounds)
         return Outcome()
-    plan.refuse(folder)
+    check_plan(plan, folder)
     _refuse_folder(folder, resume)
     settings = plan.recipe.model_dump(mode="json", exclude={"selftrain"})
     with Run(folder, NAME, settings, mend=MEND) as run:
@@ -119,7 +119,7 @@ class Rounds:
         result, _, failed = autolabel(
             self._network(number - 1), plan.images, self._folder(number) / "labels",
             section.scales, flip=section.flip, precision=plan.recipe.precision,
-            coarse=plan.coarse, fill=plan.fill, rules=rules, overwrite=True,
+            coarse=plan.coarse, fill=section.coarse and section.coarse.fill, rules=rules, overwrite=True,
         )  # fmt: skip
         kept = result["kept"][section.rule]
         if not kept["all"]:
