@@ -1,4 +1,4 @@
-"""One band of bytes as a GeoTIFF that lies where the picture lies that it was seen in.
+"""One band of bytes as a GeoTIFF with the georeference of the image that it was predicted from.
 
 Tiled and compressed, written some rows at a time. Needs rasterio, the extra `geo`.
 """
@@ -6,84 +6,72 @@ Tiled and compressed, written some rows at a time. Needs rasterio, the extra `ge
 from __future__ import annotations
 
 import errno
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..data.images import open_picture
 from ..data.rasters import gdal, is_raster
-from ..runs.errors import InputError
+from ..runs import InputError
 
 Bytes = NDArray[np.uint8]
+Colours = Mapping[int, Sequence[int]] | None
 
 _TILE = 512  # pixels of a side; also the rows that are written at once
-_DRIVERS = {  # the last ones may have a world file beside them
-    ".tif": "GTiff", ".tiff": "GTiff",
-    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".gif": "GIF", ".webp": "WEBP",
-}  # fmt: skip
+_DRIVERS = ["GTiff", "PNG", "JPEG", "BMP", "GIF", "WEBP"]  # all but the first: with a world file
 _ORIENTATION = 0x0112  # EXIF tag
 
 
 def write_geotiff(
-    file: Path,
-    values: Bytes,
-    source: Path,
-    nodata: int,
-    palette: Bytes | None = None,
-    names: Sequence[str] = (),
+    file: Path, values: Bytes, source: Path, nodata: int, colours: Colours = None, tags: str = ""
 ) -> None:
-    """Values [H,W]; CRS, transform or ground control points are those of the picture `source`, if
-    it has any, and where it has no data, by nodata, mask or alpha, `nodata` is written.
+    """Values [H,W], with CRS and transform or ground control points of the image `source`, if any.
 
-    palette: [K,3]. names: what its values mean, kept as the tag CLASSES, in JSON. OSError where
-    the file is not whole in the end.
+    Where that has no data (nodata, mask or alpha), `nodata` is written. colours: value -> RGB.
+    tags: kept as the tag CLASSES. Raises OSError if the file is not complete.
     """
     height, width = values.shape
-    with gdal() as module, _origin(module, source, values.shape) as origin:
+    with gdal() as module, _georeferenced(module, source, values.shape) as origin:
+        tops = range(0, height, _TILE)
         try:
             with module.open(
                 file, "w", driver="GTiff", count=1, dtype="uint8", height=height, width=width,
                 tiled=True, blockxsize=_TILE, blockysize=_TILE, compress="deflate",
                 bigtiff="if_safer", nodata=nodata, **_place(origin),
             ) as target:  # fmt: skip
-                if palette is not None:
-                    colors = dict(enumerate(palette.tolist())) | {nodata: (0, 0, 0, 0)}
-                    target.write_colormap(1, colors)
-                    target.update_tags(CLASSES=json.dumps(list(names)))
-                written = 0
-                for window, band in _bands(module, values, origin, nodata):
+                if colours:
+                    target.write_colormap(1, colours)
+                    target.update_tags(CLASSES=tags)
+                for window, band in (_band(module, values, origin, nodata, top) for top in tops):
                     target.write(band, 1, window=window)
-                    written = crc32(band.data, written)
-            there = 0  # GDAL keeps to itself what it could not write as it closed the file
-            with module.open(file) as target:
-                for window in _windows(module, values.shape):
-                    there = crc32(target.read(1, window=window), there)
-        except OSError:  # rasterio's, which has no errno
-            written, there = 0, 1
-    if written != there:
-        raise OSError(errno.EIO, "a GeoTIFF did not get there whole; is the disk full?")
+            with module.open(file) as target:  # GDAL reports no error of closing, as on a full disk
+                parts = (_band(module, values, origin, nodata, top) for top in tops)
+                whole = all((target.read(1, window=w) == band).all() for w, band in parts)
+        except OSError:  # rasterio's own, without errno
+            whole = False
+    if not whole:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
 
 
-@contextmanager
-def _origin(module: Any, source: Path, size: tuple[int, ...]) -> Iterator[Any]:
-    """`source` open in rasterio; None where that cannot say where its upright pixels lie."""
-    try:
-        if not is_raster(source):
-            with open_picture(source) as picture:
-                if picture.getexif().get(_ORIENTATION, 1) != 1:
-                    raise InputError("its pixels are turned")
-        opened = module.open(source, driver=_DRIVERS[source.suffix.lower()])
-    except (InputError, OSError, KeyError):
-        yield None
-        return
-    with opened:
-        yield opened if opened.shape == size else None
+def _georeferenced(module: Any, source: Path, size: tuple[int, ...]) -> AbstractContextManager[Any]:
+    """`source` open in rasterio; None where it cannot tell the place of the upright pixels."""
+    with suppress(InputError, OSError):
+        if _is_upright(source):
+            origin: AbstractContextManager[Any] = module.open(source, driver=_DRIVERS)
+            return origin if origin.shape == size else nullcontext()  # type: ignore[attr-defined]
+    return nullcontext()
+
+
+def _is_upright(source: Path) -> bool:
+    if is_raster(source):
+        return True
+    with open_picture(source) as image:
+        return bool(image.getexif().get(_ORIENTATION, 1) == 1)
 
 
 def _place(origin: Any) -> dict[str, Any]:
@@ -93,23 +81,13 @@ def _place(origin: Any) -> dict[str, Any]:
     if points:
         return {"gcps": points, "crs": system}
     moved = {} if origin.transform.is_identity else {"transform": origin.transform}
-    return moved | ({"crs": origin.crs} if origin.crs else {})
+    return moved | {"crs": origin.crs}
 
 
-def _bands(module: Any, values: Bytes, origin: Any, nodata: int) -> Iterator[tuple[Any, Bytes]]:
-    """Some rows after the other, as they are written."""
-    everywhere = origin is None or all(
-        flags == [module.enums.MaskFlags.all_valid] for flags in origin.mask_flag_enums
-    )
-    for window in _windows(module, values.shape):
-        band = np.ascontiguousarray(values[window.row_off : window.row_off + window.height])
-        if not everywhere:
-            seen = origin.dataset_mask(window=window) > 0
-            band = np.where(seen, band, np.uint8(nodata))
-        yield window, band
-
-
-def _windows(module: Any, size: tuple[int, ...]) -> Iterator[Any]:
-    height, width = size
-    for top in range(0, height, _TILE):
-        yield module.windows.Window(0, top, width, min(_TILE, height - top))
+def _band(module: Any, values: Bytes, origin: Any, nodata: int, top: int) -> tuple[Any, Bytes]:
+    """Window and values of the rows from `top` on."""
+    band = np.ascontiguousarray(values[top : top + _TILE])
+    window = module.windows.Window(0, top, *band.shape[::-1])
+    if origin is not None:
+        band = np.where(origin.dataset_mask(window=window) > 0, band, np.uint8(nodata))
+    return window, band
