@@ -14,6 +14,7 @@ from PIL import Image
 from rich.table import Table
 
 from .. import __version__
+from ..checkpoint.files import require_classes
 from ..data.datasets import Dataset, open_dataset
 from ..inference.predictor import Predictor
 from ..inference.result import Prediction
@@ -53,7 +54,7 @@ def evaluate(
     predictor = Predictor.load(source, scales, precision, flip, **further)
     card = predictor.model.card
     dataset = open_dataset(data, split, pictures)
-    card.refuse_others(dataset.labels.names, data, source)
+    require_classes(card, dataset.labels.names, data, source)
     if only is not None:
         dataset = dataset.only(only)
     found = measure(predictor, dataset, _submit(dataset, submission) if submission else None)

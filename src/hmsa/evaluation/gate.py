@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ..checkpoint.files import GateCurve, amend
+from ..checkpoint.files import GateCurve, amend, require_classes, trained_on
 from ..data.datasets import open_dataset
 from ..inference.predictor import Predictor
 from ..runs.errors import InputError
@@ -46,14 +46,14 @@ def gate(
             f"scales {told}: a gate is for scales above 1 after a coarser one; try 0.5,1,2"
         )
     dataset = open_dataset(data, split, pictures)
-    card.refuse_others(dataset.labels.names, data, source)
-    if card.has_learnt(dataset.source, split):
+    require_classes(card, dataset.labels.names, data, source)
+    if trained_on(card, dataset.source, split):
         say(f"note: {source} has learnt from this split; its curve flatters")
     points = gate_curve(predictor, dataset, shares)
     curve = GateCurve(
         dataset=dataset.source.name, split=split, scales=predictor.scales, points=points
     )
-    amend(source, gate=curve)
+    amend(source, gate=curve.model_dump())
     table = Table(title=f"Finer scales in a share of the picture, {split}", title_justify="left")
     for column in ("share", "work", "mIoU", "labels as with all of it"):
         table.add_column(column, justify="right")

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..checkpoint.files import Card
 from ..data.images import Picture
 from ..data.labels import IGNORE, spread
 from ..data.rasters import rasterio
+from ..model.pretrained import Card
 from ..report.pictures import colorize, heat, palette_png, panel, tinted
 from ..runs import InputError, replace
 from .geotiff import write_geotiff

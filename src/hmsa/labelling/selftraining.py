@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ..checkpoint.files import Card
+from ..checkpoint.files import require_unseen
+from ..checkpoint.networks import load
 from ..config.recipe import Recipe, Selftrain
 from ..data.coarse import Coarse
 from ..data.datasets import Dataset, open_dataset
 from ..data.descriptions import Split, describe, find_split, folders
 from ..data.images import pictures_below
 from ..data.layouts import beside
-from ..model import HMSA
+from ..model.pretrained import Card
 from ..runs.errors import InputError
 from ..runs.progress import Progress
 
@@ -140,11 +141,11 @@ class Given:
         )
         learnt = [(card, "the recipe's teacher")]
         if self.recipe.start:
-            learnt.append((HMSA.from_pretrained(self.recipe.start).card, self.recipe.start))
+            learnt.append((load(self.recipe.start).card, self.recipe.start))
         for asked, judge in (("data.val", self.judge), ("selftrain.held_out", self.held_out)):
             for card, source in learnt:
                 if judge is not None:
-                    card.refuse_learnt(judge.source, judge.split, source, asked)
+                    require_unseen(card, judge.source, judge.split, source, asked)
         if not self.judge.frequencies().any():
             raise InputError(
                 f"{self.judge.source}, split {self.judge.split}: no labelled pixel, so no round "

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from ..checkpoint.files import GateCurve, amend, hashed, save
-from ..checkpoint.networks import allow
+from ..checkpoint.files import GateCurve, amend, hashed
+from ..checkpoint.networks import allow, find
 from ..config.recipe import Attention
 from ..data.datasets import Dataset, open_dataset
 from ..data.descriptions import describe
@@ -24,8 +24,8 @@ from ..evaluation.measure import gate_curve
 from ..inference.predictor import Predictor
 from ..model import PairScaleAttention, ScaleAttention
 from ..model.hmsa import ordered
-from ..model.scale_attention import find_network
-from ..runs.errors import InputError
+from ..model.pretrained import save
+from ..runs.errors import InputError, as_input_error
 from ..runs.machine import Precision, autocast, find_device, in_use
 from ..runs.progress import Progress, say
 from .losses import objective
@@ -93,7 +93,7 @@ def attend(
     model.to(find_device(device)).to(memory_format=torch.channels_last)
     where, began = model.mean.device, time.monotonic()
     settings = about | {
-        "scales": chain, "features": model.trunk.looked_at, "pairs": head.pairs,
+        "scales": chain, "features": model.trunk.feature_source, "pairs": head.pairs,
         "dataset": str(learn.source.resolve()), "split": split,
         "pictures": [learn.pairs[i].name for i in range(len(learn))],
         "precision": in_use(where, precision),
@@ -150,7 +150,7 @@ def _model(
 ) -> tuple[ScaleAttention, dict[str, Any]]:
     """The network with a fresh head, and what tells it from any other."""
     allow(source)  # it was asked for by name
-    network, names = find_network(source), learn.labels.names
+    network, names = find(source), learn.labels.names
     about = {"network": source, "sha256": hashed(network.module.state_dict())}
     if reference:
         # A folder or file is found from anywhere
@@ -158,7 +158,8 @@ def _model(
         made = {"reference": place, "sha256": about["sha256"]}
         network = dataclasses.replace(network, made=made)
     kind = PairScaleAttention if head.pairs else ScaleAttention
-    model = kind(network, None, features=head.features, per_class=head.per_class)
+    with as_input_error(source):
+        model = kind(network, None, features=head.features, per_class=head.per_class)
     alike = network.names is None or list(map(_plain, network.names)) == list(map(_plain, names))
     if model.classes != len(names) or not alike:
         own = f" ({', '.join(network.names[:4])}, ...)" if network.names else ""
@@ -166,7 +167,7 @@ def _model(
             f"{source} knows {model.classes} classes{own}, {learn.source} has {len(names)} "
             f"({', '.join(names[:4])}, ...); both must have the same ones in the same order"
         )
-    looked = model.trunk.looked_at or "no features"
+    looked = model.trunk.feature_source or "no features"
     say(f"{source}: attention looks at {looked} and at confidence, {model.head.features} channels")
     return model, about
 
@@ -184,7 +185,8 @@ def _keep_curve(
     predictor = Predictor(model, chain, precision, model.mean.device)
     points = gate_curve(predictor, shown)
     split = f"{learn.split}, {len(shown)} held out"
-    amend(file, gate=GateCurve(dataset=learn.source.name, split=split, scales=chain, points=points))
+    curve = GateCurve(dataset=learn.source.name, split=split, scales=chain, points=points)
+    amend(file, gate=curve.model_dump())
 
 
 class Trainer:

@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..data.datasets import Dataset
+from ..model import ScaleAttention
 from ..model.hmsa import Encoded
-from ..model.scale_attention import ScaleAttention
 from ..runs.files import replace
 from ..runs.machine import Precision, autocast
 from ..runs.progress import Progress

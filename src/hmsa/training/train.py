@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from ..checkpoint.files import begin_from, save
+from ..checkpoint.files import begin_from
 from ..config.recipe import Attention, Joint, Recipe, Stage
 from ..data.datasets import Dataset, open_dataset
 from ..data.sampling import Mix, TrainingStream, batches, open_mix
@@ -22,6 +23,7 @@ from ..data.transforms import training_transform
 from ..evaluation.measure import score
 from ..inference.predictor import Predictor
 from ..model import HMSA, Encoded, Output, build
+from ..model.pretrained import save
 from ..runs.errors import InputError, Interrupted
 from ..runs.files import replace, sweep
 from ..runs.machine import describe_machine, launch, loader_processes
@@ -321,12 +323,8 @@ class _Run:
         if not self.fabric.is_global_zero:
             return
         judged = self._judged()
-        judged.card = self.model.card.model_copy(
-            update={
-                "scales": self._scales(stage),
-                "metrics": {"step": state.step} | ({} if miou is None else {"val_miou": miou}),
-            }
-        )
+        metrics = {"step": state.step} | ({} if miou is None else {"val_miou": miou})
+        judged.card = replace_fields(self.model.card, scales=self._scales(stage), metrics=metrics)
         for name in names:
             save(self.folder / f"{name}.safetensors", judged)
         tensors = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
