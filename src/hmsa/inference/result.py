@@ -1,4 +1,4 @@
-"""What a network saw in a picture: label, confidence and, if asked for, more."""
+"""What a network predicts for an image: label, confidence and, on request, more."""
 
 from __future__ import annotations
 
@@ -16,71 +16,71 @@ from torch import Tensor
 
 from ..data.images import OpenImage, read_image, to_rgb
 from ..data.labels import spread
-from ..report.pictures import palette_png, tinted
-from ..runs.errors import InputError
-from ..runs.files import replace
+from ..report.pictures import overlay, palette_png
+from ..runs import InputError, replace
 
 _IN_MEMORY = 1 << 28  # bytes of a map, above which it is kept in a file
-
 
 Readable = Path | str | Image.Image | NDArray[np.uint8] | OpenImage
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was seen. With `detail`, also what each scale saw by itself and how far it counted."""
+    """Maps of one image; those from `single` to `weights` only with `detail`."""
 
     label: NDArray[np.uint8]  # [H,W] class indices
     confidence: NDArray[np.uint8]  # [H,W] floor(255 * softmax maximum)
-    single: dict[float, NDArray[np.uint8]] = field(default_factory=dict)  # scale -> label
+    single: dict[float, NDArray[np.uint8]] = field(default_factory=dict)  # scale -> its own label
     pooled: dict[str, NDArray[np.uint8]] = field(default_factory=dict)  # "average", "max" -> label
-    # "plain", "mirrored" -> label of each look by itself, where there were both
+    # "plain", "mirrored" -> label of each pass alone, where there were both
     flips: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
-    # scale -> [H,W], 0..1; none for a network that pools by maximum, where no scale has a weight
+    # scale -> [H,W], 0..1; empty for a network that pools by maximum, where no scale has a weight
     weights: dict[float, NDArray[np.float32]] = field(default_factory=dict)
     probabilities: NDArray[np.float16] | None = None  # [K,H,W]
     entropy: NDArray[np.uint8] | None = None  # [H,W] floor(255 * entropy / log K)
     computed: dict[float, float] = field(default_factory=dict)  # scale -> share, behind a gate
-    cost: float = 1.0  # of pixels the network looked at, to all scales seen whole
+    cost: float = 1.0  # pixels that were computed, as a share of those of all scales
     palette: Sequence[tuple[int, int, int]] = ()  # K colours, RGB
 
+    @property
+    def colours(self) -> NDArray[np.uint8]:
+        """[K,3] RGB: the palette, or generated where there is none."""
+        return np.array(self.palette or spread(int(self.label.max(initial=0)) + 1), np.uint8)
+
     def overlay(self, image: Readable, alpha: float = 0.5) -> Image.Image:
-        """The picture that was looked at, under the colours of its label."""
+        """The image of this prediction, tinted by its label; alpha: 0 the image, 1 the colours."""
         pixels = as_array(image)
         if pixels.shape[:2] != self.label.shape:
-            raise InputError(
-                f"overlay: the picture is {pixels.shape[0]}x{pixels.shape[1]}, its label "
-                f"{self.label.shape[0]}x{self.label.shape[1]}; give the picture that was labelled"
-            )
-        return Image.fromarray(tinted(pixels, self.label, self._colours(), alpha))
+            sizes = f"image {pixels.shape}, label {self.label.shape}"
+            raise InputError(f"overlay: {sizes}; give the image that was predicted")
+        return Image.fromarray(overlay(pixels, self.label, self.colours, alpha))
 
     def save(self, file: Path | str) -> None:
-        """Write the label, a palette PNG of class indices; or, as .npz, every map that there is."""
-        file = Path(file)
-        if file.suffix == ".png":
-            picture = palette_png(self.label, self._colours())
-            replace(file, lambda temporary: picture.save(temporary, format="PNG"))
-        elif file.suffix == ".npz":
-            maps = {"probabilities": self.probabilities, "entropy": self.entropy}
-            further = {name: each for name, each in maps.items() if each is not None}
-            replace(file, lambda temporary: self.write_npz(temporary, **further))
-        else:
-            raise InputError(f"{file}: a result is saved as .png (label) or .npz (all of it)")
+        """Write the label as a .png (palette, class indices), or all maps as .npz."""
+        writers = {".png": self.write_png, ".npz": self.write_npz}
+        if (suffix := Path(file).suffix) not in writers:
+            raise InputError(f"{file}: give a name that ends in .png (label) or .npz (all maps)")
+        replace(Path(file), writers[suffix])
 
-    def write_npz(self, file: Path, **further: Any) -> None:
-        """label, confidence, scales `[S]`, weights `[S,H,W]` and what is further, compressed."""
+    def write_png(self, file: Path) -> None:
+        """Write the label as a palette PNG, whatever the suffix of `file`."""
+        palette_png(self.label, self.colours).save(file, format="PNG")
+
+    def write_npz(self, file: Path) -> None:
+        """label, confidence, scales `[S]`, weights `[S,H,W]`; probabilities and entropy if any."""
         scales = sorted(self.weights)
-        weights = np.array([self.weights[s] for s in scales], np.float16)
-        with file.open("wb") as stream:  # a name would be given the suffix .npz
-            np.savez_compressed(
-                stream, label=self.label, confidence=self.confidence,
-                scales=np.array(scales, np.float64), weights=weights,
-                **further,
-            )  # fmt: skip
+        maps = {
+            "label": self.label, "confidence": self.confidence, "scales": np.array(scales, float),
+            "weights": np.array([self.weights[scale] for scale in scales], np.float16),
+            "probabilities": self.probabilities, "entropy": self.entropy,
+        }  # fmt: skip
+        save_npz(file, **{name: each for name, each in maps.items() if each is not None})
 
-    def _colours(self) -> NDArray[np.uint8]:
-        palette = self.palette or spread(int(self.label.max(initial=0)) + 1)
-        return np.array(palette, np.uint8)
+
+def save_npz(file: Path, **arrays: NDArray[Any]) -> None:
+    """A compressed .npz under exactly this name: numpy itself would add a suffix."""
+    with file.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
 
 def as_array(image: Readable) -> NDArray[np.uint8]:

@@ -1,12 +1,13 @@
-"""The files of one picture, each there whole or not at all."""
+"""The files that prediction writes for one image, each complete or absent."""
 
 from __future__ import annotations
 
 import io
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,166 +15,186 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data.images import OpenImage, rasterio
-from ..data.labels import IGNORE, spread
+from ..data.images import OpenImage, is_raster, open_pillow, rasterio
+from ..data.labels import IGNORE
 from ..model.pretrained import Card
-from ..report.pictures import colorize, heat, palette_png, panel, tinted
-from ..runs.errors import InputError
-from ..runs.files import replace
-from .geotiff import write_geotiff
-from .result import Prediction
-from .rle import coco
+from ..report.pictures import colorize, heat, overlay, panel
+from ..runs import InputError, replace
+from .result import Prediction, save_npz
+from .video import SUFFIXES
 
 Bytes = NDArray[np.uint8]
 
-KINDS = {
-    "label": "labels/{name}.png",  # palette PNG of class indices
-    "overlay": "overlay/{name}.jpg",  # shrunk by a whole number where there are over 2^26 pixels
-    "confidence": "confidence/{name}.png",  # 8 bits, floor of 255 p
-    "weights": "weights/{part}/{name}.png",  # 8 bits, 255 times the share of a scale
-    "panel": "panel/{name}.png",
-    "npz": "npz/{name}.npz",  # label, confidence, scales [S] and weights [S,H,W] in 0..1
-    "rle": "rle/{name}.json",  # a COCO file with the mask of every class
-    "probabilities": "probabilities/{name}.npz",  # probabilities [K,H,W] float16, classes [K]
-    "entropy": "entropy/{name}.png",  # 8 bits, floor of 255 times entropy / log K
-    "geotiff": "geotiff/{part}/{name}.tif",  # label and confidence, where the picture lies
-}
+KINDS = (  # each is written into a folder of this name
+    "label", "overlay", "confidence", "weights", "panel", "npz", "rle", "probabilities",
+    "entropy", "geotiff",
+)  # fmt: skip
 DEFAULT = ("label", "overlay", "confidence")
-_MAPS = ("label", "confidence")  # parts of geotiff
-_ROWS = 1 << 21  # pixels drawn at once
-_OVERLAY, _CELL = 1 << 26, 1 << 21  # pixels drawn at most, in a file and in one cell of a panel
-_SIDE = 65500  # the longest that JPEG has
+_ROWS, _CELL, _OVERLAY = 1 << 21, 1 << 21, 1 << 26  # pixels: drawn at once; at most in an image
+_SIDE = 65500  # the longest side that JPEG has
+_TILE = 512  # side of the tiles of a GeoTIFF
+_DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".jpg": "JPEG"}  # else the suffix is the name
+_ORIENTATION = 0x0112  # EXIF tag
 
 
 class Writer:
-    """Writes below `out` what is in `save`, keys of `KINDS`, for a network's card and scales."""
+    """Writes below `out` the kinds of files in `save`, for a network's card and scales.
+
+    needs: keyword arguments that make a `Predictor` return what is written.
+    Raises InputError for an unknown kind, and for one that the network or this machine lacks.
+    """
 
     def __init__(
         self, out: Path, save: Collection[str], card: Card, scales: Sequence[float]
     ) -> None:
+        if unknown := [kind for kind in save if kind not in KINDS]:
+            raise InputError(f"--save: {unknown[0]!r} is not one of {', '.join(KINDS)}")
         if "weights" in save and card.network.get("fusion") == "max":
-            raise InputError(
-                "--save weights: the network takes the maximum over scales, none has a weight; "
-                "leave weights out"
-            )
+            raise InputError("--save weights: a network with fusion max has none; leave them out")
         if "geotiff" in save:
-            rasterio()  # or else said now, not after hours of pictures
+            rasterio()  # better refused now than after hours
+        if "rle" in save and not find_spec("pycocotools"):
+            raise InputError('--save rle needs pycocotools: pip install "hmsa[coco]"')
         self.out, self.names, self.scales = out, card.names, sorted(scales)
         self.save = [kind for kind in KINDS if kind in save]
-        self.palette = np.array(card.palette or spread(len(card.names)), np.uint8)
-        # What a predictor must tell
-        self.detail = not {"weights", "panel", "npz"}.isdisjoint(save)
-        self.probabilities, self.entropy = "probabilities" in save, "entropy" in save
+        self.needs: dict[str, Any] = {kind: kind in save for kind in ("probabilities", "entropy")}
+        self.needs["detail"] = not {"weights", "panel", "npz"}.isdisjoint(save)
 
-    def files(self, name: str) -> list[Path]:
-        """All that `write` makes of the picture `name`."""
-        parts = {"weights": [f"{s:g}" for s in self.scales], "geotiff": _MAPS}
-        return [
-            self.out / KINDS[kind].format(name=name, part=part)
-            for kind in self.save
-            for part in parts.get(kind, [""])
-        ]
+    def files(self, name: str, source: Path) -> list[Path]:
+        """All result files of an image; of a video its overlay."""
+        if video := SUFFIXES.get(source.suffix.lower()):
+            return [self.out / "overlay" / f"{name}{video[0]}"]
+        return list(self._plan(name))
 
-    def write(self, name: str, source: Path, image: OpenImage, seen: Prediction) -> None:
-        """The picture, what was seen in it, and the file it came from."""
-        files = iter(self.files(name))
-        for kind in self.save:
-            for maker in self._make(kind, source, image, seen):  # one at a time: they may be large
-                replace(next(files), maker)
+    def write(self, name: str, source: Path, image: OpenImage, made: Prediction) -> None:
+        """Write all files of an image that was read from `source`."""
+        for file, write in self._plan(name, source, image, made).items():
+            replace(file, write)
 
-    def tint(self, image: Bytes, label: Bytes) -> Bytes:
-        """Image [H,W,3] under the colours of its label [H,W]."""
-        return tinted(image, label, self.palette)
-
-    def _make(
-        self, kind: str, source: Path, image: OpenImage, seen: Prediction
-    ) -> Iterator[Callable[[Path], Any]]:
-        """What makes each file of one kind, in the order of `files`."""
-        if kind == "label":
-            yield _picture(palette_png(seen.label, self.palette))
-        elif kind == "overlay":
-            yield _jpeg(self._overlay(image, seen, _OVERLAY))
-        elif kind == "confidence":
-            yield _picture(Image.fromarray(seen.confidence))
-        elif kind == "weights":
-            for scale in self.scales:
-                share = np.rint(seen.weights[scale] * np.float32(255)).astype(np.uint8)
-                yield _picture(Image.fromarray(share))
-        elif kind == "panel":
-            yield _picture(self._panel(image, seen))
-        elif kind == "npz":
-            yield seen.write_npz
-        elif kind == "probabilities":
-            yield lambda temporary: _probabilities(temporary, seen, self.names)
-        elif kind == "entropy":
-            yield _picture(Image.fromarray(_told(seen.entropy)))
-        elif kind == "geotiff":
-            yield partial(
-                write_geotiff, values=seen.label, source=source, nodata=IGNORE,
-                palette=self.palette, names=self.names,
-            )  # fmt: skip
+    def _plan(
+        self, name: str, source: Any = None, image: Any = None, made: Any = None
+    ) -> dict[Path, Callable[[Path], Any]]:
+        """What writes each file; nothing large exists before that is called."""
+        plan: dict[str, Callable[[Path], Any]] = {
+            f"label/{name}.png": lambda file: made.write_png(file),
+            f"overlay/{name}.jpg": _image("JPEG", lambda: _overlay(image, made, _OVERLAY)),
+            f"confidence/{name}.png": _image("PNG", lambda: made.confidence),
+            **{f"weights/{s:g}/{name}.png": _image("PNG", lambda s=s: np.rint(  # type: ignore[misc]
+                made.weights[s] * np.float32(255)).astype(np.uint8)) for s in self.scales},
+            f"panel/{name}.png": _image("PNG", lambda: _panel(image, made)),
+            f"npz/{name}.npz": lambda file: made.write_npz(file),
+            f"rle/{name}.json": lambda file: write_coco(file, made.label, source.name, self.names),
+            f"probabilities/{name}.npz": lambda file: save_npz(
+                file, probabilities=made.probabilities, classes=np.array(self.names)),
+            f"entropy/{name}.png": _image("PNG", lambda: made.entropy),
+            f"geotiff/label/{name}.tif": lambda file: write_geotiff(
+                file, made.label, source, IGNORE, made.colours, self.names),
             # The maximum of fewer than 255 probabilities is never below 1 / 255
-            yield partial(write_geotiff, values=seen.confidence, source=source, nodata=0)
-        else:
-            content = json.dumps(coco(seen.label, source.name, self.names))
-            yield lambda temporary: temporary.write_text(content)
-
-    def _overlay(self, image: OpenImage, seen: Prediction, most: int) -> Image.Image:
-        def tinted(rows: slice) -> Bytes:
-            return self.tint(image.read(rows, slice(None)), seen.label[rows])
-
-        return _drawn(image.size, tinted, most)
-
-    def _panel(self, image: OpenImage, seen: Prediction) -> Image.Image:
-        def cell(values: NDArray[Any], color: Callable[[NDArray[Any]], Bytes]) -> Bytes:
-            return np.asarray(_drawn(image.size, lambda rows: color(values[rows]), _CELL))
-
-        def colors(label: Bytes) -> Bytes:
-            return colorize(label, self.palette)
-
-        given = _drawn(image.size, lambda rows: image.read(rows, slice(None)), _CELL)
-        rows = [
-            [("image", np.asarray(given)),
-             ("fused", np.asarray(self._overlay(image, seen, _CELL))),
-             ("confidence", cell(seen.confidence, lambda part: heat(part / np.float32(255))))],
-            [(f"prediction at {s:g}", cell(one, colors)) for s, one in seen.single.items()],
-            [(f"weight of {s:g}", cell(weight, heat)) for s, weight in seen.weights.items()],
-        ]  # fmt: skip
-        return panel([row for row in rows if row])
+            f"geotiff/confidence/{name}.tif": lambda file: write_geotiff(
+                file, made.confidence, source, 0),
+        }  # fmt: skip
+        return {self.out / p: write for p, write in plan.items() if p.split("/")[0] in self.save}
 
 
-def _drawn(size: tuple[int, int], draw: Callable[[slice], Bytes], most: int) -> Image.Image:
-    """A picture of `draw(rows)` [h,W,3], some rows at a time; shrunk by a whole number where it
-    would have more than `most` pixels, or a side longer than JPEG has.
+def _image(form: str, draw: Callable[[], Bytes]) -> Callable[[Path], Any]:
+    def write(file: Path) -> None:
+        content = io.BytesIO()  # on a full disk Pillow itself cuts a JPEG short without an error
+        Image.fromarray(draw()).save(content, form, quality=92)
+        file.write_bytes(content.getbuffer())
+
+    return write
+
+
+def _panel(image: OpenImage, made: Prediction) -> Bytes:
+    small = (slice(None, None, math.ceil(max(image.size) / 2048)),) * 2
+    rows = [
+        [("image", _drawn(image, _CELL, lambda pixels, _: pixels)),
+         ("fused", _overlay(image, made, _CELL)),
+         ("confidence", heat(made.confidence[small] / np.float32(255)))],
+        [(f"prediction at {scale:g}", colorize(label[small], made.colours))
+         for scale, label in made.single.items()],
+        [(f"weight of {scale:g}", heat(weight[small])) for scale, weight in made.weights.items()],
+    ]  # fmt: skip
+    return np.asarray(panel([row for row in rows if row]))
+
+
+def _overlay(image: OpenImage, made: Prediction, most: int) -> Bytes:
+    return _drawn(image, most, lambda pixels, rows: overlay(pixels, made.label[rows], made.colours))
+
+
+def _drawn(image: OpenImage, most: int, draw: Callable[[Bytes, slice], Bytes]) -> Bytes:
+    """`draw(pixels [h,W,3], rows)` of some rows at a time; reduced by a whole factor where the
+    result would have more than `most` pixels, or a side longer than JPEG has.
     """
-    height, width = size
-    by = max(1, math.ceil(math.sqrt(height * width / most)), math.ceil(max(size) / _SIDE))
-    sheet = Image.new("RGB", (math.ceil(width / by), math.ceil(height / by)))
+    height, width = image.size
+    by = max(1, math.ceil(math.sqrt(height * width / most)), math.ceil(max(image.size) / _SIDE))
     step = max(1, _ROWS // width // by) * by
-    for top in range(0, height, step):
-        rows = Image.fromarray(draw(slice(top, min(top + step, height))))
-        sheet.paste(rows.reduce(by) if by > 1 else rows, (0, top // by))
-    return sheet
+    bands = [slice(top, min(top + step, height)) for top in range(0, height, step)]
+    drawn = (draw(image.read(rows, slice(None)), rows) for rows in bands)
+    return np.concatenate([np.asarray(Image.fromarray(band).reduce(by)) for band in drawn])
 
 
-def _picture(picture: Image.Image) -> Callable[[Path], None]:
-    return lambda temporary: picture.save(temporary, format="PNG")
+def write_coco(file: Path, label: Bytes, name: str, classes: Sequence[str]) -> None:
+    """A COCO file of the image `name`: one annotation for each class in it; ids are indices."""
+    from pycocotools import mask
+
+    annotations: list[dict[str, Any]] = []
+    for k in np.unique(label).tolist():
+        runs = mask.encode(np.asfortranarray(label == k, np.uint8))
+        annotations.append({
+            "id": len(annotations) + 1, "image_id": 1, "category_id": k, "iscrowd": 0,
+            "area": int(mask.area(runs)), "bbox": mask.toBbox(runs).tolist(),
+            "segmentation": runs | {"counts": runs["counts"].decode()},
+        })  # fmt: skip
+    image = {"id": 1, "file_name": name, "height": label.shape[0], "width": label.shape[1]}
+    categories = [{"id": k, "name": each} for k, each in enumerate(classes)]
+    content = {"images": [image], "annotations": annotations, "categories": categories}
+    file.write_text(json.dumps(content))
 
 
-def _jpeg(picture: Image.Image) -> Callable[[Path], Any]:
-    """Through memory: on a full disk Pillow cuts a JPEG short and says nothing."""
-    content = io.BytesIO()
-    picture.save(content, format="JPEG", quality=92)
-    return lambda temporary: temporary.write_bytes(content.getbuffer())
+def write_geotiff(
+    file: Path, values: Bytes, source: Path, nodata: int, colours: Any = (), names: Any = ()
+) -> None:
+    """Values [H,W], with CRS and transform or ground control points of the image `source`, if any.
+
+    Where that has no data (nodata, mask or alpha), `nodata` is written. colours: [K,3] of the
+    classes `names`, which are kept as the tag CLASSES.
+    """
+    height, width = values.shape
+    options = {"height": height, "width": width, "nodata": nodata, "bigtiff": "if_safer"}
+    options |= {"tiled": True, "blockxsize": _TILE, "blockysize": _TILE, "compress": "deflate"}
+    module = rasterio()
+    with (
+        _georeferenced(module, source, values.shape) as origin,
+        module.MemoryFile() as memory,  # GDAL reports no error of a full disk when it closes a file
+    ):
+        options |= _place(origin) if origin else {}
+        with memory.open(driver="GTiff", count=1, dtype="uint8", **options) as target:
+            if len(names):
+                target.write_colormap(1, dict(enumerate(colours.tolist())))
+                target.update_tags(CLASSES=json.dumps(names))
+            for top in range(0, height, _TILE):
+                band = np.ascontiguousarray(values[top : top + _TILE])
+                window = module.windows.Window(0, top, width, len(band))
+                if origin:
+                    band = np.where(origin.dataset_mask(window=window), band, np.uint8(nodata))
+                target.write(band, 1, window=window)
+        file.write_bytes(memory.getbuffer())
 
 
-def _probabilities(file: Path, seen: Prediction, names: Sequence[str]) -> None:
-    with file.open("wb") as stream:
-        np.savez_compressed(
-            stream, probabilities=_told(seen.probabilities), classes=np.array(names)
-        )
+def _georeferenced(module: Any, source: Path, size: tuple[int, ...]) -> Any:
+    """`source` open in rasterio; None where it cannot tell the place of the upright pixels."""
+    with suppress(InputError, OSError):
+        with nullcontext() if is_raster(source) else open_pillow(source) as image:
+            upright = image is None or image.getexif().get(_ORIENTATION, 1) == 1
+        suffix = source.suffix.lower()
+        origin = module.open(source, driver=_DRIVERS.get(suffix, suffix[1:].upper()))
+        if upright and origin.shape == size:
+            return origin
+    return nullcontext()
 
 
-def _told(found: NDArray[Any] | None) -> NDArray[Any]:
-    assert found is not None, "the predictor was not asked for it"
-    return found
+def _place(origin: Any) -> dict[str, Any]:
+    points, system = origin.gcps
+    place = {"crs": origin.crs, "transform": origin.transform}
+    return {"gcps": points, "crs": system} if points else place

@@ -1,7 +1,4 @@
-"""One run folder: its settings, what is done in it, its lock, whole-file writes; errors, progress.
-
-Importing this room loads no torch; `runs.machine`, which knows devices, does.
-"""
+"""Run folders, whole-file writes, errors, progress. Loads no torch; `runs.machine` does."""
 
 from .errors import InputError, Interrupted, did_you_mean, first_line
 from .files import cache_folder, replace, sweep

@@ -34,12 +34,10 @@ class Outcome:
 
     def show(self, json_alone: bool = False) -> int:
         """Print results on stdout, notes and problems on stderr; returns the exit code."""
-        for problem in self.problems:
+        for problem in [*self.problems, *([self.failure] if self.failure else [])]:
             say(f"hmsa: {problem}")
         for note in self.notes:
             say(note)
-        if self.failure:
-            say(f"hmsa: {self.failure}")
         if self.table is not None and not json_alone:
             from rich.console import Console
 

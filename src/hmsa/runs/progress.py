@@ -7,67 +7,58 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Any
+from datetime import timedelta
+from typing import Any, Self
 
 _LINE_EVERY = 15.0  # seconds between progress lines where there is no terminal
 
 
 class Progress:
-    """Progress of one long task, on stderr: a bar on a terminal, now and then a line elsewhere.
+    """Progress of one long task, on stderr: a bar on a terminal, elsewhere a line now and then.
 
-    total: None where it is not known.
+    total: None where it is not known. done: steps of an earlier run.
     """
 
     def __init__(self, what: str, total: int | None, done: int = 0) -> None:
         self.what, self.total, self.done = what, total, done
-        self._started, self._spoken, self._from = time.monotonic(), time.monotonic(), done
+        self._first, self._began = done, time.monotonic()
+        self._last_line = self._began
         self._bar: Any = None
+
+    def __enter__(self) -> Self:
         if sys.stderr.isatty():
             self._bar = _bar()
-            self._task = self._bar.add_task(what, total=total, completed=done, note="")
-
-    def __enter__(self) -> Progress:
-        if self._bar:
+            count = {"total": self.total, "completed": self.done}
+            self._task = self._bar.add_task(self.what, **count, note="")
             self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar:
             self._bar.stop()
 
     def rate(self) -> float:
-        """Things a second since the start."""
-        return (self.done - self._from) / max(1e-9, time.monotonic() - self._started)
+        """Steps a second since the start."""
+        return (self.done - self._first) / max(1e-9, time.monotonic() - self._began)
 
     def advance(self, note: str = "") -> None:
+        """One more step is done; note: shown behind the count, such as the loss."""
         self.done += 1
         note = f"{note}  {self.rate():.2f}/s".strip()
         if self._bar:
             self._bar.update(self._task, completed=self.done, note=note)
-        elif time.monotonic() - self._spoken > _LINE_EVERY or self.done == self.total:
-            self._spoken = time.monotonic()
-            if self.total is None:
-                say(f"{self.what} {self.done}  {note}")
-                return
-            left = (self.total - self.done) / max(1e-9, self.rate())
-            say(f"{self.what} {self.done}/{self.total}  {note}  {_clock(left)} left")
+        elif time.monotonic() - self._last_line > _LINE_EVERY or self.done == self.total:
+            self._last_line = time.monotonic()
+            text = f"{self.what} {self.done}"
+            if self.total is not None:
+                seconds = (self.total - self.done) / max(1e-9, self.rate())
+                text += f"/{self.total}, {timedelta(seconds=round(seconds))} left"
+            say(f"{text}  {note}")
 
 
 def say(line: str) -> None:
-    """For people, on stderr: stdout is for results."""
+    """A line for people, on stderr: stdout is for results."""
     print(line, file=sys.stderr, flush=True)
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def _bar() -> Any:
@@ -75,10 +66,10 @@ def _bar() -> Any:
     from rich.console import Console
 
     return progress.Progress(
-        progress.TextColumn("{task.description}"),
+        "{task.description}",
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[note]}"),
+        "{task.fields[note]}",
         progress.TimeRemainingColumn(),
         console=Console(stderr=True),
     )
@@ -86,7 +77,7 @@ def _bar() -> Any:
 
 @contextmanager
 def interruptible() -> Iterator[Any]:
-    """Defer Ctrl-C and SIGTERM; yields a function that says whether one came. A second raises."""
+    """Defer Ctrl-C and SIGTERM: yields a function that tells whether one came; a second raises."""
     noted: list[int] = []
 
     def note(number: int, frame: Any) -> None:
