@@ -17,8 +17,8 @@ from hmsa import HMSA, InputError, Predictor, ScaleAttention
 from hmsa.checkpoint.files import hashed, save
 from hmsa.checkpoint.networks import allow, logits_of
 from hmsa.model import PairScaleAttention
-from hmsa.model.gate import Gate
-from hmsa.model.heads import resize
+from hmsa.inference.tiles import Gate
+from hmsa.model.fusion import resize
 from hmsa.model.scale_attention import confidence_of, find_network
 
 K = 5

@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import __version__
-from ..runs.errors import InputError, first_line
+from ..runs.errors import InputError, as_input_error, first_line
 from ..runs.files import replace
 
 WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
@@ -145,7 +145,8 @@ class Pretrained:
         if network is not None:
             arguments["network"] = network
         try:
-            model: Any = kind(**arguments)
+            with as_input_error(file):
+                model: Any = kind(**arguments)
         except TypeError as error:
             raise InputError(f"{file}: no such network ({error})") from None
         try:

@@ -16,7 +16,7 @@ from ..data.datasets import Dataset
 from ..data.labels import IGNORE
 from ..inference.predictor import Predictor
 from ..inference.result import Prediction
-from ..model.gate import Gate
+from ..inference.tiles import Gate
 from ..runs.progress import Progress
 from .boundary import BoundaryF1, BoundaryIoU
 from .calibration import Calibration

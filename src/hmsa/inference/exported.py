@@ -25,10 +25,9 @@ from torch import Tensor, nn
 
 from ..checkpoint.files import Card
 from ..data.images import Picture
-from ..model import HMSA
-from ..model.heads import resize
-from ..model.hmsa import ordered
-from ..runs.errors import InputError, first_line
+from ..model import HMSA, ordered
+from ..model.fusion import resize
+from ..runs.errors import InputError, as_input_error, first_line
 from ..runs.machine import Precision
 from .result import Prediction, as_array
 
@@ -79,8 +78,10 @@ class Exported:
             raise InputError(f"no file {source}; hmsa export makes one of a checkpoint")
         kind = next(kind for kind, suffix in SUFFIXES.items() if suffix == source.suffix)
         made = cls(source, kind)
+        with as_input_error():
+            chain = ordered(scales) if scales else made.scales
         wanted: list[tuple[str, Any, Any]] = [
-            ("scales", ordered(scales) if scales else made.scales, made.scales),
+            ("scales", chain, made.scales),
             ("flip", made.flip if flip is None else flip, made.flip),
             ("precision", "fp32" if precision == "auto" else precision, "fp32"),
             *((name, given, None) for name, given in further.items() if given != "auto"),

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from ..checkpoint.files import CONFIG, Card, hashed
 from ..checkpoint.networks import Known, find, known, logits_of, rebuild
 from ..runs.errors import InputError, first_line
-from .baselines import PairAttention, build
+from .fusion import wide
 from .heads import Head, Reading, predictor
 from .hmsa import HMSA
-from .look import wide
+from .variants import PairAttention, build
 
 STRIDE = 4  # the finest grid, in pixels a cell, that the attention head works on
 CONFIDENCE = 3  # channels of `confidence_of`

@@ -22,10 +22,9 @@ from ..evaluation.confusion import Confusion
 from ..evaluation.evaluate import evaluate
 from ..evaluation.measure import gate_curve
 from ..inference.predictor import Predictor
-from ..model import PairScaleAttention, ScaleAttention
-from ..model.hmsa import ordered
+from ..model import PairScaleAttention, ScaleAttention, ordered
 from ..model.scale_attention import find_network
-from ..runs.errors import InputError
+from ..runs.errors import InputError, as_input_error
 from ..runs.machine import Precision, autocast, find_device, in_use
 from ..runs.progress import Progress, say
 from .losses import objective
@@ -74,7 +73,8 @@ def attend(
     network says of the pictures. reference: leave the network's weights where they are.
     Returns the JSON object and the table for people.
     """
-    chain = ordered(scales)
+    with as_input_error():
+        chain = ordered(scales)
     if len(chain) < 2:
         raise InputError(f"scales {chain[0]:g}: attention weighs two or more, such as 0.5,1,2")
     learn = open_dataset(data, split, files)

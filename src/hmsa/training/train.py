@@ -22,7 +22,7 @@ from ..data.transforms import training_transform
 from ..evaluation.measure import score
 from ..inference.predictor import Predictor
 from ..model import HMSA, Encoded, Output, build
-from ..runs.errors import InputError, Interrupted
+from ..runs.errors import InputError, Interrupted, as_input_error
 from ..runs.files import replace, sweep
 from ..runs.machine import describe_machine, launch, loader_processes
 from ..runs.progress import Progress, interruptible, say
@@ -126,7 +126,7 @@ class _Run:
         network = {"classes": len(learn.labels.names)} | recipe.model.model_dump()
         if recipe.model.fusion == "explicit":
             network["scales"] = recipe.joint.scales
-        with fabric.init_module():
+        with fabric.init_module(), as_input_error():
             self.model = build(**network)
         card = self.model.card
         card.names, card.palette = list(learn.labels.names), list(learn.labels.palette)
