@@ -9,7 +9,8 @@ import itertools
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, TypedDict, Unpack, overload
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from ..data.images import Picture, open_image
 from ..data.labels import spread
@@ -28,9 +30,9 @@ from ..runs.errors import InputError, as_input_error
 from ..runs.machine import Precision, autocast, find_device, in_use
 from ..runs.memory import free_memory, peak_of
 from ..runs.progress import say
-from .fold import Key, Pass, decide
+from .fold import Pass, decide
 from .result import Prediction, as_array
-from .tiles import Gate, Runner, Tiling
+from .tiles import Gate, Runner, Tiling, tiling
 
 _AT_ONCE = 1 << 24  # pixels of an image, above which only parts of it are read
 _IN_MEMORY = 1 << 28  # bytes of a map, above which it lies in a file
@@ -77,7 +79,7 @@ class Predictor:
         self.precision, self.tile, self.halo, self.gate = precision, tile, halo, gate
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
         if isinstance(tile, int):
-            Tiling.of(self.model, tile, halo)  # raises what there is to raise
+            tiling(self.model, tile, halo)  # raises what there is to raise
         self._fits: int | None = None  # side of a tile, after memory ran out
 
     @classmethod
@@ -114,9 +116,9 @@ class Predictor:
         if self.gate:
             names = ("share", "threshold", "cell", "halo")
             settings["gate"] = {name: getattr(self.gate, name) for name in names}
-        return (
-            settings if self.tile == "auto" else settings | {"tile": self.tile, "halo": self.halo}
-        )
+        if self.tile != "auto":
+            settings |= {"tile": self.tile, "halo": self.halo}
+        return settings
 
     @overload
     def __call__(self, image: Pixels, **wanted: Unpack[Wanted]) -> Prediction: ...
@@ -137,40 +139,44 @@ class Predictor:
         if isinstance(image, Path | str):
             with open_image(Path(image)) as picture:
                 return self._predict(_pixels(picture), **wanted)[0]
-        if not isinstance(image, list | tuple) and not (
-            isinstance(image, Tensor) and image.ndim == 4
-        ):
+        if isinstance(image, Tensor) and image.ndim == 4:
+            image = list(image)
+        if not isinstance(image, list | tuple):
             return self._predict(_pixels(image), **wanted)[0]
         images = [_pixels(each) for each in image]
         tensors = [each for each in images if isinstance(each, Tensor)]
-        alike = len({(each.shape, each.dtype) for each in tensors}) == 1 and not self.gate
-        if alike and len(tensors) == len(images) and self._fit(tensors[0].shape[-2:], len(tensors)):
-            return self._predict(torch.cat(tensors), **wanted)
+        if len({(each.shape, each.dtype) for each in tensors}) == 1 and not self.gate:
+            pixels = sum(each.shape[2] * each.shape[3] for each in tensors)
+            if len(tensors) == len(images) and not (self._tiling(pixels) or self._block(pixels)):
+                return self._predict(torch.cat(tensors), **wanted)
         return [self._predict(each, **wanted)[0] for each in images]
 
     def _predict(self, image: Tensor | Picture, **wanted: Unpack[Wanted]) -> list[Prediction]:
         """Of a batch `[B,3,H,W]` or one image; of a very large one, block by block."""
-        height, width = size = image.shape[-2:] if isinstance(image, Tensor) else image.size
-        side = self._block(height * width) or max(size)
+        height, width = image.shape[2:] if isinstance(image, Tensor) else image.size
+        side = self._block(height * width) or max(height, width)
         margin = 256 * math.ceil(self.halo / min(1, *self.scales) / 256)
-        filled: dict[Key, NDArray[Any]] = {}
+        filled: dict[str, Any] = {}
         passes: list[Pass] = []
-        for rows, columns in itertools.product(*(_blocks(n, side, margin) for n in size)):
-            kept, outer, inner = zip(rows, columns, strict=True)
+        for block in itertools.product(*(_blocks(n, side, margin) for n in (height, width))):
+            kept, outer, inner = zip(*block, strict=True)
             part = image[..., *outer] if isinstance(image, Tensor) else _tensor(image.read(*outer))
             maps, found = self._maps(part.to(self.device), **wanted)
+            arrays = tree_map(lambda each: each.cpu().numpy(), maps)
+            filled = filled or tree_map(partial(_room, (height, width)), arrays)
+            tree_map(partial(_paste, kept, inner), filled, arrays)
             passes += found
-            for key, values in maps.items():
-                array = values[..., *inner].cpu().numpy()
-                if key not in filled:
-                    filled[key] = _room((*array.shape[:-2], height, width), array.dtype)
-                filled[key][..., *kept] = array
-        return self._predictions(filled, passes)
+        gated = sorted({scale for one in passes for scale in one.computed})
+        shared: dict[str, Any] = {
+            "computed": {s: fmean(one.computed.get(s, 1.0) for one in passes) for s in gated},
+            "cost": fmean(one.cost for one in passes),
+            "palette": [*self.model.card.palette] or list(spread(self.model.classes)),
+        }
+        count = len(filled["label"])
+        return [Prediction(**tree_map(itemgetter(i), filled), **shared) for i in range(count)]
 
-    def _maps(
-        self, image: Tensor, **wanted: Unpack[Wanted]
-    ) -> tuple[dict[Key, Tensor], list[Pass]]:
-        """Of images `[B,3,H,W]` whose results fit into memory."""
+    def _maps(self, image: Tensor, **wanted: Unpack[Wanted]) -> tuple[dict[str, Any], list[Pass]]:
+        """Of images `[B,3,H,W]` whose results fit into memory; their passes."""
         height, width = image.shape[-2:]
         if self.long_edge:
             pixels = image.float() / 255 if image.dtype == torch.uint8 else image
@@ -178,39 +184,18 @@ class Predictor:
             image = F.interpolate(pixels, grid, mode="bilinear", antialias=True)
         images = [image, image.flip(-1)] if self.flip else [image]
         while True:
-            tiling = self._tiling(image.shape[2] * image.shape[3], len(image))
+            tiles = self._tiling(len(image) * image.shape[2] * image.shape[3])
             try:
                 with autocast(self.device, self.precision), as_input_error():
-                    runners = [Runner(self.model, each, tiling, self.gate) for each in images]
+                    runners = [Runner(self.model, each, tiles, self.gate) for each in images]
                     passes = [runner.run(self.scales) for runner in runners]
-                return dict(decide(passes, (height, width), **wanted)), passes
+                return decide(passes, (height, width), **wanted), passes
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 # torch says it of the CPU in a plain RuntimeError
                 memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
                 if not memory and "can't allocate memory" not in str(error):
                     raise
-            self._smaller(max(image.shape), tiling)
-
-    def _predictions(self, maps: dict[Key, NDArray[Any]], passes: list[Pass]) -> list[Prediction]:
-        card, gated = self.model.card, sorted({s for one in passes for s in one.computed})
-        shared = {
-            "computed": {s: fmean(one.computed.get(s, 1.0) for one in passes) for s in gated},
-            "cost": fmean(one.cost for one in passes),
-            "palette": [*card.palette] or list(spread(self.model.classes)),
-        }
-        found: list[dict[str, Any]] = [dict(shared) for _ in maps["label", None]]
-        for (name, key), arrays in maps.items():
-            for fields, array in zip(found, arrays, strict=True):
-                if key is None:
-                    fields[name] = array
-                else:
-                    fields.setdefault(name, {})[key] = array
-        return [Prediction(**fields) for fields in found]
-
-    def _fit(self, size: Sequence[int], batch: int) -> bool:
-        """Whether so many images fit into memory together, in one piece."""
-        pixels = math.prod(size)
-        return not self._tiling(pixels, batch) and not self._block(batch * pixels)
+            self._smaller(max(image.shape), tiles)
 
     def _block(self, pixels: int) -> int | None:
         """Side of the blocks of an image whose results are too many to be kept at once."""
@@ -219,17 +204,17 @@ class Predictor:
             return None
         return max(_LEAST, math.isqrt(int(most)) // 256 * 256)
 
-    def _tiling(self, pixels: int, batch: int = 1) -> Tiling | None:
-        """For `batch` images of so many pixels."""
+    def _tiling(self, pixels: int) -> Tiling | None:
+        """For images of so many pixels together."""
         tile, halo = self.tile, self.halo
         if self._fits:
             tile, halo = self._fits, min(halo, self._fits // 4)
         elif tile == "auto" and self.model.tiles:
             room = free_memory(self.device) / 2
-            if batch * pixels * (self._need * max(self.scales) ** 2 + self._kept) > room:
+            if pixels * (self._need * max(self.scales) ** 2 + self._kept) > room:
                 side = min(_LARGEST, math.isqrt(int(room / self._need)))
                 tile = max(side // 64 * 64, 4 * halo)
-        return Tiling.of(self.model, tile, halo) if isinstance(tile, int) else None
+        return tiling(self.model, tile, halo) if isinstance(tile, int) else None
 
     @cached_property
     def _need(self) -> float:
@@ -246,11 +231,11 @@ class Predictor:
         cells = sum(scale**2 for scale in self.scales) / self.model.strides[0] ** 2
         return 4 * cells * (self.model.classes + self.model.maps) * (1 + self.flip) + 64
 
-    def _smaller(self, side: int, tiling: Tiling | None) -> None:
+    def _smaller(self, side: int, tiles: Tiling | None) -> None:
         """Memory ran out: tiles of half the side, from now on. InputError if there is no half."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        before = tiling.side + 2 * tiling.halo if tiling else round(side * max(self.scales))
+        before = tiles.side + 2 * tiles.halo if tiles else round(side * max(self.scales))
         half = before // 2 // 64 * 64
         if half < 256 or self.tile is None or not self.model.tiles:
             raise InputError(
@@ -292,9 +277,14 @@ def _blocks(length: int, side: int, margin: int) -> Iterator[tuple[slice, slice,
         yield slice(start, stop), slice(first, last), slice(start - first, stop - first)
 
 
-def _room(shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
-    """An empty array; a large one lies in a file that nobody else sees."""
-    if math.prod(shape) * np.dtype(kind).itemsize <= _IN_MEMORY:
-        return np.empty(shape, kind)
+def _room(size: tuple[int, int], like: NDArray[Any]) -> NDArray[Any]:
+    """An empty array for a map of the whole image; a large one in a file that nobody else sees."""
+    shape = (*like.shape[:-2], *size)
+    if math.prod(shape) * like.itemsize <= _IN_MEMORY:
+        return np.empty(shape, like.dtype)
     with tempfile.TemporaryFile() as file:  # the map holds it open
-        return np.memmap(file, kind, "w+", shape=shape)
+        return np.memmap(file, like.dtype, "w+", shape=shape)
+
+
+def _paste(kept: Any, inner: Any, whole: NDArray[Any], part: NDArray[Any]) -> None:
+    whole[..., *kept] = part[..., *inner]
