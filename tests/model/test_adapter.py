@@ -18,8 +18,8 @@ from hmsa.checkpoint.files import hashed
 from hmsa.checkpoint.networks import allow, find
 from hmsa.model import PairScaleAttention, adapter
 from hmsa.model.adapter import confidence_of, logits_of
-from hmsa.model.gate import Gate
-from hmsa.model.heads import resize
+from hmsa.inference.tiles import Gate
+from hmsa.model.fusion import resize
 from hmsa.model.pretrained import save
 
 K = 5

@@ -30,7 +30,7 @@ from ..evaluation.confusion import Confusion
 from ..evaluation.measure import gate_curve
 from ..inference.predictor import Predictor
 from ..model import HMSA, Encoded, PairScaleAttention, ScaleAttention
-from ..model.hmsa import ordered
+from ..model.fusion import ordered
 from ..runs import InputError, Progress, replace, say, sweep
 from ..runs.errors import as_input_error
 from ..runs.machine import in_use, launch
