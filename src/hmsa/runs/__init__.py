@@ -4,8 +4,8 @@ Importing this room loads no torch; `runs.machine`, which knows devices, does.
 """
 
 from .errors import InputError, Interrupted, did_you_mean, first_line
-from .files import cache_folder, replace, sweep
-from .folder import Run, stamp
+from .files import cache_folder, replace, sha256, sweep
+from .folder import Run, read_records, stamp
 from .outcome import Outcome, command_line
 from .progress import Progress, say
 
@@ -19,8 +19,10 @@ __all__ = [
     "command_line",
     "did_you_mean",
     "first_line",
+    "read_records",
     "replace",
     "say",
+    "sha256",
     "stamp",
     "sweep",
 ]

@@ -1,19 +1,18 @@
-"""A run folder: work that can be stopped at any moment, SIGKILL included, and go on later.
+"""A run folder: work that can be stopped at any moment, SIGKILL included, and continued later.
 
-    NAME.json     the settings that the results depend on; written first, compared ever after
-    NAME.jsonl    one line for each finished piece of work, appended when its files are complete
-    .NAME.lock    held while a process writes into the folder
-
-Training, prediction, auto-labelling, cached passes, dataset scans and self-training all use it.
+NAME.json     the settings that the results depend on; written first, compared ever after
+NAME.jsonl    one line for each finished piece of work, appended when its files are complete
+.NAME.lock    locked while a process writes into the folder
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from filelock import FileLock, Timeout
@@ -22,6 +21,7 @@ from .errors import InputError
 from .files import replace, sweep
 
 MEND = "name another folder, or start again with --overwrite"
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # only writing raises these
 
 
 class Run:
@@ -29,9 +29,10 @@ class Run:
 
     settings: JSON values that the results depend on, by the names that users know.
     overwrite: forget what was done there, and with which settings.
+    keep: which records are kept even then, as they do not depend on the settings.
     mend: what the user can do where settings differ, for the message.
     Raises InputError if the folder was begun with other settings, is in use by another process,
-    or cannot be written to.
+    or cannot be written to; the `with` block raises it when the disk is full.
     """
 
     def __init__(
@@ -41,64 +42,89 @@ class Run:
         settings: Mapping[str, Any],
         *,
         overwrite: bool = False,
+        keep: Callable[[Any], bool] | None = None,
         mend: str = MEND,
     ) -> None:
-        self.folder, self.settings_file = folder, folder / f"{name}.json"
-        self._done_file = folder / f"{name}.jsonl"
-        self._lines = threading.Lock()
+        self.folder = folder
         self.records: dict[str, Any] = {}  # key -> what `add` was given
+        self._settings_file = folder / f"{name}.json"
+        self._done_file = folder / f"{name}.jsonl"
+        self._adding = threading.Lock()
+        self._lock = FileLock(folder / f".{name}.lock", timeout=0, thread_local=False)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(folder / f".{name}.lock", timeout=0)
             self._lock.acquire()
+            self._begin(settings, overwrite, keep, mend)
         except Timeout:
             raise InputError(
                 f"{folder}: another process is writing into this folder; wait for it or stop it"
             ) from None
-        except OSError as error:
-            raise InputError(f"cannot write into {folder}: {error.strerror or error}") from None
-        try:
-            self._begin(settings, overwrite, mend)
-        except BaseException:
+        except BaseException as error:
             self._lock.release()
+            if isinstance(error, OSError):
+                raise _cannot_write(folder, error) from None
             raise
 
-    def _begin(self, settings: Mapping[str, Any], overwrite: bool, mend: str) -> None:
-        sweep([self.settings_file])
-        text = json.dumps(settings, indent=1) + "\n"
-        if self.settings_file.is_file() and not overwrite:
-            compare(self.settings_file, settings, mend)
-            self.records = dict(_read(self._done_file))
+    def _begin(
+        self, settings: Mapping[str, Any], overwrite: bool,
+        keep: Callable[[Any], bool] | None, mend: str,
+    ) -> None:  # fmt: skip
+        sweep([self._settings_file, self._done_file])
+        if self._settings_file.is_file() and not overwrite:
+            self._compare(settings, mend)
         else:
-            self._done_file.unlink(missing_ok=True)  # first: it belongs to other settings
-            replace(self.settings_file, lambda temporary: temporary.write_text(text))
-        torn = self._done_file.is_file() and not self._done_file.read_bytes().endswith(b"\n")
-        self._file = self._done_file.open("ab", buffering=0)  # one write for each line
-        if torn:
+            text = json.dumps(settings, indent=1) + "\n"
+            self._forget(keep)  # first: it belongs to other settings
+            replace(self._settings_file, lambda temporary: temporary.write_text(text))
+        self._file = self._done_file.open("ab")
+        content = self._done_file.read_bytes()
+        self.records = _parse(content)
+        if content and not content.endswith(b"\n"):  # killed while it wrote a line
             self._file.write(b"\n")
+
+    def _forget(self, keep: Callable[[Any], bool] | None) -> None:
+        records = _parse(self._done_file.read_bytes()) if keep and self._done_file.is_file() else {}
+        kept = [json.dumps(record) for record in records.items() if keep and keep(record[1])]
+        if kept:
+            replace(self._done_file, lambda temporary: temporary.write_text("\n".join(kept) + "\n"))
+        else:
+            self._done_file.unlink(missing_ok=True)
+
+    def _compare(self, settings: Mapping[str, Any], mend: str) -> None:
+        try:
+            changed = difference(json.loads(self._settings_file.read_text()), settings)
+        except (ValueError, AttributeError):
+            raise InputError(f"{self._settings_file} is damaged; {mend}") from None
+        if changed:
+            raise InputError(f"{self._settings_file}: begun with other settings, {changed}; {mend}")
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.close()
+        if isinstance(error, OSError) and error.errno in _DISK:
+            raise _cannot_write(self.folder, error) from error
 
     def close(self) -> None:
         """Release the lock. Closing twice does nothing."""
-        self._file.close()
+        with suppress(OSError):  # a full disk, which `add` has reported
+            self._file.close()
         self._lock.release()
 
     def add(self, key: str, record: Any = None) -> None:
         """Note that `key` is done, from any thread; record: JSON to keep with it."""
         line = json.dumps([key, record]).encode() + b"\n"
-        with self._lines:
-            self.records[key] = record
+        with self._adding:
             self._file.write(line)
+            self._file.flush()
+            self.records[key] = record
+
+
+def read_records(folder: Path, name: str) -> dict[str, Any]:
+    """What the work `name` in `folder` has done, as `Run.records`; another process may hold it."""
+    file = folder / f"{name}.jsonl"
+    return _parse(file.read_bytes()) if file.is_file() else {}
 
 
 def stamp(file: Path) -> list[Any] | None:
@@ -110,19 +136,12 @@ def stamp(file: Path) -> list[Any] | None:
     return [str(file.resolve()), about.st_size, about.st_mtime_ns]
 
 
-def compare(file: Path, settings: Mapping[str, Any], mend: str) -> None:
-    """Raise InputError, naming the first difference, if `file` holds other settings."""
-    try:
-        before = json.loads(file.read_text())
-        old, new = dict(_flat(before)), dict(_flat(json.loads(json.dumps(settings))))
-    except (OSError, ValueError, AttributeError):
-        raise InputError(f"{file} is damaged; {mend}") from None
-    for key in dict.fromkeys([*new, *old]):
-        if old.get(key) != new.get(key):
-            raise InputError(
-                f"{file}: begun with other settings, {key} {_show(old.get(key))} -> "
-                f"{_show(new.get(key))}; {mend}"
-            )
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    """The first setting that differs, as `name old -> new`, nested ones as `a.b`; None if none."""
+    before, now = dict(_flat(old)), dict(_flat(json.loads(json.dumps(new))))
+    changed = (key for key in [*now, *before] if before.get(key) != now.get(key))
+    shown = (f"{key} {_show(before.get(key))} -> {_show(now.get(key))}" for key in changed)
+    return next(shown, None)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -139,10 +158,15 @@ def _show(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _read(file: Path) -> Iterator[tuple[str, Any]]:
-    for line in file.read_bytes().splitlines() if file.is_file() else ():
-        try:
+def _parse(content: bytes) -> dict[str, Any]:
+    records = {}
+    for line in content.splitlines():
+        with suppress(ValueError, TypeError):  # torn when the process was killed
             key, record = json.loads(line)
-        except ValueError:  # torn when the process was killed
-            continue
-        yield key, record
+            records[key] = record
+    return records
+
+
+def _cannot_write(folder: Path, error: OSError) -> InputError:
+    why = error.strerror or error
+    return InputError(f"cannot write into {folder} ({why}); mend that and run the command again")
