@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hmsa.evaluation.thresholds import precise
 from PIL import Image
 from pyarrow import parquet
 
@@ -23,7 +22,7 @@ from hmsa import HMSA
 from hmsa import __main__ as cli
 from hmsa.data.datasets import open_dataset
 from hmsa.data.scenes import NAMES
-from hmsa.evaluation.calibration import Calibration
+from hmsa.evaluation.calibration import Calibration, precise
 from hmsa.inference.predictor import Predictor
 from hmsa.runs.folder import read_records
 
@@ -87,7 +86,7 @@ def test_the_same_command_again(hmsa, trained, pictures, tmp_path):
     assert json.loads(hmsa(*words, "--flip", "--overwrite").out)["new"] == 6
 
 
-def test_unreadable_pictures(hmsa, trained, tmp_path):
+def test_unreadable_images(hmsa, trained, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     Image.new("RGB", (40, 40)).save(folder / "good.png")
@@ -95,7 +94,7 @@ def test_unreadable_pictures(hmsa, trained, tmp_path):
     for new in (2, 0):
         ran = hmsa("autolabel", trained, folder, "-o", tmp_path / "auto", "--scales", "1")
         assert ran.code == 2
-        assert "bad.png is not a picture" in ran.err
+        assert "bad.png is not an image" in ran.err
         assert json.loads(ran.out.splitlines()[-1])["new"] == new
     assert len(open_dataset(tmp_path / "auto", "auto")) == 1
 
@@ -136,7 +135,7 @@ def test_coarse_labels_fill_what_is_named(hmsa, trained, scenes, pictures, tmp_p
         (("--grow", "8"), "--coarse DATA"),
         (("--grow", "-1"), ">= 0"),
         (("--coarse", "{scenes}", "--fill", "raod"), "did you mean 'road'"),
-        (("--raw", "camvid"), "both need the same"),
+        (("--raw", "camvid"), "need the same classes"),
         (("--keep", "2"), "<= 1"),
         (("--fill", "road", "--override"), "exclude each other"),
     ],

@@ -163,7 +163,7 @@ def test_a_worker_is_killed_in_the_middle(cluster, hmsa, alive, words, alone, im
     assert killed
     assert len(list(alive.iterdir())) >= 3, "another one was started"
     assert (ran.code, json.loads(ran.out)["new"]) == (2, COUNT + 1)
-    assert "bad.jpg is not a picture" in ran.err
+    assert "bad.jpg is not an image" in ran.err
     check_equal(out, alone)
 
     before = (out / "autolabel.jsonl").read_bytes()
@@ -224,7 +224,7 @@ def test_parquet_to_a_uri(cluster, hmsa, alive, words, alone, images, tmp_path):
     out = f"file://{tmp_path}/out"
     ran = hmsa(*words, "-o", out, "--workers", 2)
     assert ran.code == 2
-    assert "bad is not a picture" in ran.err
+    assert "bad is not an image" in ran.err
     summary = json.loads(ran.out)
     assert (summary["images"], summary["new"], summary["failed"]) == (COUNT + 1, COUNT + 1, 1)
     assert len(list(alive.iterdir())) == 2, "row groups went to both workers"

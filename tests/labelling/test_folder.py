@@ -239,7 +239,7 @@ def test_unreadable_images_are_rows_with_a_reason(run, images, out):
     failed = {row["image"].split("/")[-1]: row for row in manifest(out)
               if row["status"] == "failed"}  # fmt: skip
     assert set(failed) == {"bad.png", "half.png"}
-    assert "not a picture" in failed["bad.png"]["reason"]
+    assert "not an image" in failed["bad.png"]["reason"]
     assert failed["half.png"]["label"] is None
     assert len(failed["half.png"]["sha256"]) == 64
     assert len(open_dataset(out, "auto")) == 5
