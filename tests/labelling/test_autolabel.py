@@ -1,4 +1,4 @@
-"""`hmsa autolabel`: one line to labels and thresholds, back into training; killed on the way."""
+"""`hmsa autolabel`: one command to labels and thresholds, back into training; killed on the way."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import json
 import multiprocessing
 import os
 import random
-import shutil
 import signal
+import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,13 @@ import yaml
 from PIL import Image
 from pyarrow import parquet
 
-from hmsa import HMSA, cli
+from hmsa import HMSA
+from hmsa import __main__ as cli
 from hmsa.data.datasets import open_dataset
 from hmsa.data.scenes import NAMES
 from hmsa.evaluation.calibration import Calibration, precise
 from hmsa.inference.predictor import Predictor
-from hmsa.labelling.labelling import locked
+from hmsa.runs.folder import read_records
 
 
 @pytest.fixture
@@ -47,8 +47,9 @@ def test_labels_thresholds_and_training(hmsa, trained, scenes, pictures, recipe,
     calibration = Calibration(7)
     for i in range(len(val)):
         image, label = val.read(i)
-        seen = predictor(image)
-        calibration.add(*map(torch.from_numpy, (label, seen.label, seen.confidence)))
+        prediction = predictor(image)
+        arrays = label, prediction.label, prediction.confidence
+        calibration.add(*map(torch.from_numpy, arrays))
     for name, expected in zip(val.labels.names, precise(calibration.counts, 0.2), strict=True):
         assert found["precision"][name] == (1 if expected is None else expected)
         assert (name in summary["unreached"]) == (expected is None)
@@ -58,9 +59,9 @@ def test_labels_thresholds_and_training(hmsa, trained, scenes, pictures, recipe,
     assert (surest >= 0.3 * kept).all()
     assert surest.sum() < kept.sum()
 
-    told = summary["kept"]["quantile"]
-    assert told["all"] == pytest.approx(surest.sum() / kept.sum())
-    shares = [told["class"][name] for name in val.labels.names]
+    shares = summary["kept"]["quantile"]
+    assert shares["all"] == pytest.approx(surest.sum() / kept.sum())
+    shares = [shares["class"][name] for name in val.labels.names]
     assert shares == [
         pytest.approx(s / k) if k else None for s, k in zip(surest, kept, strict=True)
     ]
@@ -75,17 +76,17 @@ def test_labels_thresholds_and_training(hmsa, trained, scenes, pictures, recipe,
     assert hmsa("train", recipe, "--out", tmp_path / "student").code == 0
 
 
-def test_going_on_in_the_same_words(hmsa, trained, pictures, tmp_path):
+def test_the_same_command_again(hmsa, trained, pictures, tmp_path):
     words = ("autolabel", trained, pictures, "-o", tmp_path / "auto", "--scales", "1", "--json")
     assert json.loads(hmsa(*words).out)["new"] == 6
     assert json.loads(hmsa(*words).out)["new"] == 0
     ran = hmsa(*words, "--flip")
     assert (ran.code, len(ran.err.splitlines())) == (2, 1)
-    assert "flip False, now True" in ran.err
+    assert "flip False -> True" in ran.err
     assert json.loads(hmsa(*words, "--flip", "--overwrite").out)["new"] == 6
 
 
-def test_unreadable_pictures(hmsa, trained, tmp_path):
+def test_unreadable_images(hmsa, trained, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     Image.new("RGB", (40, 40)).save(folder / "good.png")
@@ -93,7 +94,7 @@ def test_unreadable_pictures(hmsa, trained, tmp_path):
     for new in (2, 0):
         ran = hmsa("autolabel", trained, folder, "-o", tmp_path / "auto", "--scales", "1")
         assert ran.code == 2
-        assert "bad.png is not a picture" in ran.err
+        assert "bad.png is not an image" in ran.err
         assert json.loads(ran.out.splitlines()[-1])["new"] == new
     assert len(open_dataset(tmp_path / "auto", "auto")) == 1
 
@@ -132,11 +133,11 @@ def test_coarse_labels_fill_what_is_named(hmsa, trained, scenes, pictures, tmp_p
         (("--coarse", "{scenes}"), "--override or --fill"),
         (("--override",), "--coarse DATA"),
         (("--grow", "8"), "--coarse DATA"),
-        (("--grow", "-1"), "number of pixels"),
+        (("--grow", "-1"), ">= 0"),
         (("--coarse", "{scenes}", "--fill", "raod"), "did you mean 'road'"),
-        (("--raw", "camvid"), "same classes"),
-        (("--keep", "2"), "share in 0..1"),
-        (("--fill", "road", "--override"), "not allowed with"),
+        (("--raw", "camvid"), "need the same classes"),
+        (("--keep", "2"), "<= 1"),
+        (("--fill", "road", "--override"), "exclude each other"),
     ],
 )
 def test_refused(hmsa, trained, scenes, pictures, tmp_path, words, says):
@@ -190,13 +191,12 @@ class TestKilled:
         process.join(240)
         assert process.exitcode == 0
         chance = random.Random(seed)
-        finished: dict[Path, tuple[int, int]] = {}
         kills, ending = 0, False
         for _ in range(40):
-            before = len(list(out.glob("rows/*.json")))
+            before = len(lines(out))
             process, patience = start(*words, out), time.monotonic() + 240
             wanted = min(24, before + chance.randint(1, 6))
-            while process.is_alive() and len(list(out.glob("rows/*.json"))) < wanted:
+            while process.is_alive() and len(lines(out)) < wanted:
                 assert time.monotonic() < patience
                 time.sleep(0.001)
             # All rows there: killed once more while it finishes, then left alone
@@ -206,127 +206,71 @@ class TestKilled:
             process.kill()
             process.join()
             assert process.exitcode in (0, -signal.SIGKILL)
-            for row, stamp in finished.items():
-                assert _stamp(row) == stamp, "done before, and done again"
-            finished = {row: _stamp(row) for row in out.glob("rows/*.json")}
-            for row in finished:
-                told = json.loads(row.read_text())
+            records = read_records(out, "autolabel")
+            assert len(lines(out)) - len(records) <= kills + 1, "a torn line for each kill, at most"
+            for row in records.values():
                 for kind in ("label", "confidence"):
-                    with Image.open(out / told[kind]) as picture:
-                        picture.load()
+                    with Image.open(out / row[kind]) as stored:
+                        stored.load()
             if process.exitcode == 0:
                 break
             kills += 1
-            assert not (out / "manifest.parquet").exists() or len(finished) == 24
+            assert not (out / "manifest.parquet").exists() or len(records) == 24
         assert kills >= 3
         assert process.exitcode == 0
-        assert _contents(out) == _contents(whole)
+        names = [line.split(b'"')[1] for line in lines(out) if line.endswith(b"]")]
+        assert len(names) == len(set(names)) == 24, "nothing is done twice"
+        assert contents(out) == contents(whole)
 
-    def test_the_kernel_gives_the_lock_back(self, start, hmsa, words, tmp_path):
-        process, patience = start(*words, tmp_path / "out"), time.monotonic() + 240
-        while not (tmp_path / "out" / "rows").exists():
+    def test_the_lock_ends_with_its_process(self, start, hmsa, words, tmp_path):
+        out, patience = tmp_path / "out", time.monotonic() + 240
+        process = start(*words, out)
+        while not lines(out):
             assert process.is_alive()
             assert time.monotonic() < patience
             time.sleep(0.001)
         os.kill(process.pid, signal.SIGSTOP)
-        ran = hmsa(*words, tmp_path / "out")
+        ran = hmsa(*words, out)
         assert ran.code == 2
-        assert "another run is writing" in ran.err
+        assert "another process is writing" in ran.err
         process.kill()
         process.join()
-        with locked(tmp_path / "out"):
-            pass
-
-    @pytest.fixture
-    def crew(self, start, words, tmp_path):
-        """The process that runs with two workers in the middle of it, and their process ids."""
-        if not Path("/proc/self/fd").is_dir():
-            pytest.skip("workers are found by the lock they hold, in /proc")
-        out, patience = tmp_path / "out", time.monotonic() + 240
-        for _ in range(9):
-            process = start(*words, out, "--workers", 2)
-            while len(list(out.glob("rows/*.json"))) < 6 or len(found := holders(out)) < 3:
-                assert time.monotonic() < patience
-                time.sleep(0.001)
-                if not process.is_alive():
-                    break
-            # On a busy machine one worker may be nearly done with all when the other one comes
-            if process.is_alive() and len(list(out.glob("rows/*.json"))) <= 12:
-                break
-            process.kill()
-            process.join()
-            while holders(out):
-                time.sleep(0.01)
-            shutil.rmtree(out)
-        yield process, found - {process.pid}
-        process.kill()
-        process.join()
-
-    @pytest.fixture
-    def whole(self, hmsa, words, tmp_path):
-        assert hmsa(*words, tmp_path / "whole").code == 0
-        return _contents(tmp_path / "whole")
-
-    def test_one_of_two_workers(self, whole, crew, tmp_path):
-        process, workers = crew
-        os.kill(min(workers), signal.SIGKILL)
-        process.join(240)
-        assert process.exitcode == 0
-        assert not holders(tmp_path / "out")
-        assert _contents(tmp_path / "out") == whole
-
-    def test_workers_do_not_outlive_their_parent(self, whole, crew, hmsa, words, tmp_path):
-        process, _ = crew
-        out = tmp_path / "out"
-        process.kill()
-        process.join()
-        patience = time.monotonic() + 10
-        while holders(out):
-            assert time.monotonic() < patience
-            time.sleep(0.01)
-        before = {row: _stamp(row) for row in out.glob("rows/*.json")}
-        assert 6 <= len(before) < 24
         assert hmsa(*words, out).code == 0
-        assert all(_stamp(row) == stamp for row, stamp in before.items())
-        assert _contents(out) == whole
 
-    def test_stopped_with_workers(self, crew, tmp_path):
-        process, _ = crew
+    def test_stopped(self, start, words, tmp_path):
+        out, patience = tmp_path / "out", time.monotonic() + 240
+        process = start(*words, out)
+        while not lines(out):
+            assert process.is_alive()
+            assert time.monotonic() < patience
+            time.sleep(0.001)
         os.kill(process.pid, signal.SIGINT)
         process.join(240)
         assert process.exitcode == 130
-        assert not holders(tmp_path / "out")
-        assert not list((tmp_path / "out").rglob(".*.*")), "half-written files"
-        assert len(list((tmp_path / "out").glob("rows/*.json"))) < 24
+        assert not list(out.rglob(".*.png.*")), "half-written files"
+        for kind in ("labels", "confidence"):
+            assert len(list((out / kind).iterdir())) == len(lines(out)) < 24
 
 
 def _hearing(words: list[str]) -> None:
-    """The command line; a shell's background job, such as these tests may be, is deaf to Ctrl-C."""
+    """The command line; Ctrl-C is ignored in a shell's background job, as these tests may be."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    cli.main(words)
+    sys.exit(cli.run(words))
 
 
-def holders(out: Path) -> set[int]:
-    """Processes that have the lock of OUT open."""
-    found = set()
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        with suppress(OSError):
-            if os.readlink(link) == str(out / ".lock"):
-                found.add(int(link.parts[2]))
-    return found
+def lines(out: Path) -> list[bytes]:
+    """Lines of the list of what is done."""
+    file = out / "autolabel.jsonl"
+    return file.read_bytes().splitlines() if file.is_file() else []
 
 
-def _stamp(file: Path) -> tuple[int, int]:
-    stat = file.stat()
-    return stat.st_ino, stat.st_mtime_ns
-
-
-def _contents(out: Path) -> dict[str, object]:
-    """Every file, but for how long an image took."""
+def contents(out: Path) -> dict[str, object]:
+    """Every file, but for how long an image took and the order of rows."""
     files: dict[str, object] = {
-        str(f.relative_to(out)): f.read_bytes() for f in out.rglob("*") if f.is_file()
-    }
-    for name in [name for name in files if name.startswith("rows/")]:
-        files[name] = json.loads((out / name).read_text()) | {"seconds": 0}
+        str(f.relative_to(out)): f.read_bytes() for f in out.rglob("*") if f.suffix != ".lock"
+        and f.is_file()
+    }  # fmt: skip
+    records = read_records(out, "autolabel")
+    files["autolabel.jsonl"] = {name: row | {"seconds": 0} for name, row in records.items()}
     table = parquet.read_table(out / "manifest.parquet").drop_columns("seconds")
     return files | {"manifest.parquet": (table.to_pylist(), table.schema.metadata)}

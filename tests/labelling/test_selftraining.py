@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import yaml
+from hmsa.labelling.selftraining import Given, changed
 from PIL import Image
 
 from hmsa.config.recipe import Recipe
 from hmsa.data.datasets import open_dataset
-from hmsa.labelling.selftraining import Given, changed
 from hmsa.runs.errors import InputError
 
 

@@ -1,18 +1,17 @@
-"""Pictures wherever they are: what an address stands for."""
+"""Images wherever they are: what an address stands for."""
 
 from __future__ import annotations
 
 import io
 import tarfile
 
+import fsspec
 import pyarrow
 import pytest
 from pyarrow import parquet
 
-from hmsa.labelling.sources import columns, find, name_of, read, read_tar
-from hmsa.runs.errors import InputError
-
-fsspec = pytest.importorskip("fsspec", reason="needs the extra cluster")
+from hmsa.labelling.sources import entries, find, read
+from hmsa.runs import InputError
 
 
 @pytest.fixture
@@ -49,57 +48,66 @@ def packed(*names):
     return file.getvalue()
 
 
-def table(**content):
+def table(size=None, **content):
     file = io.BytesIO()
-    parquet.write_table(pyarrow.table(content), file)
+    parquet.write_table(pyarrow.table(content), file, row_group_size=size)
     return file.getvalue()
 
 
-def test_pictures_below_a_folder(place):
+def rows(source):
+    return [row for piece in source.pieces for row in entries(piece)]
+
+
+def test_images_below_a_folder(place):
     for path in ("b.PNG", "deep/a.jpg", "deep/notes.txt", ".hidden.png"):
         place(path, path.encode())
     found = find(place.address)
-    assert (found.kind, found.count, list(found.pictures)) == ("pictures", 2, ["b", "deep/a"])
-    assert [read(a) for a in found.pictures.values()] == [b"b.PNG", b"deep/a.jpg"]
-    assert list(find(f"{place.address}/deep/*.jpg").pictures) == ["a"]
-    assert list(find(f"{place.address}/b.PNG").pictures) == ["b"]
+    assert (found.count, list(found.images)) == (2, ["b", "deep/a"])
+    assert [read(row["image"]) for row in rows(found)] == [b"b.PNG", b"deep/a.jpg"]
+    assert list(find(f"{place.address}/deep/*.jpg").images) == ["a"]
+    assert list(find(f"{place.address}/b.PNG").images) == ["b"]
 
 
 def test_a_list(place):
     place("a.png", b"1")
     place("some.txt", f"a.png\n\n# no\n{place.address}/b.png\n".encode())
     found = find(f"{place.address}/some.txt")
-    assert list(found.pictures.values()) == [f"{place.address}/{n}.png" for n in "ab"]
-    assert next(iter(found.pictures)) == "a"
+    assert list(found.images.values()) == [f"{place.address}/{n}.png" for n in "ab"]
+    assert next(iter(found.images)) == "a"
 
 
 def test_tar_shards(place):
     place("s1.tar", packed("k/1.jpg", "k/1.json", "k/1.seg.png", "2.x.png"))
     place("s0.tar", packed("1.jpg"))
     found = find(f"{place.address}/s*.tar")
-    assert (found.kind, found.count) == ("tar", None)
-    first, second = found.files
-    assert list(read_tar(first)) == [("s0/1", b"abc")]
-    assert [name for name, _ in read_tar(second)] == ["s1/k/1", "s1/2"]
+    assert (found.count, found.images, len(found.pieces)) == (None, {}, 2)
+    assert [(row["name"], row["content"]) for row in rows(found)] == [
+        ("s0/1", b"abc"), ("s1/k/1", b"abc"), ("s1/2", b"abc"),
+    ]  # fmt: skip
     place("s2.tar", packed("1.jpg", "2.jpg")[: 2 * 512 + 513])
-    with pytest.raises(InputError, match="s2.tar is broken"):
-        list(read_tar(f"{place.address}/s2.tar"))
+    whole, broken = rows(find(f"{place.address}/s2.tar"))
+    assert (whole["name"], broken["name"]) == ("s2/1", "s2")
+    assert "s2.tar cannot be read" in broken["reason"]
 
 
 def test_parquet(place):
-    place("t/1.parquet", table(image=["x.jpg", "y.jpg"], more=[1, 2]))
+    place("t/1.parquet", table(image=["x.jpg", "deep/y.jpg"], more=[1, 2]))
     place("t/_metadata", b"")
     found = find(f"{place.address}/t")
-    assert (found.kind, found.count) == ("parquet", 2)
-    assert columns(found.files[0]) == ["image"]
-    place("bytes.parquet", table(image=[b"1"], name=["n"]))
-    assert columns(f"{place.address}/bytes.parquet") == ["image", "name"]
+    assert (found.count, list(found.images)) == (2, ["x", "deep/y"])
+    assert found.images["deep/y"].endswith("/t/deep/y.jpg")
+    place("bytes.parquet", table(2, image=[b"1", b"2", None], name=["k", "m", "n"]))
+    found = find(f"{place.address}/bytes.parquet")
+    assert (found.count, found.images, len(found.pieces)) == (3, {}, 2)
+    first, second, third = rows(found)
+    assert (first["name"], first["content"], second["content"]) == ("k", b"1", b"2")
+    assert "n has no content" in third["reason"]
     for content in (table(image=[b"1"]), table(name=["n"])):
         place("t/2.parquet", content)
-        with pytest.raises(InputError, match="needed are image"):
+        with pytest.raises(InputError, match="it needs image"):
             find(f"{place.address}/t")
     place("t/2.parquet", b"nonsense")
-    with pytest.raises(InputError, match="not readable Parquet"):
+    with pytest.raises(InputError, match=r"2.parquet cannot be read"):
         find(f"{place.address}/t")
 
 
@@ -110,9 +118,8 @@ def test_refused(place):
     place("mixed/b.tar", b"")
     place("other/a.doc", b"")
     for path, says in (
-        ("", "share one name|holds pictures and tar"), ("/mixed", "holds pictures and tar"),
-        ("/other", "neither pictures"), ("/nowhere", "cannot be listed|nothing at"),
-        ("/no.txt", "cannot be read"),
+        ("", "images and tar"), ("/mixed", "images and tar"), ("/a.*", "have the same name"),
+        ("/other", "no images at"), ("/nowhere", "no images at"), ("/no.txt", "cannot be read"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=says):
             find(place.address + path)
@@ -120,6 +127,6 @@ def test_refused(place):
         find("strange://a/b")
 
 
-def test_names():
-    assert name_of("s3://bucket/in/a.b.jpg") == "bucket/in/a.b"
-    assert name_of("/data/../a.png") == "data/a"
+def test_names_of_addresses(place):
+    place("far.txt", b"s3://bucket/in/a.b.jpg\n../a.png\n")
+    assert list(find(f"{place.address}/far.txt").images) == ["bucket/in/a.b", "a"]

@@ -16,9 +16,9 @@ from torch import nn
 from hmsa import HMSA, InputError, Predictor, ScaleAttention
 from hmsa.checkpoint.files import hashed
 from hmsa.checkpoint.networks import allow, find
+from hmsa.inference.tiles import Gate
 from hmsa.model import PairScaleAttention, adapter
 from hmsa.model.adapter import confidence_of, logits_of
-from hmsa.inference.tiles import Gate
 from hmsa.model.fusion import resize
 from hmsa.model.pretrained import save
 

@@ -141,3 +141,16 @@ class HeadTraining:
     """of the head's first weights and the order of images"""
     cache: Annotated[float, Parameter(validator=Number(gt=0))] = 4.0
     """GiB on disk for the outputs of the network"""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How thresholds of auto-labels are chosen."""
+
+    threshold: Share = 0.5
+    """rule fixed: one confidence for all classes"""
+    keep: Share = 0.5
+    """rule quantile: share of each class that is kept"""
+    precision_target: Share = 0.95
+    """rule precision: share of the kept labels that is right on held-out images"""

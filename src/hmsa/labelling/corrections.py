@@ -18,10 +18,10 @@ from PIL import Image
 from ..data.descriptions import description_text
 from ..data.imports import Mask, read_cvat, unpacked
 from ..data.labels import IGNORE
+from ..report.pictures import label_image, png_bytes
 from ..runs import InputError, Progress, replace
 from .brush import unpack_mask
-from .engine import as_png, label_image
-from .folder import PERSON, THRESHOLD_FILE, Folder, figures, is_by_person, tally
+from .folder import MANIFEST, PERSON, Folder, figures, is_by_person, tally
 from .labelled import Labelled
 from .sources import Row
 from .tasks import BACKGROUND
@@ -76,14 +76,12 @@ def take(labelled: Labelled, corrections: Corrections) -> Taken:
                 else:
                     new.append(name)
                 progress.advance()
-        thresholds = labelled.out / THRESHOLD_FILE
-        proposed = thresholds.read_text() if thresholds.is_file() else None
         with Progress("take", len(new)) as progress:
             for name in new:
-                folder.store(_corrected(name, corrections[name](), labelled))
+                folder.store(_corrected(name, corrections[name](), labelled), outdated=[MANIFEST])
                 progress.advance()
-        if new or not folder.is_finished:
-            folder.finish(proposed)
+        if new or not (labelled.out / MANIFEST).is_file():
+            folder.finish()
         people = [row for row in folder.rows() if is_by_person(row)]
         _list_people(people, labelled)
     return Taken(len(new), same, empty, len(people))
@@ -92,8 +90,8 @@ def take(labelled: Labelled, corrections: Corrections) -> Taken:
 def _corrected(name: str, label: Label, labelled: Labelled) -> Row:
     sure = np.where(label == IGNORE, 0, 255).astype(np.uint8)
     row = _row(name, labelled) | {"name": name, "status": "done", "reason": "", "source": PERSON}
-    row["label_png"] = as_png(label_image(label, labelled.labels))
-    row["confidence_png"] = as_png(Image.fromarray(sure))
+    row["label_png"] = png_bytes(label_image(label, labelled.labels))
+    row["confidence_png"] = png_bytes(Image.fromarray(sure))
     if "agreement" in row:
         row |= {"agreement_png": row["confidence_png"], "mean_agreement": 1.0}
     return row | figures(tally(label, sure, len(labelled.labels.names)))

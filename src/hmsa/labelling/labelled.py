@@ -18,8 +18,8 @@ from ..data.datasets import Dataset
 from ..data.descriptions import read_classes
 from ..data.images import read_image
 from ..data.labels import LabelSet
-from ..runs import InputError, read_records
-from .folder import DESCRIPTION, NAME, THRESHOLD_FILE, is_by_person, is_done, sha256, total
+from ..runs import InputError, read_records, sha256
+from .folder import DESCRIPTION, NAME, THRESHOLD_FILE, is_by_person, is_done, total
 from .sources import Row
 
 
@@ -91,7 +91,7 @@ class Labelled:
             )
         found = Coarse(dataset)
         if not others:
-            found.refuse_strangers({name: self.image_file(name) for name in self.rows}, self.out)
+            found.check_names({name: self.image_file(name) for name in self.rows}, self.out)
         return found
 
     def place(self, other: Coarse, name: str) -> int | None:

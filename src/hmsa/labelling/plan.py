@@ -11,11 +11,10 @@ from ..checkpoint.networks import load
 from ..config.recipe import Recipe, Selftrain
 from ..data.coarse import Coarse
 from ..data.datasets import Dataset, open_dataset
+from ..data.descriptions import beside
 from ..data.images import images_below
-from ..data.layouts import beside
 from ..model.pretrained import Card
-from ..runs import InputError
-from .folder import sha256
+from ..runs import InputError, sha256
 
 LEVELS = {"fixed": 0.5, "quantile": 0.5, "precision": 0.95}  # where the recipe gives none
 
@@ -43,6 +42,15 @@ class Plan:
     def level(self) -> float:
         """Confidence, share kept or precision, by the rule; in 0..1."""
         return LEVELS[self.section.rule] if self.section.level is None else self.section.level
+
+    @property
+    def people(self) -> Coarse | None:
+        """The coarse labels, those that count before the labels of the network."""
+        if self.coarse is None or self.section.coarse is None:
+            return None
+        fill, classes = self.section.coarse.fill, self.coarse.labels
+        ids = fill and frozenset(classes.index(name, "selftrain.coarse.fill") for name in fill)
+        return Coarse(self.coarse, ids or None)
 
 
 def open_plan(recipe: Recipe, data: Path, files: Path | None, near: Path) -> Plan:
@@ -134,7 +142,7 @@ def _check_images(plan: Plan, folder: Path) -> None:
         raise InputError(f"{folder} is inside {images}; give an --out elsewhere")
     if plan.coarse:
         named = {f.relative_to(images).with_suffix("").as_posix(): f for f in found}
-        Coarse(plan.coarse).refuse_strangers(named, images)
+        Coarse(plan.coarse).check_names(named, images)
     scored = {
         pair.image: dataset.split
         for dataset in (plan.val, plan.held_out) if dataset for pair in dataset.pairs

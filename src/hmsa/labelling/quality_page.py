@@ -74,7 +74,7 @@ class Quality:
     @cached_property
     def people_pixels(self) -> NDArray[np.int64] | None:
         """`[K]` pixels of each class in the labels by people."""
-        return self.people.dataset.class_pixels() if self.people else None
+        return self.people.dataset.frequencies() if self.people else None
 
     def classes(self) -> Table:
         """Class by class: shares, confidence, and what thresholds keep."""

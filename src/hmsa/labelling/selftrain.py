@@ -21,16 +21,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..config.options import Inference, Rules
 from ..config.recipe import Extra, Mixed, Recipe
 from ..data.datasets import Dataset, open_dataset
-from ..evaluation.evaluate import evaluate
+from ..evaluation.verbs import evaluate
 from ..runs import InputError, Outcome, Run, replace, say
 from ..runs.folder import difference, read_records
-from ..training.record import read_curves
 from ..training.train import train
-from .autolabel import Rules, autolabel
+from ..training.trainer import read_curves
+from .autolabel import autolabel
+from .folder import SPLIT
 from .labelled import open_labelled
-from .out import SPLIT
 from .plan import Plan, check_plan
 from .quality import drift
 from .rounds_page import rounds_tables, write_rounds
@@ -114,13 +115,17 @@ class Rounds:
         rules = {
             "fixed": Rules(threshold=level),
             "quantile": Rules(keep=level),
-            "precision": Rules(held_out=plan.held_out, target=level),
+            "precision": Rules(precision_target=level),
         }[section.rule]
-        result, _, failed = autolabel(
-            self._network(number - 1), plan.images, self._folder(number) / "labels",
-            section.scales, flip=section.flip, precision=plan.recipe.precision,
-            coarse=plan.coarse, fill=section.coarse and section.coarse.fill, rules=rules, overwrite=True,
+        inference = Inference(
+            scales=section.scales, flip=section.flip, precision=plan.recipe.precision
+        )
+        outcome = autolabel(
+            self._network(number - 1), str(plan.images), str(self._folder(number) / "labels"),
+            inference=inference, rules=rules, held_out=plan.held_out, coarse=plan.people,
+            overwrite=True,
         )  # fmt: skip
+        result = outcome.summary or {}
         kept = result["kept"][section.rule]
         if not kept["all"]:
             raise InputError(
@@ -130,7 +135,7 @@ class Rounds:
         return {
             "section": self._section(),
             "pictures": result["images"] - result["failed"],
-            "failed": failed,
+            "failed": list(outcome.problems),
             "thresholds": result["thresholds"][section.rule],
             "coverage": kept["all"],
             "kept": kept["class"],
@@ -145,10 +150,10 @@ class Rounds:
         recipe = self.recipe(number)
         best = train(recipe, folder, plan.data, pictures=plan.files, resume=True, near=plan.near)
         began, split = time.monotonic(), plan.val.split
-        scores, _ = evaluate(
-            best, plan.data, split, pictures=plan.files, precision=recipe.precision,
-            report=folder / f"report-{split}.html", command=self.command,
-        )  # fmt: skip
+        scores = evaluate(
+            best, plan.data, split=split, files=plan.files,
+            report=folder / f"report-{split}.html", inference=Inference(precision=recipe.precision),
+        ).summary or {}  # fmt: skip
         seconds = {
             "label": labels["seconds"] if labels else 0.0,
             "train": float(read_curves(folder)[-1]["seconds"]),

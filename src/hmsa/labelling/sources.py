@@ -1,214 +1,180 @@
-"""Many pictures, wherever they are: a folder, a list, Parquet or tar shards, on any file system.
+"""Where images come from. An address is a path of this machine or a URI such as s3://bucket/folder,
+on any file system that fsspec knows; `*` may stand in its last part.
 
-An address is a path of this machine or a URI such as s3://bucket/folder: what pyarrow or fsspec
-know. A `*` in its last part stands for several files.
-
-    FOLDER           all pictures below it, or else all its .parquet files, or all its .tar files
-    NAME.txt         a path or URI a line, relative to the list; # begins a comment
-    NAME.parquet     a column `image`: paths or URIs, or the bytes of the files; then also `name`
-    NAME.tar         WebDataset: the first picture of each key
+    FOLDER           all images below it, or else all its .parquet files, or all its .tar files
+    NAME.txt         a path or URI in each line, relative to the list; # begins a comment
+    NAME.parquet     a column `image`: such paths or URIs, or the bytes of files; then also `name`
+    NAME.tar         WebDataset: the first image of each key
 """
 
 from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
-import pyarrow
-from pyarrow import fs, parquet
+import fsspec
+from pyarrow import ArrowException, parquet
 
 from ..data.images import SUFFIXES
-from ..runs.errors import InputError
+from ..runs import InputError, first_line
 
-Kind = Literal["pictures", "parquet", "tar"]
+Row = dict[str, Any]  # what is known of one image, by column
+
+_KINDS = {"images": SUFFIXES, "Parquet files": {".parquet"}, "tar files": {".tar"}}
+_AT_ONCE = 16  # images of a Parquet file in memory
 
 
 @dataclass(frozen=True)
 class Source:
-    """What an address was found to hold.
+    """The content of an address.
 
-    pictures: name -> address. files: addresses of Parquet files or tar shards.
+    pieces: what `entries` reads, each on its own. images: name -> address of each image that is a
+    file. count: images, None if that is known only when all have been read.
     """
 
-    kind: Kind
-    pictures: dict[str, str] = field(default_factory=dict)
-    files: list[str] = field(default_factory=list)
-    count: int | None = None  # pictures, where that can be known beforehand
+    pieces: list[Row]
+    images: dict[str, str] = field(default_factory=dict)
+    count: int | None = None
 
 
 def find(address: str) -> Source:
-    """InputError: there is nothing, several kinds of things, or two pictures of one name."""
+    """List what is at an address.
+
+    Raises InputError if there is nothing, several kinds of files, or two images of one name.
+    """
     if address.endswith(".txt"):
-        return _named(_listed(address))
-    found = dict(_below(address))
-    if not found:
-        raise InputError(f"nothing at {address}; give a folder, a .txt list, Parquet or tar files")
-    kinds: dict[Kind, dict[str, str]] = {"pictures": {}, "parquet": {}, "tar": {}}
-    for path, full in sorted(found.items()):
-        suffix = PurePosixPath(path).suffix.lower()
-        hidden = PurePosixPath(path).name.startswith((".", "_"))
-        kind: Kind = "pictures" if suffix in SUFFIXES else "tar" if suffix == ".tar" else "parquet"
-        if not hidden and (kind != "parquet" or suffix == ".parquet"):
-            kinds[kind][path] = full
-    there = [kind for kind, files in kinds.items() if files]
-    if len(there) != 1:
-        has = " and ".join(there) or "neither pictures nor Parquet nor tar files"
-        raise InputError(f"{address} holds {has}; give what holds one of them")
-    files = kinds[there[0]]
-    if there == ["pictures"]:
-        return _named({full: path for path, full in files.items()})
-    count = None
-    if there == ["parquet"]:
-        count = sum(_rows_of(file) for file in files.values())
-    return Source(there[0], files=list(files.values()), count=count)
+        written = map(str.strip, read(address).decode("utf-8-sig", "replace").splitlines())
+        lines = [line for line in written if line and not line.startswith("#")]
+        return _of_images({_beside(address, line): line for line in lines}, address)
+    found: dict[str, dict[str, str]] = {}
+    for path, full in sorted(_below(address).items()):
+        name = PurePosixPath(path)
+        for kind, suffixes in _KINDS.items():
+            if name.suffix.lower() in suffixes and not name.name.startswith("."):
+                found.setdefault(kind, {})[full] = path
+    if len(found) > 1:
+        raise InputError(f"{address} has {' and '.join(found)}; name files of one kind")
+    if tars := found.get("tar files"):
+        return Source([{"image": file} for file in tars])
+    if tables := found.get("Parquet files"):
+        return _of_parquet(tables, address)
+    return _of_images(found.get("images", {}), address)
 
 
-@lru_cache(maxsize=64)
-def _opened(root: str) -> tuple[fs.FileSystem, str]:
+def entries(piece: Row) -> Iterator[Row]:
+    """The images of one piece: name, image (an address) and, if it was read with others, content.
+
+    A piece that cannot be read gives, in the end, a row with the reason.
+    """
+    image = piece["image"]
     try:
-        return fs.FileSystem.from_uri(root)  # type: ignore[no-any-return]
-    except pyarrow.ArrowInvalid:
-        import fsspec
+        if piece.get("group") is not None:
+            yield from _read_group(image, piece["group"])
+        elif image.endswith(".tar"):
+            yield from _read_tar(image)
+        else:
+            yield {"name": piece["name"], "image": image}
+    except InputError as error:
+        yield {"name": PurePosixPath(image).stem, "image": image, "reason": str(error)}
 
-        try:
-            filesystem, path = fsspec.core.url_to_fs(root)
-        except (ImportError, ValueError) as error:
-            raise InputError(f"{root}: {error}") from None
-        return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
 
-
-def resolve(address: str) -> tuple[fs.FileSystem, str]:
-    """The file system of an address, and its path there."""
-    scheme, there, rest = address.partition("://")
-    if not there:
-        return fs.LocalFileSystem(), os.path.abspath(address)
-    rest, options, query = rest.partition("?")
-    host, slash, path = rest.partition("/")
-    filesystem, base = _opened(f"{scheme}://{host or '/'}{options}{query}")
-    return filesystem, base.rstrip("/") + slash + path
+def resolve(address: str) -> tuple[Any, str]:
+    """The file system of an address, and the path there. Raises InputError if none knows it."""
+    try:
+        return fsspec.core.url_to_fs(address if "://" in address else os.path.abspath(address))  # type: ignore[no-any-return]
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{address}: {error}") from None
 
 
 def read(address: str) -> bytes:
-    """InputError: it cannot be read."""
+    """The content of a file. Raises InputError if it cannot be read."""
+    with _opened(address) as stream:
+        return bytes(stream.read())
+
+
+@contextmanager
+def _opened(address: str) -> Iterator[Any]:
     filesystem, path = resolve(address)
     try:
-        with filesystem.open_input_stream(path) as stream:
-            return bytes(stream.read())
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{address} cannot be read ({_line(error)})") from None
+        with filesystem.open(path) as stream:
+            yield stream
+    except (OSError, EOFError, tarfile.TarError, ArrowException) as error:
+        why = first_line(error)
+        raise InputError(f"{address} cannot be read ({why}); replace or remove it") from None
 
 
-def read_tar(address: str) -> Iterator[tuple[str, bytes]]:
-    """Name, with that of the shard before its key, and content of each picture.
-
-    InputError: the shard is broken, after what is whole of it was given.
-    """
+def _below(address: str) -> dict[str, str]:
+    """Path below the address -> address of each file; of a file its name."""
     filesystem, path = resolve(address)
-    shard, last = PurePosixPath(path).stem, None
-    try:
-        with filesystem.open_input_stream(path) as stream, tarfile.open(
-            fileobj=stream, mode="r|*"
-        ) as tar:  # fmt: skip
-            for member in tar:
-                folder, _, file = member.name.rpartition("/")
-                key = f"{shard}/{folder}{'/' * bool(folder)}{file.partition('.')[0]}"
-                if member.isreg() and PurePosixPath(file).suffix.lower() in SUFFIXES:
-                    content = tar.extractfile(member)
-                    if content and key != last:
-                        yield key, content.read()
-                        last = key
-    except (OSError, tarfile.TarError, pyarrow.ArrowException, EOFError) as error:
-        raise InputError(f"{address} is broken ({_line(error)}); replace or remove it") from None
+    paths = filesystem.glob(path) if "*" in path else filesystem.find(path)
+    parent = path.rpartition("/")[0] if "*" in path or paths == [path] else path.rstrip("/")
+    whole = filesystem.unstrip_protocol if "://" in address else str
+    return {file[len(parent) + 1 :]: whole(file) for file in paths}
 
 
-def _below(address: str) -> Iterator[tuple[str, str]]:
-    """Path below the address, and address, of each file; of a file its name."""
-    filesystem, path = resolve(address)
-    folder, _, pattern = path.rpartition("/")
-    several = "*" in pattern
-    try:
-        info = filesystem.get_file_info(folder if several else path)
-        if info.type == fs.FileType.File:
-            yield pattern, address
-            return
-        base = folder if several else path
-        files = filesystem.get_file_info(fs.FileSelector(base, recursive=not several))
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{address} cannot be listed ({_line(error)})") from None
-    scheme, there, rest = address.partition("://")
-    options = f"?{rest.partition('?')[2]}" if there and "?" in rest else ""
-    before = rest.partition("?")[0] if there else base
-    before = before.rpartition("/")[0] if there and several else before.rstrip("/")
-    for file in files:
-        below = file.path[len(base.rstrip("/")) :].lstrip("/")
-        if file.type == fs.FileType.File and (not several or fnmatchcase(below, pattern)):
-            yield below, f"{scheme}://{before}/{below}{options}" if there else file.path
+def _beside(address: str, path: str) -> str:
+    """The address of a path that the file at `address` names."""
+    is_whole = "://" in path or path.startswith("/")
+    return path if is_whole else f"{address.rpartition('/')[0] or '.'}/{path}"
 
 
-def _listed(address: str) -> dict[str, str]:
-    """Full address -> line of a list."""
-    try:
-        lines = read(address).decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{address} is not a readable list in UTF-8: {error}") from None
-    folder = address.rpartition("/")[0] or "."
-    entries = [line for line in map(str.strip, lines) if line and not line.startswith("#")]
-    if not entries:
-        raise InputError(f"{address} lists no pictures")
-    return {e if "://" in e or e.startswith("/") else f"{folder}/{e}": e for e in entries}
-
-
-def _named(paths: dict[str, str]) -> Source:
-    """The pictures by name, of full address -> path."""
+def _of_images(paths: Mapping[str, str], where: str) -> Source:
+    """paths: address -> path, which without suffix is the name."""
     named: dict[str, str] = {}
     for full, path in paths.items():
         parts = PurePosixPath(path.partition("://")[2] or path).with_suffix("").parts
         name = "/".join(part for part in parts if part not in ("/", "..", "."))
         if named.setdefault(name, full) != full:
-            raise InputError(f"{named[name]} and {full} share one name; which is it? keep one")
-    return Source("pictures", pictures=named, count=len(named))
-
-
-def _rows_of(address: str) -> int:
-    """InputError: not Parquet, or without the columns that are needed."""
-    filesystem, path = resolve(address)
-    try:
-        with parquet.ParquetFile(path, filesystem=filesystem) as file:
-            schema, rows = file.schema_arrow, file.metadata.num_rows
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{address} is not readable Parquet ({_line(error)})") from None
-    needed = ["image"] if "image" in schema.names and _is_text(schema) else ["image", "name"]
-    if any(name not in schema.names for name in needed):
+            raise InputError(f"{named[name]} and {full} have the same name; rename or remove one")
+    if not named:
         raise InputError(
-            f"{address} has columns {', '.join(schema.names)}; needed are image (paths or URIs), "
-            "or image (bytes) and name"
+            f"no images at {where}; name a folder, a .txt list, or Parquet or tar files with images"
         )
-    return int(rows)
+    return Source([{"name": n, "image": a} for n, a in named.items()], named, len(named))
 
 
-def columns(address: str) -> list[str]:
-    """Those that are needed of a Parquet file."""
-    filesystem, path = resolve(address)
-    schema = parquet.read_schema(path, filesystem=filesystem)
-    return ["image"] if _is_text(schema) else ["image", "name"]
+def _of_parquet(files: Iterable[str], where: str) -> Source:
+    paths: dict[str, str] = {}
+    pieces: list[Row] = []
+    count = 0
+    for file in files:
+        with _opened(file) as stream, parquet.ParquetFile(stream) as table:
+            schema = table.schema_arrow
+            if "image" in schema.names and "string" in str(schema.field("image").type):
+                written = table.read(["image"])["image"].to_pylist()
+                paths |= {_beside(file, path): path for path in written}
+            elif {"image", "name"} <= set(schema.names):
+                pieces += [{"image": file, "group": i} for i in range(table.num_row_groups)]
+                count += table.metadata.num_rows
+            else:
+                columns = ", ".join(schema.names)
+                raise InputError(
+                    f"{file} has columns {columns}; it needs image (paths or URIs), or image "
+                    "(bytes) and name"
+                )
+    return Source(pieces, count=count) if pieces else _of_images(paths, where)
 
 
-def _is_text(schema: Any) -> bool:
-    kind = schema.field("image").type
-    return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
+def _read_group(file: str, group: int) -> Iterator[Row]:
+    with _opened(file) as stream, parquet.ParquetFile(stream) as table:
+        for batch in table.iter_batches(_AT_ONCE, row_groups=[group], columns=["name", "image"]):
+            for name, content in zip(*batch.to_pydict().values(), strict=True):
+                reason = None if content else f"{name} has no content in {file}"
+                yield {"name": name, "image": name, "content": content, "reason": reason}
 
 
-def name_of(address: str) -> str:
-    """The name of a picture that is told by its address alone."""
-    (name,) = _named({address: address}).pictures
-    return name
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _read_tar(file: str) -> Iterator[Row]:
+    last = None
+    with _opened(file) as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
+        for member in tar:
+            folder, _, base = member.name.rpartition("/")
+            key = "/".join(filter(None, (PurePosixPath(file).stem, folder, base.split(".")[0])))
+            if member.isreg() and PurePosixPath(base).suffix.lower() in SUFFIXES and key != last:
+                content = tar.extractfile(member).read()  # type: ignore[union-attr]
+                yield {"name": key, "image": f"{file}#{key}", "content": content}
+                last = key

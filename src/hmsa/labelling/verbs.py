@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from ..config.options import Changes, Checkpoint, Count, Files, Flag, Inference, Names, Share
+from ..config.options import Changes, Checkpoint, Count, Files, Flag, Inference, Names, Rules
 from ..runs import InputError, Outcome, command_line
 
 
@@ -41,38 +41,38 @@ def autolabel(
     fill: Annotated[Names | None, Parameter(help="coarse labels of these classes count")] = None,
     grow: Annotated[int, Parameter(validator=Number(gte=0),
         help="pixels around coarse labels that get the nearest one")] = 0,
-    threshold: Annotated[Share, Parameter(help="rule fixed: one confidence for all classes")] = 0.5,
-    keep: Annotated[
-        Share, Parameter(help="rule quantile: share of each class that is kept")
-    ] = 0.5,
     held_out: Annotated[Path | None, Parameter(
         help="rule precision: dataset with labels that the teacher has not learnt from")] = None,
     split: Annotated[str, Parameter(help="split of the held-out dataset")] = "val",
-    precision_target: Annotated[
-        Share, Parameter(help="share of the kept labels that is right there")
-    ] = 0.95,
+    rules: Rules = Rules(),
     inference: Inference = Inference(),
 ) -> Outcome:  # fmt: skip
     """Label many images for a student to learn from.
 
     example: hmsa autolabel runs/camvid more-images/ -o labelled --held-out camvid --split test
     """
-    from .autolabel import Rules
+    from ..data.coarse import Coarse
+    from ..data.datasets import open_dataset
     from .autolabel import autolabel as work
 
     if override and fill is not None:
-        raise InputError("--override and --fill exclude each other; give one of them")
+        raise InputError("--override and --fill exclude each other; use one of them")
     if bool(coarse) != (override or fill is not None):
         raise InputError("coarse labels need --coarse DATA and either --override or --fill NAMES")
     if grow and not coarse:
         raise InputError("--grow is about coarse labels; name them with --coarse DATA")
-    summary, table, problems = work(
-            teacher, images, out, overwrite=overwrite, raw=raw, coarse=coarse,
-            coarse_split=coarse_split, fill=fill, agreement=agreement, grow=grow,
-            rules=Rules(threshold, keep, held_out, split, precision_target),
-            workers=workers, cluster=cluster, **vars(inference),
+    people = None
+    if coarse:
+        drawn = open_dataset(coarse, coarse_split)
+        classes = (
+            None if override else frozenset(drawn.labels.index(n, "--fill") for n in fill or ())
+        )
+        people = Coarse(drawn, classes, grow)
+    return work(
+        teacher, images, out, inference=inference, rules=rules, coarse=people, raw=raw,
+        held_out=open_dataset(held_out, split) if held_out else None, agreement=agreement,
+        workers=workers, cluster=cluster, overwrite=overwrite,
     )  # fmt: skip
-    return Outcome(summary, table, problems=problems)
 
 
 def review(
@@ -115,22 +115,14 @@ def review(
             "-o FILE and --export go together; the page is written where --report says"
         )
     if export and out:
-        summary, files = module.export(folder, export, out, worst, url)
-        note = f"{summary['images']} image(s) in {' and '.join(map(str, files))}"
-        return Outcome(summary, notes=[note])
+        return module.export(folder, export, out, worst, url)
     if take:
-        summary = module.take_back(folder, take)
-        note = (
-            f"{summary['taken']} label(s) taken, {summary['same']} were there already, "
-            f"{summary['empty']} left empty; {summary['people']} by people in all"
-        )
-        return Outcome(summary, notes=[note])
-    page = report or folder / "quality.html"
-    summary, table = module.review(
-        folder, people=people, people_split=people_split, truth=truth, split=split, before=before,
-        report=page, command=command_line(),
+        return module.take_back(folder, take)
+    return module.review(
+        folder, people=(people, people_split) if people else None,
+        truth=(truth, split) if truth else None, before=before,
+        report=report or folder / "quality.html", command=command_line(),
     )  # fmt: skip
-    return Outcome(summary, table, notes=[f"report: {page}"])
 
 
 def selftrain(
@@ -150,16 +142,10 @@ def selftrain(
     from ..config.reading import read
     from ..config.recipe import Recipe
     from ..data.descriptions import beside
+    from .plan import open_plan
     from .selftrain import selftrain as work
 
     recipe, near = read(Recipe, config, changes), config.parent
     folder = out or Path("runs") / f"{config.stem}-selftrain"
-    data = beside(near, recipe.data.dataset)
-    result = work(
-        recipe, folder, data, rounds=rounds, pictures=files, resume=resume, near=near,
-        command=command_line(),
-    )  # fmt: skip
-    if result is None:  # another process of the same training shows the result
-        return Outcome()
-    summary, table, problems = result
-    return Outcome(summary, table, problems=problems)
+    plan = open_plan(recipe, beside(near, recipe.data.dataset), files, near)
+    return work(plan, folder, rounds, resume=resume, command=command_line())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ..data.labels import IGNORE
+from ..data.labels import IGNORE, LabelSet
 
 Bytes = NDArray[np.uint8]
 
@@ -104,6 +105,22 @@ def panel(rows: list[list[tuple[str, Bytes]]], width: int = 320) -> Image.Image:
             sheet.paste(cell, (left, top + bar))
         top += height
     return sheet
+
+
+def label_image(label: Bytes, labels: LabelSet) -> Image.Image:
+    """Label [H,W] of train ids as a "P" image that holds `labels.raw`; 255 stays 255."""
+    raw = np.full(256, IGNORE, np.uint8)
+    raw[: len(labels.raw)] = labels.raw
+    palette = np.zeros((max(labels.raw) + 1, 3), np.uint8)
+    palette[list(labels.raw)] = labels.palette
+    return palette_png(raw[label], palette)
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """The content of a PNG file."""
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
 
 
 def _fitted(image: Bytes, width: int) -> Image.Image:

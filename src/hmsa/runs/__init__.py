@@ -1,8 +1,8 @@
 """Run folders, whole-file writes, errors, progress. Loads no torch; `runs.machine` does."""
 
 from .errors import InputError, Interrupted, did_you_mean, first_line
-from .files import cache_folder, replace, sweep
-from .folder import Run, stamp
+from .files import cache_folder, replace, sha256, sweep
+from .folder import Run, read_records, stamp
 from .outcome import Outcome, command_line
 from .progress import Progress, say
 
@@ -16,8 +16,10 @@ __all__ = [
     "command_line",
     "did_you_mean",
     "first_line",
+    "read_records",
     "replace",
     "say",
+    "sha256",
     "stamp",
     "sweep",
 ]

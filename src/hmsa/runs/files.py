@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterable
@@ -36,3 +37,9 @@ def sweep(paths: Iterable[Path]) -> None:
         for left in folder.glob(".*"):
             if folder / left.name[1:].rpartition(".")[0] in wanted:
                 left.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of the content of a file."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +29,7 @@ class Run:
 
     settings: JSON values that the results depend on, by the names that users know.
     overwrite: forget what was done there, and with which settings.
+    keep: which records are kept even then, as they do not depend on the settings.
     mend: what the user can do where settings differ, for the message.
     Raises InputError if the folder was begun with other settings, is in use by another process,
     or cannot be written to; the `with` block raises it when the disk is full.
@@ -41,6 +42,7 @@ class Run:
         settings: Mapping[str, Any],
         *,
         overwrite: bool = False,
+        keep: Callable[[Any], bool] | None = None,
         mend: str = MEND,
     ) -> None:
         self.folder = folder
@@ -52,7 +54,7 @@ class Run:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
-            self._begin(settings, overwrite, mend)
+            self._begin(settings, overwrite, keep, mend)
         except Timeout:
             raise InputError(
                 f"{folder}: another process is writing into this folder; wait for it or stop it"
@@ -63,19 +65,30 @@ class Run:
                 raise _cannot_write(folder, error) from None
             raise
 
-    def _begin(self, settings: Mapping[str, Any], overwrite: bool, mend: str) -> None:
-        sweep([self._settings_file])
+    def _begin(
+        self, settings: Mapping[str, Any], overwrite: bool,
+        keep: Callable[[Any], bool] | None, mend: str,
+    ) -> None:  # fmt: skip
+        sweep([self._settings_file, self._done_file])
         if self._settings_file.is_file() and not overwrite:
             self._compare(settings, mend)
         else:
             text = json.dumps(settings, indent=1) + "\n"
-            self._done_file.unlink(missing_ok=True)  # first: it belongs to other settings
+            self._forget(keep)  # first: it belongs to other settings
             replace(self._settings_file, lambda temporary: temporary.write_text(text))
         self._file = self._done_file.open("ab")
         content = self._done_file.read_bytes()
         self.records = _parse(content)
         if content and not content.endswith(b"\n"):  # killed while it wrote a line
             self._file.write(b"\n")
+
+    def _forget(self, keep: Callable[[Any], bool] | None) -> None:
+        records = _parse(self._done_file.read_bytes()) if keep and self._done_file.is_file() else {}
+        kept = [json.dumps(record) for record in records.items() if keep and keep(record[1])]
+        if kept:
+            replace(self._done_file, lambda temporary: temporary.write_text("\n".join(kept) + "\n"))
+        else:
+            self._done_file.unlink(missing_ok=True)
 
     def _compare(self, settings: Mapping[str, Any], mend: str) -> None:
         try:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hmsa.labelling.labelling import Labelling, locked
 from PIL import Image
 
 from hmsa.data.images import read_image
 from hmsa.data.labels import LabelSet, spread
 from hmsa.inference.predictor import Prediction
-from hmsa.labelling.labelling import Labelling, locked
 
 NAMES = ("sky", "road", "post", "car")
 LABELS = LabelSet(NAMES, tuple(spread(4)), (0, 1, 2, 3))

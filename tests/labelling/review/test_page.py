@@ -8,11 +8,11 @@ import re
 import numpy as np
 import pytest
 import yaml
+from hmsa.labelling.findings import LEVELS, against, drift, queue
 from PIL import Image
 
 from hmsa.data.datasets import open_dataset
 from hmsa.labelling import findings
-from hmsa.labelling.findings import LEVELS, against, drift, queue
 from hmsa.labelling.labelled import open_labelled
 from hmsa.runs.errors import InputError
 

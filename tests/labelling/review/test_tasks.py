@@ -14,6 +14,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import yaml
+from hmsa.labelling.labelling import locked
+from hmsa.labelling.rows import figures, tally
 from PIL import Image
 from pyarrow import parquet
 
@@ -24,8 +26,6 @@ from hmsa.data.imports import import_masks
 from hmsa.data.labels import LabelSet, spread
 from hmsa.labelling import corrections
 from hmsa.labelling.brush import pack_mask
-from hmsa.labelling.labelling import locked
-from hmsa.labelling.rows import figures, tally
 from hmsa.runs.errors import InputError
 
 from .conftest import LABELS, NAMES, seen

@@ -1,0 +1,98 @@
+"""Thresholds that are proposed for auto-labels, by three rules, and what each of them keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.table import Table
+
+from ..config.options import Rules
+from ..data.datasets import Dataset
+from ..inference.predictor import Predictor
+from ..runs import Progress
+from .calibration import Calibration, precise, surest
+
+
+def calibrate(predictor: Predictor, dataset: Dataset) -> Calibration:
+    """How often the predictor is right on a labelled split, by class and confidence."""
+    calibration = Calibration(len(dataset.labels.names))
+    with Progress("held-out", len(dataset)) as progress:
+        for index in range(len(dataset)):
+            image, label = dataset.read(index)
+            prediction = predictor(image)
+            arrays = (label, prediction.label, prediction.confidence)
+            calibration.add(*(torch.from_numpy(array) for array in arrays))
+            progress.advance()
+    return calibration
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Thresholds in 0..1 by rule and class.
+
+    counts: `[K,256]` pixels of the auto-labels by class and stored confidence. unreached: classes
+    whose precision never is as high as it shall be; 1 keeps of them what people labelled, only.
+    """
+
+    names: Sequence[str]
+    counts: NDArray[np.int64]
+    thresholds: dict[str, dict[str, float]]
+    unreached: list[str]
+
+    def kept(self) -> dict[str, dict[str, Any]]:
+        """Share of the pixels that each rule keeps: `all`, and by `class`, None without pixels."""
+        pixels, found = self.counts.sum(1), {}
+        for rule, numbers in self.thresholds.items():
+            sure = np.arange(256) / 255 >= np.array([*numbers.values()])[:, None]
+            kept = (self.counts * sure).sum(1)
+            shares = [
+                k / n if n else None for k, n in zip(kept.tolist(), pixels.tolist(), strict=True)
+            ]
+            total = int(pixels.sum())
+            found[rule] = {
+                "all": int(kept.sum()) / total if total else None,
+                "class": dict(zip(self.names, shares, strict=True)),
+            }
+        return found
+
+    def table(self, rules: Rules, held_out: str) -> Table:
+        """Class by rule: threshold, and the share of the class's pixels that it keeps."""
+        caption = f"fixed {rules.threshold:g}; the surest {rules.keep:.0%} of each class"
+        if "precision" in self.thresholds:
+            caption += f"; precision {rules.precision_target:.0%} on {held_out}"
+        table = Table(title="Thresholds, and the share of pixels kept", title_justify="left")
+        table.add_column("class")
+        for column in ("share of all", *(c for rule in self.thresholds for c in (rule, "kept"))):
+            table.add_column(column, justify="right")
+        pixels, kept = self.counts.sum(1), self.kept()
+        for k, name in enumerate(self.names):
+            cells = [f"{pixels[k] / max(1, pixels.sum()):.1%}"]
+            for rule, numbers in self.thresholds.items():
+                never = rule == "precision" and name in self.unreached
+                cells.append("never" if never else f"{numbers[name]:.4f}")
+                cells.append(f"{kept[rule]['class'][name]:.1%}" if pixels[k] else "")
+            table.add_row(name, *cells)
+        table.caption, table.caption_justify = caption, "left"
+        return table
+
+
+def propose(
+    names: Sequence[str], counts: NDArray[np.int64], rules: Rules, held_out: Calibration | None
+) -> Proposal:
+    """Thresholds by the rules; that of precision needs labels of held-out images."""
+    found = {
+        "fixed": [rules.threshold] * len(names),
+        "quantile": surest(torch.from_numpy(counts), rules.keep),
+    }
+    unreached = []
+    if held_out:
+        lowest = precise(held_out.counts, rules.precision_target)
+        found["precision"] = [1.0 if number is None else number for number in lowest]
+        unreached = [name for name, n in zip(names, lowest, strict=True) if n is None]
+    thresholds = {rule: dict(zip(names, n, strict=True)) for rule, n in found.items()}
+    return Proposal(names, counts, thresholds, unreached)

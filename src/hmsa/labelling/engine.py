@@ -1,0 +1,214 @@
+"""Labels the images of a source, in this process or with Ray in several processes or machines."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..data.coarse import Coarse
+from ..data.images import is_raster, read_image
+from ..data.labels import LabelSet
+from ..inference.pipeline import flow
+from ..inference.predictor import Predictor
+from ..inference.result import Prediction
+from ..report.pictures import label_image, png_bytes
+from ..runs import InputError, Progress, sha256
+from ..runs.machine import keep_memory
+from .folder import figures, key_of, tally
+from .sources import Row, Source, entries, read
+
+Drawn = tuple[NDArray[np.uint8], NDArray[np.bool_]]  # label [H,W] by people, and where it counts
+Loaded = tuple[NDArray[np.uint8], Drawn | None] | None  # image [H,W,3]; None: not to be labelled
+Result = tuple[Prediction, float] | None  # and seconds that it took
+Store = Callable[[Row], None]
+Write = Callable[[list[Row]], list[Row]]
+
+_PART, _SHARD = 16, 256  # images, at most, in one call of a worker; if it writes them itself
+_RETRIES = 3  # of a part whose worker died; it may be an image that kills it
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """Makes rows of images; is sent to other processes.
+
+    load: loads the network there. labels: values that the files hold. known: see `Folder.known`.
+    coarse: labels by people, which count before those of the network. agreement: also store where
+    the scales, and the image and its mirror image, agree.
+    """
+
+    load: Callable[[], Predictor]
+    labels: LabelSet
+    known: Collection[str]
+    coarse: Coarse | None = None
+    agreement: bool = False
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The network of this process."""
+        return self.load()
+
+    def label(self, pieces: Iterable[Row], store: Store) -> Iterator[None]:
+        """Step from image to image; `store` gets the rows of all that are not known, from threads.
+
+        What is wrong with an image is the reason in its row.
+        """
+
+        def write(row: Row, loaded: Loaded, result: Result) -> None:
+            if loaded and result:
+                store(row | self._labelled(*result, loaded[1]))
+
+        listed = (row for piece in pieces for row in entries(piece))
+        threads = min(4, os.cpu_count() or 1)
+        for row, problem in flow(listed, self._read, self._predict, write, threads=threads):
+            if problem:
+                store(row | {"status": "failed", "reason": str(problem)})
+            yield
+
+    def _read(self, row: Row) -> Loaded:
+        """The image; its hash and that of its coarse label come into the row."""
+        image, content, drawn = row["image"], row.pop("content", None), None
+        if row["name"] in self.known:
+            return None
+        if row.get("reason"):
+            raise InputError(row["reason"])
+        try:
+            content = content or read(image)
+            row["sha256"] = hashlib.sha256(content).hexdigest()
+            place = self.coarse.find(Path(image), row["name"]) if self.coarse else None
+            if self.coarse and place is not None:
+                row["coarse_sha256"] = sha256(self.coarse.dataset.pairs[place].label)
+            if key_of(row) in self.known:
+                return None
+            pixels = read_image(image, None if is_raster(Path(image)) else content)
+            if self.coarse and place is not None:
+                drawn = self.coarse.read(place, image, pixels.shape[:2])
+        except InputError:
+            raise
+        except Exception as error:  # decoders raise anything, and it must not stop the others
+            text = " ".join(str(error).split())
+            raise InputError(f"{image} cannot be decoded ({text}); replace or remove it") from None
+        return pixels, drawn
+
+    def _predict(self, batch: list[Loaded]) -> list[Result]:
+        (loaded,), began = batch, time.monotonic()
+        if loaded is None:
+            return [None]
+        return [(self.predictor(loaded[0], detail=self.agreement), time.monotonic() - began)]
+
+    def _labelled(self, prediction: Prediction, seconds: float, drawn: Drawn | None) -> Row:
+        label, maps = prediction.label, {"confidence": prediction.confidence}
+        row: Row = {"status": "done", "reason": "", "seconds": round(seconds, 4)}
+        row["height"], row["width"] = label.shape
+        if self.agreement:
+            votes = [*prediction.single.values(), *prediction.flips.values()]
+            same = np.sum([vote == label for vote in votes], 0)
+            maps["agreement"] = (same * 255 // len(votes)).astype(np.uint8)
+        if drawn:
+            by_people, counts = drawn
+            label = np.where(counts, by_people, label)
+            maps = {kind: np.where(counts, np.uint8(255), each) for kind, each in maps.items()}
+            row["coarse_pixels"] = int(counts.sum())
+        if self.agreement:
+            row["mean_agreement"] = float(maps["agreement"].mean()) / 255
+        row |= figures(tally(label, maps["confidence"], len(self.labels.names)))
+        images = {kind: Image.fromarray(each) for kind, each in maps.items()}
+        images["label"] = label_image(label, self.labels)
+        return row | {f"{kind}_png": png_bytes(image) for kind, image in images.items()}
+
+
+def label_here(labeller: Labeller, source: Source, store: Store) -> None:
+    """Label in this process; `store` is called by threads."""
+    with Progress("autolabel", source.count) as progress:
+        for _ in labeller.label(source.pieces, store):
+            progress.advance()
+
+
+def label_with_ray(
+    labeller: Labeller, source: Source, store: Store, write: Write | None, address: str,
+    workers: int | None,
+) -> None:  # fmt: skip
+    """Label with Ray; `store` is called here.
+
+    write: takes rows where they are made, and returns what `store` gets. address: of a running
+    cluster; local: one is started on this machine. workers: networks at the same time; None: one
+    for each GPU, or for every four cores where there are no GPUs.
+    Raises RuntimeError, after all other images, if some could not be labelled.
+    """
+    with _connected(address) as ray, Progress("autolabel", source.count) as progress:
+        resources = ray.cluster_resources()
+        cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+        workers = workers or gpus or max(1, cpus // 4)
+        worker = ray.remote(_Worker).options(
+            num_cpus=0, num_gpus=1 / math.ceil(workers / gpus) if gpus else 0,
+            scheduling_strategy="SPREAD", max_restarts=-1, max_task_retries=_RETRIES,
+        )  # fmt: skip
+        threads = max(1, cpus // workers)
+        actors = [worker.remote(labeller, write, threads) for _ in range(workers)]
+        pool = ray.util.ActorPool(actors)
+        pieces, problem = source.pieces, None
+        step = max(1, min(_SHARD if write else _PART, len(pieces) // workers // 8))
+        for start in range(0, len(pieces), step):
+            pool.submit(lambda actor, part: actor.label.remote(part), pieces[start : start + step])
+        while pool.has_next():
+            try:
+                for row in pool.get_next_unordered():
+                    store(row)
+                    progress.advance()
+            except ray.exceptions.RayError as error:
+                problem = " ".join(str(error).split())[-300:]
+    if problem:
+        raise RuntimeError(f"{problem}; the same command goes on")
+
+
+class _Worker:
+    """A network in a process of its own, on a GPU if Ray assigned it one."""
+
+    def __init__(self, labeller: Labeller, write: Write | None, threads: int) -> None:
+        keep_memory()
+        torch.set_num_threads(threads)
+        self.labeller, self.write = labeller, write
+
+    def label(self, pieces: list[Row]) -> list[Row]:
+        rows: list[Row] = []
+        for _ in self.labeller.label(pieces, rows.append):
+            pass
+        return self.write(rows) if self.write else rows
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    """Ray, on the cluster at `address`, or on the one that this process is connected to already."""
+    try:
+        import ray
+        import ray.util
+    except ImportError:
+        needed = '--workers and --cluster need Ray: pip install "hmsa[cluster]"'
+        raise InputError(needed) from None
+    starts = not ray.is_initialized()
+    if starts:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        local = {"include_dashboard": False} if address == "local" else {}
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+        except (ConnectionError, ValueError) as error:
+            raise InputError(f"--cluster {address}: no cluster there ({error})") from None
+    try:
+        with redirect_stdout(sys.stderr):  # Ray prints there which process died
+            yield ray
+    finally:
+        if starts:
+            ray.shutdown()
