@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from hmsa.labelling.out import SPLIT
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
@@ -44,7 +45,6 @@ from hmsa.data.labels import IGNORE
 from hmsa.evaluation.confusion import Confusion
 from hmsa.evaluation.verbs import evaluate
 from hmsa.labelling.autolabel import Rules, autolabel
-from hmsa.labelling.out import SPLIT
 from hmsa.report.pictures import colorize, panel
 from hmsa.runs.errors import InputError
 from hmsa.runs.files import replace

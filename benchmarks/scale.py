@@ -27,16 +27,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from hmsa.labelling.cluster import Cluster
+from hmsa.labelling.labelling import Crew, Labelling, locked
+from hmsa.labelling.out import settings_of
+from hmsa.labelling.rows import total
 from PIL import Image
 
 from hmsa.data.images import images_below, read_image
 from hmsa.data.labels import LabelSet, spread
 from hmsa.inference.predictor import Prediction, Predictor
 from hmsa.labelling import labelling
-from hmsa.labelling.cluster import Cluster
-from hmsa.labelling.labelling import Crew, Labelling, locked
-from hmsa.labelling.out import settings_of
-from hmsa.labelling.rows import total
 from hmsa.runs.machine import describe_machine
 
 WAYS = ("one", "two", "ray")

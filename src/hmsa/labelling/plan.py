@@ -122,8 +122,11 @@ def _check_splits(plan: Plan) -> None:
     cards = [(own, "the recipe's teacher")]
     if start := plan.recipe.start:
         cards.append((load(start).card, start))
-    for option, dataset in (("data.val", plan.val), ("selftrain.held_out", plan.held_out)):
-        for card, source in cards if dataset else ():
+    scored = {"data.val": plan.val} | (
+        {"selftrain.held_out": plan.held_out} if plan.held_out else {}
+    )
+    for option, dataset in scored.items():
+        for card, source in cards:
             require_unseen(card, dataset.source, dataset.split, source, option)
     if not plan.val.frequencies().any():
         raise InputError(

@@ -132,7 +132,8 @@ class Quality:
         curves = [curve("all classes", None, counts.sum(0), [])]
         for k in order[pixels[order] > 0]:
             share = f"{100 * pixels[k] / pixels.sum():.2f} % of all"
-            curves.append(curve(*self.named[k], counts[k], [share]))
+            name, colour = self.named[k]
+            curves.append(curve(name, colour, counts[k], [share]))
         return curves
 
     def _truth(self) -> Section:
@@ -176,7 +177,8 @@ class Quality:
                  percent(d.agreement), Cell("; ".join(d.reasons), "left")]
                 for d in self.queue[DOUBTFUL:LISTED]
             ]  # fmt: skip
-            heads = ["image", "doubt", "confidence", "agreement", Cell("reasons", "left")]
+            heads: list[str | Cell] = ["image", "doubt", "confidence", "agreement"]
+            heads.append(Cell("reasons", "left"))
             blocks += [Table(heads, rows)] if rows else []
             note = (
                 "Doubt: what is missing to full confidence and agreement, mean over the image. "

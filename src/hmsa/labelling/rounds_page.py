@@ -100,7 +100,7 @@ def _titles(rounds: Sequence[Numbers]) -> list[str]:
 
 def _rounds(rounds: Sequence[Numbers], fusion: str, best: int, report: str = "") -> Table:
     others = ["average"] if fusion != "average" else []
-    rows = []
+    rows: list[list[str | Cell]] = []
     for number, (title, numbers) in enumerate(zip(_titles(rounds), rounds, strict=True)):
         labels, own = numbers["labels"] or {}, percent(numbers["miou"][fusion])
         own.kind = "best" if number == best else own.kind

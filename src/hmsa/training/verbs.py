@@ -115,7 +115,8 @@ def demo(
     scored = evaluate(run, data, split="test", report=out / "report.html")
     say(f"4/4 predicting four scenes into {predictions}")
     images = sorted(str(path) for path in (scenes / "test" / "images").iterdir())
-    predict(run, *images[:4], out=predictions, panel=True)
+    save = ["label", "overlay", "confidence", "panel"]
+    predict(run, *images[:4], out=predictions, save=save)
     return scored
 
 
