@@ -247,7 +247,9 @@ class TestCoco:
     def test_a_segment_that_the_json_does_not_know(self, coco, tmp_path):
         file = coco()
         save(PAINTED, tmp_path / "panoptic_val2017" / "000139_panoptic.png")
-        with pytest.raises(InputError, match="000139_panoptic.png: 2 value.*not listed in the export"):
+        with pytest.raises(
+            InputError, match="000139_panoptic.png: 2 value.*not listed in the export"
+        ):
             import_masks(file, tmp_path / "out", tmp_path / "val2017")
 
     def test_needs_pictures_and_pngs(self, coco, tmp_path):

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.datasets import Pair, list_files, sizes_differ
+from ..data.datasets import Pair, list_files, read_list, sizes_differ
 from ..data.descriptions import Split, describe, find_split, folders, label_set
 from ..data.labels import IGNORE, unpack
-from ..data.lists import read_list
 from ..runs.errors import InputError
 from .findings import Findings, Part, Unknown
 from .scan import File, Seen

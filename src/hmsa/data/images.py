@@ -34,7 +34,6 @@ LIMIT = "HMSA_MAX_PIXELS"
 ALL = slice(None)
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _COLORS, _FILL_ORDER = 256, 257, 258, 259, 262, 266  # tags
 _ORIENTATION, _EXTRA, _FORMAT = 274, 338, 339  # the first also in EXIF: 5..8 lie on their side
-_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # of so many bands of 8 bits
 _AT_ONCE = 1 << 21  # pixels converted at once
 _MEND = "replace or remove it"
 _PILLOW = threading.Lock()
@@ -77,8 +76,8 @@ class Raster(OpenImage):
         self.size, count = self._source.shape, self._source.count
         self._type = np.dtype(self._source.dtypes[0])
         self._bands = [1, 2, 3] if count > 2 else [1]
-        known = self._type == np.uint8 and count in _MODES
-        self.mode = _MODES[count] if known else f"{count} band(s) of {self._type}"
+        modes = {(1, "uint8"): "L", (3, "uint8"): "RGB", (4, "uint8"): "RGBA"}
+        self.mode = modes.get((count, self._type.name), f"{count} band(s) of {self._type}")
 
     def __exit__(self, *_: object) -> None:
         self._source.close()
