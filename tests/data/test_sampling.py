@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -163,7 +163,7 @@ def stub(count):
 
 def stub_pool():
     first = np.array([[0, 0, 0, 5, 8, 1], [0, 1, 0, 6, 9, 1]], np.int32)
-    return math.inf, {0: first, 1: np.array([[0, 2, 1, 7, 10, 1]], np.int32)}
+    return sys.maxsize, {0: first, 1: np.array([[0, 2, 1, 7, 10, 1]], np.int32)}
 
 
 def draws(stream, start, end):

@@ -196,7 +196,7 @@ def _pairs(root: Path, split: Split, source: str) -> list[Pair]:
     )
     for files in (files for kind in listed for files in kind.values()):
         if len(files) > 1:
-            raise InputError(same_name(files))
+            raise InputError(f"{files[0]} and {files[1]} have the same name; remove one")
     images, labels, confidence, instances = ({n: f[0] for n, f in kind.items()} for kind in listed)
     if not images:
         ending = f" that end in {split.image_ending}" if split.image_ending else ""
@@ -273,10 +273,6 @@ def _find(path: str, folders: tuple[Path, ...], where: str) -> Path:
         if (folder / path.strip()).is_file():
             return folder / path.strip()
     raise InputError(f"{where}: no file {path} in {' or '.join(map(str, folders))}; correct it")
-
-
-def same_name(files: list[Path]) -> str:
-    return f"{files[0]} and {files[1]} have the same name; rename or remove one"
 
 
 def sizes_differ(pair: Pair, image: tuple[int, ...], label: tuple[int, ...]) -> str:

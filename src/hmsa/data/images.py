@@ -58,7 +58,7 @@ class OpenImage:
     def read(self, rows: slice = ALL, cols: slice = ALL) -> NDArray[np.uint8]:
         """`[h,w,3]` RGB, not to be written to.
 
-        Raises InputError if the file is damaged there, or for more than `pixel_limit()` pixels.
+        Raises InputError if the file is damaged there, or for more than LIMIT pixels.
         """
         return self._pixels[rows, cols]
 
@@ -125,7 +125,7 @@ class Raster(OpenImage):
 def open_image(path: Path) -> OpenImage:
     """An image file, for a `with` block: by windows where possible, else decoded here.
 
-    Raises InputError if it cannot be decoded or that needs more than `pixel_limit()` pixels.
+    Raises InputError if it cannot be decoded or has more than LIMIT pixels.
     """
     if (raster := _open_raster(path)) is not None:
         return raster
@@ -166,7 +166,7 @@ def open_pillow(
 ) -> Iterator[Image.Image]:
     """`PIL.Image.open` that raises InputError for every failure, also while decoding in the block.
 
-    content: as for `read_image`. limited: refuse more than `pixel_limit()` pixels.
+    content: as for `read_image`. limited: refuse more than LIMIT pixels.
     """
     try:
         # Not by its name: Pillow would map the file, and so garble a gray TIFF that is turned
@@ -186,12 +186,10 @@ def open_pillow(
             yield image
     except InputError:
         raise
-    except UnidentifiedImageError:
-        raise InputError(
-            f"{path} is not an image that can be read; {_MEND}{_geo_hint(path)}"
-        ) from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be decoded ({error}); {_MEND}{_geo_hint(path)}") from None
+        unknown = isinstance(error, UnidentifiedImageError)
+        why = "is not an image that can be read" if unknown else f"cannot be decoded ({error})"
+        raise InputError(f"{path} {why}; {_MEND}{_geo_hint(path)}") from None
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -228,14 +226,6 @@ def images_below(folder: Path) -> list[Path]:
     """Every image file below `folder`, by its suffix, in sorted order."""
     found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
     return sorted(p for p in found if p.is_file() and not p.name.startswith("."))
-
-
-def pixel_limit() -> int:
-    """Pixels that may be decoded at once: a small file may hold any number."""
-    text = os.environ.get(LIMIT, str(MAX_PIXELS))
-    if not text.isdecimal():
-        raise InputError(f"{LIMIT}={text!r} in the environment is not a number of pixels")
-    return int(text)
 
 
 def is_raster(path: Path) -> bool:
@@ -288,8 +278,11 @@ def _row_ranges(height: int, width: int) -> Iterator[tuple[int, int]]:
 
 
 def _check_size(path: Path | str, height: int, width: int) -> None:
-    pixels = height * width
-    if pixels > (limit := pixel_limit()):
+    """Raise InputError for too many pixels to decode at once: a small file may hold any number."""
+    pixels, limit = height * width, os.environ.get(LIMIT, str(MAX_PIXELS))
+    if not limit.isdecimal():
+        raise InputError(f"{LIMIT}={limit!r} in the environment is not a number of pixels")
+    if pixels > int(limit):
         raise InputError(
             f"{path} is {width}x{height}, {pixels} pixels, and at most {limit} are decoded at "
             f"once; if you trust it, set {LIMIT}={pixels} in the environment{_geo_hint(path)}"

@@ -18,10 +18,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +55,7 @@ class ExtraSet:
     dataset: Dataset
     share: float = 0.0  # of the plain images
     boost: frozenset[int] = frozenset()  # classes whose tiles are added to the main set's
-    stop: float = math.inf
+    stop: int = sys.maxsize
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,9 @@ class Mix:
     """
 
     class_uniform: float = 0.0  # share of the positions, until `stop`
-    stop: float = math.inf
+    stop: int = sys.maxsize
     extras: tuple[ExtraSet, ...] = ()
-    pools: tuple[tuple[float, dict[int, Tiles]], ...] = ()
+    pools: tuple[tuple[int, dict[int, Tiles]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,35 +111,37 @@ class TrainingStream(TorchDataset[tuple[Tensor, Tensor]]):
         return self.mix.extras[draw.source - 1].dataset if draw.source else self.dataset
 
     def draw(self, position: int) -> Draw:
-        now, after = self._dealt(position), self._dealt(position + 1)
-        turn = next(i for i, count in enumerate(now) if after[i] > count)
-        number = now[turn]  # of draws that this one's source had before
-        if turn == 0:
-            return self._class_uniform(number, position)
-        if turn <= len(self.mix.extras):
-            return Draw(turn, self._image(number, self.mix.extras[turn - 1].dataset, 1, turn))
-        return Draw(0, self._image(number, self.dataset))
+        sources = len(self.mix.extras) + 1
+        for source in range(sources):
+            left = self._left(position, source + 1)
+            if self._left(position + 1, source + 1) == left:  # it takes this position
+                number = self._left(position, source) - left
+                if source == 0:
+                    return self._class_uniform(number, position)
+                dataset = self.mix.extras[source - 1].dataset
+                return Draw(source, self._image(number, dataset, 1, source))
+        return Draw(0, self._image(self._left(position, sources), self.dataset))
 
-    def _dealt(self, position: int) -> list[int]:
-        """How many of the positions before this one each source got.
+    def _left(self, position: int, sources: int) -> int:
+        """How many of the positions before this one the first `sources` do not take.
 
         Class-uniform crops take their share of all, each extra set its share of what is then left,
         and the main set's plain images are the rest.
         """
-        shares, plain = [(self.mix.class_uniform, self.mix.stop)], 1.0
+        if sources == 0:
+            return position
+        share, stop = self._shares[sources - 1]
+        before = self._left(min(position, stop), sources - 1)
+        return self._left(position, sources - 1) - math.floor(share * before)
+
+    @cached_property
+    def _shares(self) -> list[tuple[float, int]]:
+        """Of what the sources before leave, and the position from which on it is 0."""
+        shares, used = [(self.mix.class_uniform, self.mix.stop)], 0.0
         for extra in self.mix.extras:
-            shares.append((min(1.0, extra.share / plain) if plain > 0 else 0.0, extra.stop))
-            plain -= extra.share
-
-        def rest(position: int, turn: int) -> int:
-            return rest(position, turn - 1) - taken(position, turn - 1) if turn else position
-
-        def taken(position: int, turn: int) -> int:
-            share, stop = shares[turn]
-            return math.floor(share * rest(int(min(position, stop)), turn))
-
-        turns = range(len(shares))
-        return [*(taken(position, turn) for turn in turns), rest(position, len(shares))]
+            shares.append((min(1.0, extra.share / (1 - used)) if used < 1 else 0.0, extra.stop))
+            used += extra.share
+        return shares
 
     def _class_uniform(self, number: int, position: int) -> Draw:
         pool = next(pool for stop, pool in self.mix.pools if position < stop)
@@ -201,8 +205,8 @@ def open_mix(
     if sum(extra.share for extra in sampling.extra) > 1:
         raise InputError("sampling.extra: the shares add up to more than 1; lower them")
 
-    def stop(until: float) -> float:
-        return math.inf if until == 1 else round(until * positions)
+    def stop(until: float) -> int:
+        return sys.maxsize if until == 1 else round(until * positions)
 
     extras = []
     for extra in sampling.extra:
@@ -234,9 +238,9 @@ def _open_extra(
 
 def _pools(
     dataset: Dataset, extras: list[ExtraSet], tile: int
-) -> tuple[tuple[float, dict[int, Tiles]], ...]:
+) -> tuple[tuple[int, dict[int, Tiles]], ...]:
     main = ExtraSet(dataset, boost=frozenset(range(len(dataset.labels.names))))
-    indices: list[tuple[float, Tiles]] = []
+    indices: list[tuple[int, Tiles]] = []
     for source, part in enumerate((main, *extras)):
         if part.boost:
             tiles = np.insert(tile_index(part.dataset, tile), 0, source, axis=1)
