@@ -65,7 +65,7 @@ def test_a_bad_picture_does_not_stop_the_rest(hmsa, trained, odd_pictures, tmp_p
     (odd_pictures / "bad.png").write_bytes(b"nonsense")
     ran = hmsa("predict", trained, odd_pictures, "-o", tmp_path / "out", "--scales", "1")
     assert ran.code == 2
-    assert "bad.png is not a picture" in ran.err
+    assert "bad.png is not an image" in ran.err
     assert len(list((tmp_path / "out" / "labels").rglob("*.png"))) == 8
 
 
@@ -163,7 +163,7 @@ class TestRasters:
         arguments = ["predict", trained, raster.parent, "-o", tmp_path / "out", "--scales", "1"]
         ran = hmsa(*arguments)
         assert ran.code == 2
-        assert f"hmsa: {raster} is not a picture that can be read; rasterio reads more" in ran.err
+        assert f"hmsa: {raster} is not an image that can be read; replace or remove it; rasterio reads more" in ran.err
         assert "1 picture(s) labelled" in ran.err
         ran = hmsa(*arguments, "--save", "label,geotiff")
         assert ran.code == 2

@@ -94,7 +94,7 @@ def test_unreadable_pictures(hmsa, trained, tmp_path):
     for new in (2, 0):
         ran = hmsa("autolabel", trained, folder, "-o", tmp_path / "auto", "--scales", "1")
         assert ran.code == 2
-        assert "bad.png is not a picture" in ran.err
+        assert "bad.png is not an image" in ran.err
         assert json.loads(ran.out.splitlines()[-1])["new"] == new
     assert len(open_dataset(tmp_path / "auto", "auto")) == 1
 

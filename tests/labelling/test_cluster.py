@@ -161,7 +161,7 @@ def test_a_teacher_is_killed_in_the_middle(cluster, pictures, single, tmp_path):
     assert sorted(row["name"] for row in rows) == sorted(single.files)
     assert all(same(row, single._row(row["name"])) for row in rows)
     (bad,) = (row for row in rows if row["status"] == "failed")
-    assert (bad["image"], "not a picture" in bad["reason"]) == ("../in/bad.jpg", True)
+    assert (bad["image"], "not an image" in bad["reason"]) == ("../in/bad.jpg", True)
     for kind in ("labels", "confidence"):
         for file in (single.out / kind).rglob("*.png"):
             other = out / kind / file.relative_to(single.out / kind)
@@ -280,7 +280,7 @@ def test_coarse_labels_and_agreement(cluster, pictures, tiny, tmp_path):
             assert "33x25, but" in row["reason"]
     assert spoken == 2 * (4 * 15 + 2 * 2 * (4 + 15) + 4)
     other = replace(made, coarse=Coarse(replace(people, pairs=people.pairs[:0])))
-    with pytest.raises(InputError, match="which split has them"):
+    with pytest.raises(InputError, match="name the split that has them"):
         other.check()
 
 

@@ -208,7 +208,7 @@ def test_unreadable_pictures_are_rows_with_a_reason(labelling, pictures):
     failed = {row["image"].split("/")[-1]: row for row in manifest(made.out)
               if row["status"] == "failed"}  # fmt: skip
     assert set(failed) == {"bad.png", "half.png"}
-    assert "not a picture" in failed["bad.png"]["reason"]
+    assert "not an image" in failed["bad.png"]["reason"]
     assert failed["half.png"]["label"] is None
     assert len(failed["half.png"]["sha256"]) == 64
     assert len(open_dataset(made.out, "auto")) == 5
@@ -284,7 +284,7 @@ class TestCoarse:
     def test_of_other_pictures(self, labelling, coarse, tmp_path):
         (tmp_path / "else").mkdir()
         Image.new("RGB", (4, 4)).save(tmp_path / "else" / "q.png")
-        with pytest.raises(InputError, match="which split has them"):
+        with pytest.raises(InputError, match="name the split that has them"):
             labelling(coarse=Coarse(coarse[0]), images=tmp_path / "else")
 
 

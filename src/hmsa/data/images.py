@@ -76,7 +76,12 @@ class Raster(OpenImage):
         self.size, count = self._source.shape, self._source.count
         self._type = np.dtype(self._source.dtypes[0])
         self._bands = [1, 2, 3] if count > 2 else [1]
-        modes = {(1, "uint8"): "L", (3, "uint8"): "RGB", (4, "uint8"): "RGBA"}
+        modes = {
+            (1, "uint8"): "L",
+            (1, "uint16"): "I;16",
+            (3, "uint8"): "RGB",
+            (4, "uint8"): "RGBA",
+        }
         self.mode = modes.get((count, self._type.name), f"{count} band(s) of {self._type}")
 
     def __exit__(self, *_: object) -> None:
@@ -259,7 +264,9 @@ def rasterio() -> Any:
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning
     except ImportError:
-        raise InputError('GeoTIFF needs rasterio: pip install "hmsa[geo]"') from None
+        raise InputError(
+            'GeoTIFF needs rasterio, which is missing: pip install "hmsa[geo]"'
+        ) from None
     warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # most images are not
     return rasterio
 
