@@ -28,6 +28,7 @@ import torch
 import torchvision
 from PIL import Image, ImageEnhance, ImageOps
 
+from hmsa.config.recipe import Augment
 from hmsa.data.datasets import Dataset, open_dataset
 from hmsa.data.sampling import TrainingStream
 from hmsa.data.scenes import write_scenes
@@ -83,7 +84,7 @@ def jitter(image: Image.Image, draw: random.Random) -> Image.Image:
 
 def measure(dataset: Dataset, crop: tuple[int, int], count: int, repeats: int) -> dict[str, float]:
     """Images a second of each way."""
-    transform = training_transform(crop, SCALE, flip=0.5, color=COLOR, blur=0)
+    transform = training_transform(crop, SCALE, Augment(color=COLOR))
     stream = TrainingStream(dataset, transform, seed=0)
     mean, std = (torch.from_numpy(v)[:, None, None] for v in (MEAN, STD))
     draw = random.Random(0)

@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from hmsa.config.recipe import Sampling
+from hmsa.config.recipe import Augment, Sampling
 from hmsa.data.datasets import Dataset, Pair, open_dataset
 from hmsa.data.labels import LabelSet
 from hmsa.data.sampling import Mix, TrainingStream, batches, open_mix
 from hmsa.data.transforms import training_transform
 from hmsa.runs.errors import InputError
 
-TRANSFORM = training_transform((48, 64), (0.5, 2.0), flip=0.5, color=0.2, blur=0.5)
+TRANSFORM = training_transform((48, 64), (0.5, 2.0), Augment(color=0.2, blur=0.5))
 
 
 def stream(scenes, seed=0):

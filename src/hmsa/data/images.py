@@ -34,7 +34,8 @@ LIMIT = "HMSA_MAX_PIXELS"
 ALL = slice(None)
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _COLORS, _FILL_ORDER = 256, 257, 258, 259, 262, 266  # tags
 _ORIENTATION, _EXTRA, _FORMAT = 274, 338, 339  # the first also in EXIF: 5..8 lie on their side
-_AT_ONCE = 1 << 21  # pixels converted at once
+_AT_ONCE = 1 << 21  # pixels read at once to find the largest
+_MODES = {"1 uint8": "L", "1 uint16": "I;16", "3 uint8": "RGB", "4 uint8": "RGBA"}
 _MEND = "replace or remove it"
 _PILLOW = threading.Lock()
 
@@ -76,13 +77,7 @@ class Raster(OpenImage):
         self.size, count = self._source.shape, self._source.count
         self._type = np.dtype(self._source.dtypes[0])
         self._bands = [1, 2, 3] if count > 2 else [1]
-        modes = {
-            (1, "uint8"): "L",
-            (1, "uint16"): "I;16",
-            (3, "uint8"): "RGB",
-            (4, "uint8"): "RGBA",
-        }
-        self.mode = modes.get((count, self._type.name), f"{count} band(s) of {self._type}")
+        self.mode = _MODES.get(f"{count} {self._type}", f"{count} band(s) of {self._type}")
 
     def __exit__(self, *_: object) -> None:
         self._source.close()
@@ -92,26 +87,25 @@ class Raster(OpenImage):
         height, width = max(0, bottom - top), max(0, right - left)
         _check_size(self.path, height, width)
         image = np.empty((height, width, 3), np.uint8)
-        for start, stop in _row_ranges(height if width else 0, width):
-            bands = self._load(top + start, top + stop, left, right)
-            image[start:stop] = np.moveaxis(self._to_rgb(bands), 0, -1)
+        if image.size:
+            image[:] = np.moveaxis(self._to_rgb(self._load(top, bottom, left, right)), 0, -1)
         return image
 
-    def _to_rgb(self, bands: NDArray[Any]) -> NDArray[np.uint8]:
-        """`[n,h,w]` -> `[3,h,w]`, or `[1,h,w]` for all three."""
-        if self._type == np.uint8:
-            return bands
+    def _to_rgb(self, bands: NDArray[Any]) -> NDArray[Any]:
+        """`[n,h,w]` -> 0..255 of `[3,h,w]`, or `[1,h,w]` for all three."""
         if self._type == np.uint16 and len(bands) == 3 and self._exceeds:
-            return (bands >> 8).astype(np.uint8)  # as Pillow reads 16-bit colours
-        return to_8_bits(bands, self._exceeds)
+            bands >>= 8  # as Pillow reads 16-bit colours
+        elif self._type != np.uint8:
+            return to_8_bits(bands, self._exceeds)
+        return bands
 
     @cached_property
     def _exceeds(self) -> bool:
         """`exceeds` of the whole file, which is read until a value does."""
         height, width = self.size
-        return any(
-            exceeds(self._load(start, stop, 0, width)) for start, stop in _row_ranges(height, width)
-        )
+        step = max(1, _AT_ONCE // width)
+        tops = range(0, height, step)
+        return any(exceeds(self._load(top, min(top + step, height), 0, width)) for top in tops)
 
     def _load(self, top: int, bottom: int, left: int, right: int) -> NDArray[Any]:
         """Bands `[n,h,w]` as they are stored, but 0 for the nodata of wider types."""
@@ -276,12 +270,6 @@ def _open_raster(path: Path) -> Raster | None:
         return Raster(path) if is_raster(path) and find_spec("rasterio") else None
     except OSError:  # a compression that only Pillow knows, or else Pillow says why
         return None
-
-
-def _row_ranges(height: int, width: int) -> Iterator[tuple[int, int]]:
-    """First row and end of parts with a bounded number of pixels."""
-    step = max(1, _AT_ONCE // max(1, width))
-    return ((start, min(start + step, height)) for start in range(0, height, step))
 
 
 def _check_size(path: Path | str, height: int, width: int) -> None:

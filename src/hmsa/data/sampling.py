@@ -2,15 +2,11 @@
 
 Every sample is a pure function of (data, seed, position), so a resumed run gets the samples that an
 uninterrupted one would have got, whatever the number of loader processes. An epoch is as many
-positions as the main set has images; processes share the positions out, and none is left over.
+positions as the main set has images.
 
 Nothing is drawn at random that can be dealt out: a source's share of the positions is spread evenly
 over them, and images, classes and the tiles of a class each come in shuffled passes, in which every
-one comes once before any comes again.
-
-For class-uniform crops, labels are cut into tiles that do not overlap; what remains at the right
-and at the bottom is a tile, too. The index of each class's centre of mass in each tile is cached
-under a name that hashes all it was made from, so it is never stale; it may be deleted at any time.
+one comes once before any comes again. Tiles do not overlap, and cover the whole label.
 """
 
 from __future__ import annotations
@@ -259,7 +255,7 @@ def _pools(
 
 
 def tile_index(dataset: Dataset, tile: int) -> Tiles:
-    """The index of `dataset` for tiles of `tile` pixels a side, cached or made anew.
+    """The index of `dataset` for tiles of `tile` pixels a side; it is cached, and never stale.
 
     Raises InputError if a label is bad.
     """

@@ -25,10 +25,7 @@ def preview(
     learn = open_dataset(data, recipe.data.train, pictures).trusting(sampling.confidence)
     positions = max(count, stage.steps * stage.batch)
     mix = open_mix(learn, sampling, positions, near, pictures)
-    transform = training_transform(
-        stage.crop, stage.resize, augment.flip, augment.color, augment.blur, augment.hue,
-        recipe.data.long_edge,
-    )  # fmt: skip
+    transform = training_transform(stage.crop, stage.resize, augment, recipe.data.long_edge)
     stream = TrainingStream(learn, transform, recipe.seed * 2, mix)
     palette, names = np.array(learn.labels.palette, np.uint8), learn.labels.names
     cells = []

@@ -280,10 +280,8 @@ class _Run:
 
     def _batches(self, stage: Stage, steps: range, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         augment, fabric = self.recipe.augment, self.fabric
-        transform = training_transform(
-            stage.crop, stage.resize, augment.flip, augment.color, augment.blur,
-            augment.hue, self.recipe.data.long_edge,
-        )  # fmt: skip
+        long_edge = self.recipe.data.long_edge
+        transform = training_transform(stage.crop, stage.resize, augment, long_edge)
         # Each stage walks its own stream, so that changing the length of one leaves the other be.
         seed = self.recipe.seed * 2 + STAGES.index(self.state.stage)
         mix = self.mix if isinstance(stage, Joint) else Mix()
