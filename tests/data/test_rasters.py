@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hmsa.check.scan import File, look
+from hmsa.check.scan import scan_file
 from hmsa.data.images import Raster, open_image, read_image, read_size
 from hmsa.data.images import rasterio as the_module
 from hmsa.runs.errors import InputError
@@ -231,9 +231,9 @@ def test_without_rasterio_says_what_is_needed(tmp_path, no_rasterio):
 
 
 def test_a_dataset_of_them_can_be_checked(tmp_path):
-    seen = look(File(write(tmp_path / "a.tif", noise(5, np.uint16, 60000))))
-    assert not seen.broken
-    assert (seen.mode, seen.size) == ("5 band(s) of uint16", (30, 40))
+    scan = scan_file(write(tmp_path / "a.tif", noise(5, np.uint16, 60000)))
+    assert not scan.broken
+    assert (scan.mode, scan.size) == ("5 band(s) of uint16", "40x30")
 
 
 def test_memory_is_that_of_the_window(tmp_path, grown):

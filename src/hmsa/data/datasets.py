@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 
-from ..config.recipe import Positive, Strict, validate
+from ..config.reading import Strict, validate
+from ..config.recipe import Positive
 from ..runs import InputError, first_line
 from .descriptions import Split, describe, find_split, folders, label_set
 from .images import images_below, open_pillow, read_image, read_size
@@ -222,7 +223,10 @@ def _check_size(pair: Pair) -> None:
         height, width, _ = read_image(pair.image).shape
         image = height, width
     if image != label:
-        raise InputError(sizes_differ(pair, image, label))
+        raise InputError(
+            f"{pair.image} is {image[1]}x{image[0]} but {pair.label} is {label[1]}x{label[0]} "
+            "(width x height); an image and its label must have one size"
+        )
 
 
 def read_list(name: str, root: Path, beside: Path, source: str) -> list[Pair]:
@@ -273,10 +277,3 @@ def _find(path: str, folders: tuple[Path, ...], where: str) -> Path:
         if (folder / path.strip()).is_file():
             return folder / path.strip()
     raise InputError(f"{where}: no file {path} in {' or '.join(map(str, folders))}; correct it")
-
-
-def sizes_differ(pair: Pair, image: tuple[int, ...], label: tuple[int, ...]) -> str:
-    return (
-        f"{pair.image} is {image[1]}x{image[0]} but {pair.label} is {label[1]}x{label[0]} "
-        "(width x height); an image and its label must have one size"
-    )

@@ -31,7 +31,7 @@ import numpy as np
 import yaml
 from pydantic import BeforeValidator, Field
 
-from ..config.recipe import Strict, read
+from ..config.reading import Strict, read
 from ..runs import InputError, did_you_mean
 from .labels import IGNORE, Encoding, LabelSet, pack, spread
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ..checkpoint.networks import load
 from ..data.images import OpenImage, open_image
 from ..data.labels import spread
 from ..model import HMSA, average, maximum
@@ -92,7 +93,7 @@ class Predictor:
         budget: run scales above 1 in this share of an image only; gate: or where their mean
         weight is at least this. further: device, tile, halo.
         """
-        model = HMSA.from_pretrained(source)
+        model = load(source)
         card = model.card
         if budget is not None or isinstance(gate, float):
             gate = Gate(budget, gate)  # type: ignore[arg-type]

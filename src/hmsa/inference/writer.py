@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..checkpoint.files import Card
 from ..data.images import OpenImage, rasterio
 from ..data.labels import IGNORE, spread
+from ..model.pretrained import Card
 from ..report.pictures import colorize, heat, palette_png, panel, tinted
 from ..runs.errors import InputError
 from ..runs.files import replace

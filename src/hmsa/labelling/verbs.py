@@ -147,7 +147,8 @@ def selftrain(
 
     example: hmsa selftrain recipe.yaml --rounds 2 --set selftrain.images=more --out runs/self
     """
-    from ..config.recipe import Recipe, read
+    from ..config.reading import read
+    from ..config.recipe import Recipe
     from ..data.descriptions import beside
     from .selftrain import selftrain as work
 
