@@ -29,7 +29,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hmsa.checkpoint.networks import find
-from hmsa.config.recipe import Joint
+from hmsa.config.recipe import Augment, Joint
 from hmsa.data.datasets import Dataset, open_dataset
 from hmsa.data.descriptions import describe
 from hmsa.data.sampling import TrainingStream, batches
@@ -109,7 +109,7 @@ def learn(network: nn.Module, dataset: Dataset, stage: Joint) -> nn.Module:
     averaged = AveragedModel(network, multi_avg_fn=moving_average(stage.ema), use_buffers=True)
     optimizer, schedule = make_optimizer(network, stage), Schedule(stage)
     stream = TrainingStream(
-        dataset, training_transform(stage.crop, stage.resize, 0.5, 0.4, 0.1), seed=0
+        dataset, training_transform(stage.crop, stage.resize, Augment(color=0.4, blur=0.1)), seed=0
     )
     network.train()
     with Progress("learn", stage.steps) as meter:

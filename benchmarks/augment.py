@@ -1,9 +1,9 @@
-"""Pictures a second on one core: our training pipeline against the official steps in Pillow.
+"""Images a second on one core: our training pipeline against the official steps in Pillow.
 
-    python benchmarks/augment.py [--repeats 5] [--pictures 12]
+    python benchmarks/augment.py [--repeats 5] [--images 12]
 
 Both read the same files and end with what the network takes. The official steps, in their order
-and with their parameters: resize the whole picture (bicubic; label nearest), pad, crop, flip,
+and with their parameters: resize the whole image (bicubic; label nearest), pad, crop, flip,
 colour jitter of 0.25, to a float tensor, normalise. Ours are those of `hmsa train` with the same
 parameters; it hands over uint8 and normalises inside the network, on its device, so a second row
 has that done on the same core. Time is that of the process on its core, not of the clock on the
@@ -28,6 +28,7 @@ import torch
 import torchvision
 from PIL import Image, ImageEnhance, ImageOps
 
+from hmsa.config.recipe import Augment
 from hmsa.data.datasets import Dataset, open_dataset
 from hmsa.data.sampling import TrainingStream
 from hmsa.data.scenes import write_scenes
@@ -82,8 +83,8 @@ def jitter(image: Image.Image, draw: random.Random) -> Image.Image:
 
 
 def measure(dataset: Dataset, crop: tuple[int, int], count: int, repeats: int) -> dict[str, float]:
-    """Pictures a second of each way."""
-    transform = training_transform(crop, SCALE, flip=0.5, color=COLOR, blur=0)
+    """Images a second of each way."""
+    transform = training_transform(crop, SCALE, Augment(color=COLOR))
     stream = TrainingStream(dataset, transform, seed=0)
     mean, std = (torch.from_numpy(v)[:, None, None] for v in (MEAN, STD))
     draw = random.Random(0)
@@ -100,8 +101,8 @@ def measure(dataset: Dataset, crop: tuple[int, int], count: int, repeats: int) -
     def decoding(position: int) -> None:
         pair = dataset.pairs[position % len(dataset)]
         for file in (pair.image, pair.label):
-            with Image.open(file) as picture:
-                picture.load()
+            with Image.open(file) as opened:
+                opened.load()
 
     ways: dict[str, Callable[[int], None]] = {
         "official steps in Pillow": lambda i: official(dataset, i % len(dataset), crop, draw),
@@ -125,7 +126,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--pictures", type=int, default=12, help="of each repeat")
+    parser.add_argument("--images", type=int, default=12, help="of each repeat")
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_memory()  # as the command line does
@@ -142,9 +143,9 @@ def main() -> None:
                 for file in (path.parent / "train" / "images").iterdir():
                     Image.open(file).save(file.with_suffix(".jpg"), quality=95)
                     file.unlink()
-            many = options.pictures * (1 if size[0] > 500 else 8)
+            many = options.images * (1 if size[0] > 500 else 8)
             result[name] = measure(open_dataset(path, "train"), crop, many, options.repeats)
-    print(f"{'pictures a second, one core':32}" + "".join(f"{way:>28}" for way in result[name]))
+    print(f"{'images a second, one core':32}" + "".join(f"{way:>28}" for way in result[name]))
     for case, rates in result.items():
         base = rates["official steps in Pillow"]
         cells = (f"{rate:.1f} ({rate / base:.2f}x)" for rate in rates.values())
@@ -153,7 +154,7 @@ def main() -> None:
     versions = f"torchvision {torchvision.__version__}, Pillow {PIL.__version__}"
     versions += f", NumPy {np.__version__}, {platform.platform()}"
     print(f"{machine}; {versions}")
-    print(json.dumps({"unit": "pictures/s", "machine": machine, "versions": versions} | result))
+    print(json.dumps({"unit": "images/s", "machine": machine, "versions": versions} | result))
 
 
 if __name__ == "__main__":

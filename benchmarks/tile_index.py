@@ -1,6 +1,6 @@
 """Milliseconds for the tiles of one 1024x2048 label of 19 classes, on one core.
 
-    python benchmarks/tile_index.py [--repeats 15] [--pictures 4]
+    python benchmarks/tile_index.py [--repeats 15] [--images 4]
 
 Decoding the PNG alone; decoding and indexing as `hmsa` does it; decoding and a plain loop, as the
 official builder works: for each tile and class a mask and its centre of mass (scipy where it is
@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from hmsa.data.datasets import Dataset, open_dataset
+from hmsa.data.sampling import centres
 from hmsa.data.scenes import scene
-from hmsa.data.tiles import centres
 from hmsa.runs.machine import describe_machine, keep_memory
 
 SIZE, CLASSES, TILE = (1024, 2048), 19, 1024
@@ -89,7 +89,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--pictures", type=int, default=4)
+    parser.add_argument("--images", type=int, default=4)
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_memory()  # as the command line does
@@ -101,7 +101,7 @@ def main() -> None:
         folder = Path(name)
         for kind in ("images", "labels"):
             (folder / "train" / kind).mkdir(parents=True)
-        for i in range(options.pictures):
+        for i in range(options.images):
             drawn(i).save(folder / "train" / "labels" / f"{i}.png")
             Image.new("RGB", SIZE[::-1]).save(folder / "train" / "images" / f"{i}.png")
         content = {"splits": {"train": "train"}, "names": [str(i) for i in range(CLASSES)]}

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from hmsa.data.datasets import open_dataset
-from hmsa.data.lists import read_list
+from hmsa.data.datasets import open_dataset, read_list
 from hmsa.runs.errors import InputError
 
 LABEL = np.array([[0, 1, 2, 255]], np.uint8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from hmsa.config.recipe import Sampling
+from hmsa.config.recipe import Augment, Sampling
 from hmsa.data.datasets import Dataset, Pair, open_dataset
 from hmsa.data.labels import LabelSet
 from hmsa.data.sampling import Mix, TrainingStream, batches, open_mix
 from hmsa.data.transforms import training_transform
 from hmsa.runs.errors import InputError
 
-TRANSFORM = training_transform((48, 64), (0.5, 2.0), flip=0.5, color=0.2, blur=0.5)
+TRANSFORM = training_transform((48, 64), (0.5, 2.0), Augment(color=0.2, blur=0.5))
 
 
 def stream(scenes, seed=0):
@@ -163,7 +163,7 @@ def stub(count):
 
 def stub_pool():
     first = np.array([[0, 0, 0, 5, 8, 1], [0, 1, 0, 6, 9, 1]], np.int32)
-    return math.inf, {0: first, 1: np.array([[0, 2, 1, 7, 10, 1]], np.int32)}
+    return sys.maxsize, {0: first, 1: np.array([[0, 2, 1, 7, 10, 1]], np.int32)}
 
 
 def draws(stream, start, end):

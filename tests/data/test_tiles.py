@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from hmsa.data import tiles
+from hmsa.data import sampling as tiles
 from hmsa.data.datasets import open_dataset
-from hmsa.data.tiles import centres, tile_index
+from hmsa.data.sampling import centres, tile_index
 
 LABEL = np.zeros((50, 70), np.uint8)
 LABEL[40:, 60:] = 2  # in the remainder tiles at the bottom only, for tiles of 32

@@ -7,7 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
+from hmsa.config.recipe import Augment
 from hmsa.data.transforms import ColorJitter, RandomScaleCrop, training_transform
 
 
@@ -33,7 +35,7 @@ def test_geometry_is_one():
     """A picture that shows its own label must still show it after every augmentation."""
     label = torch.zeros(60, 80, dtype=torch.uint8)
     label[20:50, 30:70] = 200
-    transform = training_transform((64, 64), (0.7, 1.5), flip=0.5, color=0, blur=0)
+    transform = training_transform((64, 64), (0.7, 1.5), Augment(color=0))
     for seed in range(20):
         torch.manual_seed(seed)
         image, moved = transform(tv_tensors.Image(label.repeat(3, 1, 1)), tv_tensors.Mask(label))
@@ -53,7 +55,7 @@ def test_crop_holds_its_point(data, scale):
     x, y = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     image = tv_tensors.Image(torch.zeros(3, *size, dtype=torch.uint8))
     label = tv_tensors.Mask(torch.zeros(size, dtype=torch.uint8))
-    transform = training_transform(crop, scale, flip=0, color=0, blur=0)
+    transform = training_transform(crop, scale, Augment(flip=0, color=0))
     step = transform.transforms[0]
     make_params, windows = step.make_params, []
     step.make_params = lambda flat: (params := make_params(flat), windows.append(params))[0]
@@ -81,9 +83,25 @@ def test_crops_lie_everywhere_around_their_point():
     [(0.25, None, 0.05), (0.25, 0.25, 0.25), (0.0, 0.1, 0.1), (0.25, 0.0, None), (0, None, "off")],
 )
 def test_hue_is_a_fifth_of_color_unless_it_is_given(color, hue, bounds):
-    transform = training_transform((8, 8), (1, 1), flip=0.5, color=color, blur=0, hue=hue)
+    transform = training_transform((8, 8), (1, 1), Augment(color=color, hue=hue))
     jitter = [step for step in transform.transforms if isinstance(step, ColorJitter)]
     if bounds == "off":
         assert not jitter
     else:
         assert jitter[0].hue == (None if bounds is None else (-bounds, bounds))
+
+
+@pytest.mark.parametrize("strength", [(0.4, 0.4, 0.4, 0.08), (0, 0.3, 0, 0), (0, 0, 0, 0.5)])
+def test_jitter_is_torchvisions_in_pillow(strength):
+    pixels = torch.randint(256, (3, 64, 80), generator=torch.Generator().manual_seed(0))
+    image = tv_tensors.Image(pixels.to(torch.uint8))
+    label, before = tv_tensors.Mask(torch.zeros(64, 80, dtype=torch.uint8)), image.clone()
+    for seed in range(5):
+        torch.manual_seed(seed)
+        ours, same = ColorJitter(*strength)(image, label)
+        torch.manual_seed(seed)
+        theirs = v2.ColorJitter(*strength)(image)
+        assert (ours.float() - theirs.float()).abs().mean() < 2.5, "hue has 8 bits in Pillow"
+        assert isinstance(ours, tv_tensors.Image)
+        assert same is label
+    assert torch.equal(image, before)

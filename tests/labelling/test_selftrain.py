@@ -187,7 +187,7 @@ def test_every_part_of_the_section(place, whole, words, hmsa, tmp_path):
     ]  # fmt: skip
     ran = hmsa(*words(*(f"selftrain.{change}" for change in changes)), "--resume", "--json")
     assert ran.code == 2
-    assert "bad.png is not a picture" in ran.err
+    assert "bad.png is not an image" in ran.err
     rounds = json.loads(ran.out)["rounds"]
     assert [one["round"] for one in rounds] == [0, 1]
     assert rounds[1]["labels"]["pictures"] == 4

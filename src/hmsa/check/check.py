@@ -17,10 +17,9 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from ..data.datasets import list_files
+from ..data.datasets import list_files, read_list
 from ..data.descriptions import Split, describe, find_split, folders, label_set
 from ..data.labels import IGNORE, LabelSet, unpack
-from ..data.lists import read_list
 from ..runs import InputError
 from .alike import Match, clips, near_copies
 from .scan import FileScan, scan

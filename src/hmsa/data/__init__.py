@@ -1,1 +1,1 @@
-"""Pictures and labels: from files to tensors. Knows no model and no loss."""
+"""Images and labels: from files to tensors. Knows no model and no loss."""

@@ -1,4 +1,14 @@
-"""One split of a dataset: pairs of files, complete and of one size, and what their labels mean."""
+"""One split of a dataset: pairs of files, complete and of one size, and what their labels mean.
+
+The pairs are found in folders, or in a list, CSV or Parquet, one image a row:
+
+    image,label,weight,source
+    day/1.jpg,day/1.png,1,fine
+    night/7.jpg,masks/7.png,2.5,drawn by hand
+
+weight (how often it is drawn, against others; 1) and source (any text) may be missing; further
+columns are ignored. Paths are relative to the list, or else to the dataset's folder.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +17,41 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from fnmatch import translate
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict
 
-from ..runs import InputError
+from ..config.reading import Strict, validate
+from ..config.recipe import Positive
+from ..runs import InputError, first_line
 from .descriptions import Split, describe, find_split, folders, label_set
 from .images import images_below, open_pillow, read_image, read_size
 from .labels import IGNORE, LabelSet
-from .lists import Pair as Pair
-from .lists import read_list
 
 Files = dict[str, list[Path]]  # by the name that pairs them
+
+
+@dataclass(frozen=True)
+class Pair:
+    name: str  # path below the image folder, or in the list, without suffix
+    image: Path
+    label: Path
+    confidence: Path | None = None  # 8 bits, floor(255 p) that the label is right
+    instances: Path | None = None  # 16 bits; above 1000: class and number of an instance
+    weight: float = 1.0  # how often it is drawn, against others
+    source: str = ""  # where it is from, as a list file says
+
+
+class Row(Strict):
+    model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
+
+    image: str
+    label: str
+    weight: Positive = 1.0
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,12 +89,9 @@ class Dataset:
             needed = np.zeros(256, np.uint16)  # 256: no confidence is enough
             needed[: len(self.lowest)] = self.lowest
             label[confidence < needed[label]] = IGNORE
-        if any(self.border):
-            (height, width), (top, right, bottom, left) = label.shape, self.border
-            inside = np.s_[top : max(top, height - bottom), left : max(left, width - right)]
-            kept = np.full_like(label, IGNORE)
-            kept[inside] = label[inside]
-            label = kept
+        (height, width), (top, right, bottom, left) = label.shape, self.border
+        label[:top] = label[max(0, height - bottom) :] = IGNORE
+        label[:, :left] = label[:, max(0, width - right) :] = IGNORE
         return label
 
     def read_instances(self, index: int) -> NDArray[np.int64] | None:
@@ -168,7 +197,7 @@ def _pairs(root: Path, split: Split, source: str) -> list[Pair]:
     )
     for files in (files for kind in listed for files in kind.values()):
         if len(files) > 1:
-            raise InputError(same_name(files))
+            raise InputError(f"{files[0]} and {files[1]} have the same name; remove one")
     images, labels, confidence, instances = ({n: f[0] for n, f in kind.items()} for kind in listed)
     if not images:
         ending = f" that end in {split.image_ending}" if split.image_ending else ""
@@ -194,15 +223,57 @@ def _check_size(pair: Pair) -> None:
         height, width, _ = read_image(pair.image).shape
         image = height, width
     if image != label:
-        raise InputError(sizes_differ(pair, image, label))
+        raise InputError(
+            f"{pair.image} is {image[1]}x{image[0]} but {pair.label} is {label[1]}x{label[0]} "
+            "(width x height); an image and its label must have one size"
+        )
 
 
-def same_name(files: list[Path]) -> str:
-    return f"{files[0]} and {files[1]} have the same name; rename or remove one"
+def read_list(name: str, root: Path, beside: Path, source: str) -> list[Pair]:
+    """The pairs of the list `name`, which lies in `root`, with the images, or in `beside`.
+
+    Raises InputError that names the row, or `source` if there is no list.
+    """
+    file = next((f / name for f in (root, beside) if (f / name).is_file()), None)
+    if not file:
+        raise InputError(f"{source}: no list {name} in {root} or {beside}")
+    pairs: dict[str, Pair] = {}
+    for number, cells in enumerate(_cells(file), 1):
+        where = f"{file} row {number}"
+        row = validate(Row, {k: v for k, v in cells.items() if v not in (None, "")}, where)
+        stem = PurePath(row.image).with_suffix("")
+        name = "/".join(part for part in stem.parts if part not in (stem.anchor, ".."))
+        if name in pairs:
+            raise InputError(
+                f"{where}: {row.image} has the name of {pairs[name].image}; list an image once (a "
+                "weight says how often it is drawn)"
+            )
+        image, label = (_find(path, (file.parent, root), where) for path in (row.image, row.label))
+        pairs[name] = Pair(name, image, label, weight=row.weight, source=row.source)
+    if not pairs:
+        raise InputError(f"{source}: {file} lists no images; the split is empty")
+    return list(pairs.values())
 
 
-def sizes_differ(pair: Pair, image: tuple[int, ...], label: tuple[int, ...]) -> str:
-    return (
-        f"{pair.image} is {image[1]}x{image[0]} but {pair.label} is {label[1]}x{label[0]} "
-        "(width x height); an image and its label must have one size"
-    )
+def _cells(file: Path) -> list[dict[str, Any]]:
+    """Column name -> cell, for each row."""
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    try:
+        if file.suffix.lower() == ".parquet":
+            table = parquet.read_table(file)
+        else:
+            types = pa.schema([(key, pa.string()) for key in Row.model_fields])
+            texts = csv.ConvertOptions(column_types=types, strings_can_be_null=True)
+            table = csv.read_csv(file, csv.ReadOptions(use_threads=False), convert_options=texts)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{file} cannot be read as a list: {first_line(error)}") from None
+    return table.to_pylist()  # type: ignore[no-any-return]
+
+
+def _find(path: str, folders: tuple[Path, ...], where: str) -> Path:
+    for folder in folders:
+        if (folder / path.strip()).is_file():
+            return folder / path.strip()
+    raise InputError(f"{where}: no file {path} in {' or '.join(map(str, folders))}; correct it")

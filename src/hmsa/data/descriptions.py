@@ -4,7 +4,7 @@
     splits:                      # a folder with images/ and labels/, or both named, or a list file
       train: train
       val: {images: val/images, labels: val/labels, exclude: ["night_*"]}
-      drawn: drawn.csv           # see lists.py
+      drawn: drawn.csv           # see datasets.py
     names: [sky, road, post]     # or value: name, where the values in the files are not 0, 1, 2
     palette: [[70, 130, 180], [128, 64, 128], [220, 220, 0]]
     encoding: index              # index | palette | rgb
@@ -34,13 +34,13 @@ from pydantic import BeforeValidator, Field
 from ..config.reading import Strict, read
 from ..runs import InputError, did_you_mean
 from .labels import IGNORE, Encoding, LabelSet, pack, spread
-from .lists import SUFFIXES
 
 KNOWN = {file.stem: file for file in sorted((Path(__file__).parent / "known").glob("*.yaml"))}
 _Many = BeforeValidator(lambda value: value if isinstance(value, list) else [value])
 _ByValue = BeforeValidator(
     lambda names: dict(enumerate(names)) if isinstance(names, list) else names
 )
+LISTS = {".csv", ".parquet"}
 Byte = Annotated[int, Field(ge=0, le=255)]
 Color = tuple[Byte, Byte, Byte]
 Folders = Annotated[list[str], _Many]
@@ -128,7 +128,7 @@ def find_split(description: Description, name: str, source: object) -> Split | s
             f"{source} has no split {name!r}; {did_you_mean(name, description.splits)}"
         )
     split = description.splits[name]
-    if isinstance(split, Split) or Path(split).suffix.lower() in SUFFIXES:
+    if isinstance(split, Split) or Path(split).suffix.lower() in LISTS:
         return split
     return Split(images=[f"{split}/images"], labels=[f"{split}/labels"])
 
@@ -155,19 +155,19 @@ def label_set(description: Description, source: object) -> LabelSet:
     wrong = [v for v in ignore if isinstance(v, tuple) != colored and v != IGNORE]
     wanted = "colours such as [0, 0, 0]" if colored else "values such as 255"
     require(not wrong, f"ignore has {wrong[:1]}, but encoding {encoding} needs {wanted}")
-    raw, ignored = (
-        tuple(
-            int(pack(np.array(v, np.uint8))) if isinstance(v, tuple) else v
-            for v in values
-            if isinstance(v, tuple) == colored
-        )
-        for values in (palette if colored else names, ignore)
+    raw = tuple(map(_packed, palette) if colored else names)
+    ignored = tuple(
+        _packed(v) if isinstance(v, tuple) else v for v in ignore if isinstance(v, tuple) == colored
     )
     require(len(set(raw)) == len(names), "two classes have one colour; give each its own")
     both = {*raw} & {*ignored}  # a class may have the value 255, which is only ignored by default
     explicit = "ignore" in description.model_fields_set
     require(not (both and explicit), f"ignore has a value that is also a class: {sorted(both)[:1]}")
     return LabelSet(tuple(names.values()), tuple(palette), raw, ignored, encoding)
+
+
+def _packed(color: Color) -> int:
+    return int(pack(np.array(color, np.uint8)))
 
 
 def description_text(labels: LabelSet, splits: dict[str, Any]) -> str:

@@ -34,8 +34,8 @@ LIMIT = "HMSA_MAX_PIXELS"
 ALL = slice(None)
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _COLORS, _FILL_ORDER = 256, 257, 258, 259, 262, 266  # tags
 _ORIENTATION, _EXTRA, _FORMAT = 274, 338, 339  # the first also in EXIF: 5..8 lie on their side
-_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # of so many bands of 8 bits
-_AT_ONCE = 1 << 21  # pixels converted at once
+_AT_ONCE = 1 << 21  # pixels read at once to find the largest
+_MODES = {"1 uint8": "L", "1 uint16": "I;16", "3 uint8": "RGB", "4 uint8": "RGBA"}
 _MEND = "replace or remove it"
 _PILLOW = threading.Lock()
 
@@ -59,7 +59,7 @@ class OpenImage:
     def read(self, rows: slice = ALL, cols: slice = ALL) -> NDArray[np.uint8]:
         """`[h,w,3]` RGB, not to be written to.
 
-        Raises InputError if the file is damaged there, or for more than `pixel_limit()` pixels.
+        Raises InputError if the file is damaged there, or for more than LIMIT pixels.
         """
         return self._pixels[rows, cols]
 
@@ -77,8 +77,7 @@ class Raster(OpenImage):
         self.size, count = self._source.shape, self._source.count
         self._type = np.dtype(self._source.dtypes[0])
         self._bands = [1, 2, 3] if count > 2 else [1]
-        known = self._type == np.uint8 and count in _MODES
-        self.mode = _MODES[count] if known else f"{count} band(s) of {self._type}"
+        self.mode = _MODES.get(f"{count} {self._type}", f"{count} band(s) of {self._type}")
 
     def __exit__(self, *_: object) -> None:
         self._source.close()
@@ -88,26 +87,25 @@ class Raster(OpenImage):
         height, width = max(0, bottom - top), max(0, right - left)
         _check_size(self.path, height, width)
         image = np.empty((height, width, 3), np.uint8)
-        for start, stop in _row_ranges(height if width else 0, width):
-            bands = self._load(top + start, top + stop, left, right)
-            image[start:stop] = np.moveaxis(self._to_rgb(bands), 0, -1)
+        if image.size:
+            image[:] = np.moveaxis(self._to_rgb(self._load(top, bottom, left, right)), 0, -1)
         return image
 
-    def _to_rgb(self, bands: NDArray[Any]) -> NDArray[np.uint8]:
-        """`[n,h,w]` -> `[3,h,w]`, or `[1,h,w]` for all three."""
-        if self._type == np.uint8:
-            return bands
+    def _to_rgb(self, bands: NDArray[Any]) -> NDArray[Any]:
+        """`[n,h,w]` -> 0..255 of `[3,h,w]`, or `[1,h,w]` for all three."""
         if self._type == np.uint16 and len(bands) == 3 and self._exceeds:
-            return (bands >> 8).astype(np.uint8)  # as Pillow reads 16-bit colours
-        return to_8_bits(bands, self._exceeds)
+            bands >>= 8  # as Pillow reads 16-bit colours
+        elif self._type != np.uint8:
+            return to_8_bits(bands, self._exceeds)
+        return bands
 
     @cached_property
     def _exceeds(self) -> bool:
         """`exceeds` of the whole file, which is read until a value does."""
         height, width = self.size
-        return any(
-            exceeds(self._load(start, stop, 0, width)) for start, stop in _row_ranges(height, width)
-        )
+        step = max(1, _AT_ONCE // width)
+        tops = range(0, height, step)
+        return any(exceeds(self._load(top, min(top + step, height), 0, width)) for top in tops)
 
     def _load(self, top: int, bottom: int, left: int, right: int) -> NDArray[Any]:
         """Bands `[n,h,w]` as they are stored, but 0 for the nodata of wider types."""
@@ -126,7 +124,7 @@ class Raster(OpenImage):
 def open_image(path: Path) -> OpenImage:
     """An image file, for a `with` block: by windows where possible, else decoded here.
 
-    Raises InputError if it cannot be decoded or that needs more than `pixel_limit()` pixels.
+    Raises InputError if it cannot be decoded or has more than LIMIT pixels.
     """
     if (raster := _open_raster(path)) is not None:
         return raster
@@ -167,7 +165,7 @@ def open_pillow(
 ) -> Iterator[Image.Image]:
     """`PIL.Image.open` that raises InputError for every failure, also while decoding in the block.
 
-    content: as for `read_image`. limited: refuse more than `pixel_limit()` pixels.
+    content: as for `read_image`. limited: refuse more than LIMIT pixels.
     """
     try:
         # Not by its name: Pillow would map the file, and so garble a gray TIFF that is turned
@@ -187,12 +185,10 @@ def open_pillow(
             yield image
     except InputError:
         raise
-    except UnidentifiedImageError:
-        raise InputError(
-            f"{path} is not an image that can be read; {_MEND}{_geo_hint(path)}"
-        ) from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be decoded ({error}); {_MEND}{_geo_hint(path)}") from None
+        unknown = isinstance(error, UnidentifiedImageError)
+        why = "is not an image that can be read" if unknown else f"cannot be decoded ({error})"
+        raise InputError(f"{path} {why}; {_MEND}{_geo_hint(path)}") from None
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -231,14 +227,6 @@ def images_below(folder: Path) -> list[Path]:
     return sorted(p for p in found if p.is_file() and not p.name.startswith("."))
 
 
-def pixel_limit() -> int:
-    """Pixels that may be decoded at once: a small file may hold any number."""
-    text = os.environ.get(LIMIT, str(MAX_PIXELS))
-    if not text.isdecimal():
-        raise InputError(f"{LIMIT}={text!r} in the environment is not a number of pixels")
-    return int(text)
-
-
 def is_raster(path: Path) -> bool:
     """Whether it is a TIFF whose bands hold the pixels as they are to be shown."""
     if path.suffix.lower() not in TIFF:
@@ -270,7 +258,9 @@ def rasterio() -> Any:
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning
     except ImportError:
-        raise InputError('GeoTIFF needs rasterio: pip install "hmsa[geo]"') from None
+        raise InputError(
+            'GeoTIFF needs rasterio, which is missing: pip install "hmsa[geo]"'
+        ) from None
     warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # most images are not
     return rasterio
 
@@ -282,15 +272,12 @@ def _open_raster(path: Path) -> Raster | None:
         return None
 
 
-def _row_ranges(height: int, width: int) -> Iterator[tuple[int, int]]:
-    """First row and end of parts with a bounded number of pixels."""
-    step = max(1, _AT_ONCE // max(1, width))
-    return ((start, min(start + step, height)) for start in range(0, height, step))
-
-
 def _check_size(path: Path | str, height: int, width: int) -> None:
-    pixels = height * width
-    if pixels > (limit := pixel_limit()):
+    """Raise InputError for too many pixels to decode at once: a small file may hold any number."""
+    pixels, limit = height * width, os.environ.get(LIMIT, str(MAX_PIXELS))
+    if not limit.isdecimal():
+        raise InputError(f"{LIMIT}={limit!r} in the environment is not a number of pixels")
+    if pixels > int(limit):
         raise InputError(
             f"{path} is {width}x{height}, {pixels} pixels, and at most {limit} are decoded at "
             f"once; if you trust it, set {LIMIT}={pixels} in the environment{_geo_hint(path)}"

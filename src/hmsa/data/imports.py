@@ -51,7 +51,11 @@ class Export(NamedTuple):
 
 
 def import_masks(
-    source: Path, out: Path, images: Path | None, ignore: Sequence[str], split: str
+    source: Path,
+    out: Path,
+    images: Path | None = None,
+    ignore: Sequence[str] = (),
+    split: str = "train",
 ) -> Outcome:
     """Make the folder `out` from the export `source`, whole or not at all.
 

@@ -2,22 +2,29 @@
 
 Every sample is a pure function of (data, seed, position), so a resumed run gets the samples that an
 uninterrupted one would have got, whatever the number of loader processes. An epoch is as many
-positions as the main set has images; processes share the positions out, and none is left over.
+positions as the main set has images.
 
 Nothing is drawn at random that can be dealt out: a source's share of the positions is spread evenly
 over them, and images, classes and the tiles of a class each come in shuffled passes, in which every
-one comes once before any comes again.
+one comes once before any comes again. Tiles do not overlap, and cover the whole label.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import sys
+import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -25,11 +32,16 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ..config.recipe import Extra, Sampling
-from ..runs import InputError
+from ..runs import InputError, Progress, cache_folder, stamp
+from ..runs import replace as replace_file
 from .datasets import Dataset, open_dataset
 from .descriptions import beside
-from .tiles import Tiles, tile_index
 from .transforms import collate
+
+# [N,5]: image (place in the dataset), class, x, y, pixels of the class in the tile. x and y, in the
+# whole image, are its centre of mass, rounded down as in the official code; it need not lie on it.
+Tiles = NDArray[np.int32]
+_FORMAT = 2  # goes up when the content of the file changes
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,7 @@ class ExtraSet:
     dataset: Dataset
     share: float = 0.0  # of the plain images
     boost: frozenset[int] = frozenset()  # classes whose tiles are added to the main set's
-    stop: float = math.inf
+    stop: int = sys.maxsize
 
 
 @dataclass(frozen=True)
@@ -51,9 +63,9 @@ class Mix:
     """
 
     class_uniform: float = 0.0  # share of the positions, until `stop`
-    stop: float = math.inf
+    stop: int = sys.maxsize
     extras: tuple[ExtraSet, ...] = ()
-    pools: tuple[tuple[float, dict[int, Tiles]], ...] = ()
+    pools: tuple[tuple[int, dict[int, Tiles]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,35 +107,37 @@ class TrainingStream(TorchDataset[tuple[Tensor, Tensor]]):
         return self.mix.extras[draw.source - 1].dataset if draw.source else self.dataset
 
     def draw(self, position: int) -> Draw:
-        now, after = self._dealt(position), self._dealt(position + 1)
-        turn = next(i for i, count in enumerate(now) if after[i] > count)
-        number = now[turn]  # of draws that this one's source had before
-        if turn == 0:
-            return self._class_uniform(number, position)
-        if turn <= len(self.mix.extras):
-            return Draw(turn, self._image(number, self.mix.extras[turn - 1].dataset, 1, turn))
-        return Draw(0, self._image(number, self.dataset))
+        sources = len(self.mix.extras) + 1
+        for source in range(sources):
+            left = self._left(position, source + 1)
+            if self._left(position + 1, source + 1) == left:  # it takes this position
+                number = self._left(position, source) - left
+                if source == 0:
+                    return self._class_uniform(number, position)
+                dataset = self.mix.extras[source - 1].dataset
+                return Draw(source, self._image(number, dataset, 1, source))
+        return Draw(0, self._image(self._left(position, sources), self.dataset))
 
-    def _dealt(self, position: int) -> list[int]:
-        """How many of the positions before this one each source got.
+    def _left(self, position: int, sources: int) -> int:
+        """How many of the positions before this one the first `sources` do not take.
 
         Class-uniform crops take their share of all, each extra set its share of what is then left,
         and the main set's plain images are the rest.
         """
-        shares, plain = [(self.mix.class_uniform, self.mix.stop)], 1.0
+        if sources == 0:
+            return position
+        share, stop = self._shares[sources - 1]
+        before = self._left(min(position, stop), sources - 1)
+        return self._left(position, sources - 1) - math.floor(share * before)
+
+    @cached_property
+    def _shares(self) -> list[tuple[float, int]]:
+        """Of what the sources before leave, and the position from which on it is 0."""
+        shares, used = [(self.mix.class_uniform, self.mix.stop)], 0.0
         for extra in self.mix.extras:
-            shares.append((min(1.0, extra.share / plain) if plain > 0 else 0.0, extra.stop))
-            plain -= extra.share
-
-        def rest(position: int, turn: int) -> int:
-            return rest(position, turn - 1) - taken(position, turn - 1) if turn else position
-
-        def taken(position: int, turn: int) -> int:
-            share, stop = shares[turn]
-            return math.floor(share * rest(int(min(position, stop)), turn))
-
-        turns = range(len(shares))
-        return [*(taken(position, turn) for turn in turns), rest(position, len(shares))]
+            shares.append((min(1.0, extra.share / (1 - used)) if used < 1 else 0.0, extra.stop))
+            used += extra.share
+        return shares
 
     def _class_uniform(self, number: int, position: int) -> Draw:
         pool = next(pool for stop, pool in self.mix.pools if position < stop)
@@ -187,8 +201,8 @@ def open_mix(
     if sum(extra.share for extra in sampling.extra) > 1:
         raise InputError("sampling.extra: the shares add up to more than 1; lower them")
 
-    def stop(until: float) -> float:
-        return math.inf if until == 1 else round(until * positions)
+    def stop(until: float) -> int:
+        return sys.maxsize if until == 1 else round(until * positions)
 
     extras = []
     for extra in sampling.extra:
@@ -220,9 +234,9 @@ def _open_extra(
 
 def _pools(
     dataset: Dataset, extras: list[ExtraSet], tile: int
-) -> tuple[tuple[float, dict[int, Tiles]], ...]:
+) -> tuple[tuple[int, dict[int, Tiles]], ...]:
     main = ExtraSet(dataset, boost=frozenset(range(len(dataset.labels.names))))
-    indices: list[tuple[float, Tiles]] = []
+    indices: list[tuple[int, Tiles]] = []
     for source, part in enumerate((main, *extras)):
         if part.boost:
             tiles = np.insert(tile_index(part.dataset, tile), 0, source, axis=1)
@@ -238,3 +252,78 @@ def _pools(
             "crops need one; check its labels or set sampling.class_uniform to 0"
         )
     return tuple(pools)
+
+
+def tile_index(dataset: Dataset, tile: int) -> Tiles:
+    """The index of `dataset` for tiles of `tile` pixels a side; it is cached, and never stale.
+
+    Raises InputError if a label is bad.
+    """
+    file = cache_folder() / f"tiles-{_key(dataset, tile)}.npz"
+    try:
+        with file.open("rb") as opened, np.load(opened) as content:
+            tiles: Tiles = content["tiles"]
+            return tiles
+    except Exception:  # not there, or damaged in whatever way
+        tiles = _build(dataset, tile)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as made:
+            np.savez(made, tiles=tiles)
+
+    try:
+        replace_file(file, write)
+    except OSError as error:
+        warnings.warn(f"the tile index is made anew every time: {error}", stacklevel=2)
+    return tiles
+
+
+def centres(label: NDArray[np.uint8], tile: int) -> NDArray[np.int64]:
+    """Label `[H,W]` -> `[N,4]`: class, x, y, pixels of every class in every tile.
+
+    A label is mostly long runs of one value, so we sum over runs rather than over pixels: one
+    comparison of neighbours finds them all, for all classes and tiles at once.
+    """
+    width = label.shape[1]
+    begins = np.empty(label.shape, bool)
+    np.not_equal(label[:, 1:], label[:, :-1], out=begins[:, 1:])
+    begins[:, ::tile] = True
+    start = np.flatnonzero(begins)
+    length = np.diff(start, append=label.size)
+    y, x = np.divmod(start, width)
+    across = -(-width // tile)
+    place = (y // tile * across + x // tile) * 256 + label.ravel()[start]
+    # Sums of integers below 2 ** 53, so exact as floats
+    pixels = np.bincount(place, length)
+    sum_x = np.bincount(place, length * (2 * x + length - 1) // 2)
+    sum_y = np.bincount(place, length * y)
+    found = np.flatnonzero(pixels)
+    found = found[found % 256 != 255]
+    count = pixels[found]
+    columns = (found % 256, sum_x[found] // count, sum_y[found] // count, count)
+    return np.stack(columns, axis=1).astype(np.int64)
+
+
+def _build(dataset: Dataset, tile: int) -> Tiles:
+    def rows(index: int) -> Tiles:
+        found = centres(dataset.read_label(index), tile)
+        return np.insert(found, 0, index, axis=1).astype(np.int32)
+
+    parts = [np.zeros((0, 5), np.int32)]
+    what = f"tiles of {dataset.split}"
+    with ThreadPoolExecutor() as pool, Progress(what, len(dataset)) as progress:
+        for part in pool.map(rows, range(len(dataset))):
+            parts.append(part)
+            progress.advance()
+    return np.concatenate(parts)
+
+
+def _key(dataset: Dataset, tile: int) -> str:
+    """Hash of all that the index depends on: files by name, size and time of change."""
+    files = [
+        stamp(file) for pair in dataset.pairs for file in (pair.label, pair.confidence) if file
+    ]
+    labels = dataset.labels
+    table = (labels.raw, labels.ignored, labels.encoding, dataset.lowest, dataset.border)
+    content = json.dumps((_FORMAT, tile, table, files))
+    return hashlib.sha256(content.encode()).hexdigest()[:24]

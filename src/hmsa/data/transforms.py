@@ -11,6 +11,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from ..config.recipe import Augment
 from .labels import IGNORE
 
 # Padding that is zero after normalisation: the ImageNet mean. The official code pads with black,
@@ -21,10 +22,7 @@ _FILL: dict[Any, Any] = {tv_tensors.Image: (124, 116, 104), tv_tensors.Mask: IGN
 def training_transform(
     crop: tuple[int, int],
     scale: tuple[float, float],
-    flip: float,
-    color: float,
-    blur: float,
-    hue: float | None = None,
+    augment: Augment,
     long_edge: int | None = None,
 ) -> v2.Transform:
     """(Image `[3,H,W]` uint8, Mask `[H,W]`) -> the same, `crop` (height, width) pixels large.
@@ -33,13 +31,14 @@ def training_transform(
     where they then are; without them the crop is anywhere. The steps and their order are the
     paper's: size, crop, flip, colours, blur.
     """
+    color = augment.color
+    hue = color / 5 if augment.hue is None else augment.hue
     steps: list[v2.Transform] = [RandomScaleCrop(crop, scale, long_edge)]
-    steps.append(v2.RandomHorizontalFlip(flip))
-    hue = color / 5 if hue is None else hue
+    steps.append(v2.RandomHorizontalFlip(augment.flip))
     if color or hue:
         steps.append(ColorJitter(color, color, color, hue=hue))
-    if blur:
-        steps.append(v2.RandomApply([v2.GaussianBlur(7, sigma=(0.15, 1.3))], p=blur))
+    if augment.blur:
+        steps.append(v2.RandomApply([v2.GaussianBlur(7, sigma=(0.15, 1.3))], p=augment.blur))
     return v2.Compose(steps)
 
 

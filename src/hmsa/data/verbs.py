@@ -57,7 +57,7 @@ def import_masks(
     ignore: Annotated[
         list[str], Parameter(negative="", help="a class that means no label; repeat for more")
     ] = [],
-    split: Annotated[str, Parameter(help="its name where SOURCE gives none")] = "train",
+    split: Annotated[str, Parameter(help="its name if SOURCE has none")] = "train",
 ) -> Outcome:
     """Make a dataset of what an annotation tool exported.
 

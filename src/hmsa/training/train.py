@@ -70,10 +70,7 @@ def train(
 def stream_of(recipe: Recipe, name: str, learn: Dataset, mix: Mix) -> TrainingStream:
     """The augmented samples of a stage; each stage has its own order."""
     stage, augment = getattr(recipe, name), recipe.augment
-    transform = training_transform(
-        stage.crop, stage.resize, augment.flip, augment.color, augment.blur, augment.hue,
-        recipe.data.long_edge,
-    )  # fmt: skip
+    transform = training_transform(stage.crop, stage.resize, augment, recipe.data.long_edge)
     return TrainingStream(learn, transform, recipe.seed * 2 + STAGES.index(name), mix)
 
 

@@ -174,7 +174,7 @@ class TestTruth:
         described["splits"]["val"] = {"images": "else", "labels": "elsewhere"}
         (tmp_path / "q.yaml").write_text(yaml.safe_dump(described))
         ran = hmsa("review", out, "--truth", tmp_path / "q.yaml")
-        assert (ran.code, "which split has them" in ran.err) == (2, True)
+        assert (ran.code, "name the split that has them" in ran.err) == (2, True)
         for folder in ("else", "elsewhere"):
             (tmp_path / folder / "q.png").rename(tmp_path / folder / "a.png")
         ran = hmsa("review", out, "--truth", tmp_path / "q.yaml")

@@ -102,8 +102,8 @@ class TestRoundTrip:
         """By the reader of CVAT's own exports, so the zip has their form."""
         out, _ = autolabel()
         made = import_masks(export(out, "cvat"), tmp_path / "made", ignore=["background"])
-        assert made.pictures == {"train": 4}
-        mine, auto = open_dataset(made.description, "train"), labels_of(out)
+        assert made.notes == ["labelled images: 4 in train; 0 have no label yet"]
+        mine, auto = open_dataset(made.path, "train"), labels_of(out)
         assert mine.labels.names == NAMES
         for i, pair in enumerate(mine.pairs):
             image, label = mine.read(i)
@@ -432,12 +432,12 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("kind", "says"),
         [
-            ("class", "labelmap.txt: no class 'tram'; "),
+            ("class", "no class 'tram'; "),
             ("name", "has 1 picture.s. that .* such as 'other'"),
             ("size", "a: the label is 3x2, the picture 35x24; nothing was taken"),
-            ("colour", "a.png: 1 value.s. outside the table"),
-            ("no labelmap", "no labelmap.txt"),
-            ("no zip", "task.zip  cannot be unpacked"),
+            ("colour", "a.png: 1 value.*not listed in the export"),
+            ("no labelmap", "not one CVAT export"),
+            ("no zip", "task.zip cannot be unpacked"),
         ],
     )
     def test_zips(self, autolabel, export, hmsa, kind, says):
@@ -502,7 +502,7 @@ class TestRefused:
         file = export(out, tool)
         (pictures / "b.png").write_bytes(b"nonsense")
         autolabel()
-        self.refused(hmsa, out, file, "b.png is not a picture .*; it cannot take a label")
+        self.refused(hmsa, out, file, "b.png is not an image .*; it cannot take a label")
 
     def test_while_a_run_writes(self, autolabel, export, hmsa):
         out, _ = autolabel()
