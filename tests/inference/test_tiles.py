@@ -11,7 +11,8 @@ from torch import nn
 
 from hmsa.inference import fold
 from hmsa.inference.fold import Decision, Pass
-from hmsa.inference.tiles import Gate, Runner, Tiling, blend, merged, window
+from hmsa.inference.tiles import Gate, Runner, blend, merged, window
+from hmsa.inference.tiles import tiling as make_tiling
 from hmsa.model import HMSA, build
 from hmsa.model.fusion import resize
 from hmsa.runs.errors import InputError
@@ -49,7 +50,7 @@ def near() -> HMSA:
 
 def run(model: HMSA, image, scales, tiling=None, gate=None) -> Pass:
     if tiling:
-        tiling = Tiling.of(model, *tiling)
+        tiling = make_tiling(model, *tiling)
     with torch.no_grad():
         return Runner(model, image, tiling, gate).run(sorted(scales))
 
@@ -104,7 +105,7 @@ def test_a_decision_in_groups_is_the_decision(classes, step, seed):
         decision.add(logits[:, first : first + step], entropy=True)
     share = logits.softmax(1)
     assert (decision.label == logits.argmax(1)).all()
-    torch.testing.assert_close(decision.confidence(), share.amax(1))
+    torch.testing.assert_close(decision.probability(decision.top[:, None])[:, 0], share.amax(1))
     torch.testing.assert_close(decision.probability(logits), share)
     entropy = torch.special.entr(share).sum(1) / np.log(max(2, classes))
     torch.testing.assert_close(decision.entropy(), entropy, atol=1e-12, rtol=0)
@@ -207,13 +208,13 @@ class TestTiles:
 
     def test_a_tile_smaller_than_its_halo_is_refused(self, near):
         with pytest.raises(InputError, match="128 pixels are too few .* halo of 64"):
-            Tiling.of(near, 128, 64)
+            make_tiling(near, 128, 64)
         with pytest.raises(InputError, match="give 120 or more"):
-            Tiling.of(near, 80, 33)
+            make_tiling(near, 80, 33)
 
     def test_attention_over_all_scales_at_once_takes_no_tiles(self):
         model = warm(build("pair", classes=4, trunk="mobilenetv3_small_050", width=8))
-        with pytest.raises(InputError, match="no tiles and no gate"):
+        with pytest.raises(InputError, match="pair fusion takes no gate and no tiles"):
             run(model, torch.rand(1, 3, 64, 64), (0.5, 1), (512, 128))
 
 
@@ -248,7 +249,7 @@ class TestGate:
         assert found.cost < 0.95
         fine = ((gated - whole).abs() < 1e-9).all(1)
         left = ((gated - coarse).abs() < 1e-9).all(1)
-        assert 0.1 < fine.double().mean() <= 0.3
+        assert 0.05 < fine.double().mean() <= 0.3
         assert 0.4 < left.double().mean() < 0.9
         assert ((gated - whole).abs() <= (coarse - whole).abs() + 0.3).all(), "between, at borders"
 
@@ -273,8 +274,7 @@ class TestGate:
         weights = self.run(near, Gate(share=0.4, cell=64)).weights()[0, 2]
         full = run(near, self.IMAGE, (0.5, 1, 2)).weights()[0, 2]
         assert full[weights > 0].mean() > full[weights == 0].mean()
-        known = run(near, self.IMAGE, (0.5, 1, 2))
-        del known.logits[2]
+        known = run(near, self.IMAGE, (0.5, 1, 2))  # its attention is of the coarser scales
         torch.testing.assert_close(known.known_weight(self.SIZE)[0, 0], full, atol=0.02, rtol=0)
 
     def test_a_threshold_takes_what_is_worth_that_much(self, near):
@@ -294,6 +294,11 @@ class TestGate:
         gate = Gate(share=0.5, cell=64)
         both = fused(self.run(near, gate, tiling=(136, 32)))
         torch.testing.assert_close(both, fused(self.run(near, gate)), atol=1e-9, rtol=0)
+
+    def test_needs_attention(self):
+        model = build("average", classes=4, trunk="mobilenetv3_small_050", width=8).eval()
+        with pytest.raises(InputError, match="average fusion takes no gate; use"):
+            run(model, torch.rand(1, 3, 64, 64), (0.5, 1, 2), gate=Gate(0.5))
 
     @pytest.mark.parametrize("wrong", [{}, {"share": 0.5, "threshold": 0.1}, {"share": 1.5}])
     def test_refuses(self, wrong):

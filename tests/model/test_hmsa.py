@@ -104,8 +104,8 @@ def test_the_folder_works_without_the_rest(tmp_path):
     shutil.copytree(Path(hmsa.model.__file__).parent, tmp_path / "lifted")
     code = (
         "import sys, torch; from lifted import HMSA\n"
-        "logits = HMSA(3, 'hrnet_w18_small', width=8)(torch.rand(1, 3, 50, 70), (0.5, 1, 2)).logits\n"
-        "assert logits.shape == (1, 3, 50, 70)\n"
+        "output = HMSA(3, 'hrnet_w18_small', width=8)(torch.rand(1, 3, 50, 70), (0.5, 1, 2))\n"
+        "assert output.logits.shape == (1, 3, 50, 70)\n"
         "assert 'hmsa' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

@@ -16,8 +16,8 @@ from torch import nn
 from hmsa import HMSA, InputError, Predictor, ScaleAttention
 from hmsa.checkpoint.files import hashed, save
 from hmsa.checkpoint.networks import allow, logits_of
-from hmsa.model import PairScaleAttention
 from hmsa.inference.tiles import Gate
+from hmsa.model import PairScaleAttention
 from hmsa.model.fusion import resize
 from hmsa.model.scale_attention import confidence_of, find_network
 

@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import functools
 import math
-from collections import defaultdict
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from ..model import HMSA, ScaleOutput, average, chain, effective_weights, maximum
 from ..model.fusion import known_weight, resize
 from ..model.hmsa import Grid, Size
 
-AT_ONCE = 1 << 23  # values of a group of classes at the finest scale
-
-Key = tuple[str, Any]  # field of a `Prediction`; key in it, None where it is one map
+AT_ONCE = 1 << 22  # values of a group of classes at the finest scale
 
 
-@dataclass
+@dataclass(frozen=True)
 class Pass:
     """What the network returned for images of one size, on the trunk's grid of each scale."""
 
@@ -34,13 +33,14 @@ class Pass:
     size: Size  # of the images
     logits: Mapping[float, Grid]  # by ascending scale, K channels
     attention: Mapping[float, Grid]
-    computed: dict[float, float] = field(default_factory=dict)  # scale -> share, behind a gate
+    computed: Mapping[float, float] = field(default_factory=dict)  # scale -> share, behind a gate
     cost: float = 1.0  # pixels that went through the network, to those of all scales in full
+    context: Tensor | None = None  # see `Head`; of the finest scale that was computed whole
 
     def groups(self, channels: int) -> Iterator[slice]:
         """As many channels at once as `AT_ONCE` allows."""
-        finest = self.logits[max(self.logits)]
-        values = len(finest.maps) * math.prod(self.size) * max(self.logits)
+        finest = max(self.logits)
+        values = len(self.logits[finest].maps) * math.prod(self.size) * finest
         step = max(1, int(AT_ONCE / values))
         return (slice(k, min(channels, k + step)) for k in range(0, channels, step))
 
@@ -57,10 +57,10 @@ class Pass:
 
         def part(channels: slice) -> Tensor:
             found = effective_weights(self._outputs(channels), self.size, self.model.fold)
-            share = (channels.stop - channels.start) / self.model.maps  # of classes
+            share: float = (channels.stop - channels.start) / self.model.maps  # of classes
             return torch.cat([found[scale] for scale in self.logits], 1) * share
 
-        return functools.reduce(torch.add, map(part, self.groups(self.model.maps)))
+        return functools.reduce(operator.add, map(part, self.groups(self.model.maps)))
 
     def known_weight(self, size: Size) -> Tensor:
         """The weight of a scale that is finer than these and not computed yet, `[B,1,*size]`."""
@@ -85,34 +85,32 @@ class Pass:
 class Decision:
     """Label, confidence and entropy of logits that come a few classes at a time."""
 
+    classes = 0  # that have come
     label: Tensor  # [B,H,W] uint8: the first class of the highest logit
-
-    def __init__(self) -> None:
-        self._classes = 0
+    top: Tensor  # that logit
+    total: Tensor  # log of the sum of exponentials
+    mean: Tensor  # expected logit
 
     def add(self, logits: Tensor, entropy: bool = False) -> None:
         """logits: of the next C classes, `[B,C,H,W]`. entropy: whether it will be needed."""
         top, index = logits.max(1)
         label, total = index.to(torch.uint8), logits.logsumexp(1)
         mean = (logits * logits.softmax(1)).sum(1) if entropy else total
-        if self._classes:
-            label = torch.where(top > self._top, label + self._classes, self.label)
-            top, new = torch.maximum(top, self._top), torch.logaddexp(total, self._total)
-            mean, total = self._mean.lerp(mean, (total - new).exp()), new
-        self._classes += logits.shape[1]
-        self.label, self._top, self._total, self._mean = label, top, total, mean
+        if self.classes:
+            label = torch.where(top > self.top, label + self.classes, self.label)
+            part, total = total, torch.logaddexp(total, self.total)
+            mean = self.mean.lerp(mean, (part - total).exp()) if entropy else total
+            top = torch.maximum(top, self.top)
+        self.classes += logits.shape[1]
+        self.label, self.top, self.total, self.mean = label, top, total, mean
 
     def probability(self, logits: Tensor) -> Tensor:
-        """Of classes that were added before, `[B,C,H,W]`."""
-        return (logits - self._total[:, None]).exp()
-
-    def confidence(self) -> Tensor:
-        """The highest probability, `[B,H,W]`."""
-        return (self._top - self._total).exp()
+        """Of any logits `[B,C,H,W]` among those that were added."""
+        return (logits - self.total[:, None]).exp()
 
     def entropy(self) -> Tensor:
         """In 0..1, `[B,H,W]`."""
-        return ((self._total - self._mean) / math.log(max(2, self._classes))).clamp(0, 1)
+        return ((self.total - self.mean) / math.log(max(2, self.classes))).clamp(0, 1)
 
 
 def decide(
@@ -121,48 +119,47 @@ def decide(
     detail: bool = False,
     probabilities: bool = False,
     entropy: bool = False,
-) -> Iterator[tuple[Key, Tensor]]:
-    """What a `Prediction` holds of an image, or of it and its mirror image: maps `[B,..,*size]`."""
-    decisions, model = defaultdict[Key, Decision](Decision), passes[0].model
+) -> dict[str, Any]:
+    """The fields of a `Prediction` of an image, or of it and its mirror image: maps `[B,..,*size]`
+    and dictionaries of such."""
+    model, decisions = passes[0].model, dict[str, Any]()
     groups = list(passes[0].groups(model.classes))
     for classes in groups:
-        for key, logits in _logits(passes, classes, detail):
-            decisions[key].add(resize(logits, size), entropy)
-    for key, decision in decisions.items():
-        yield key, decision.label
-    fused = decisions["label", None]
-    yield ("confidence", None), (fused.confidence() * 255).floor().to(torch.uint8)
+        logits = _logits(passes, classes, size, detail)
+        decisions = decisions or tree_map(lambda _: Decision(), logits)
+        tree_map(lambda decision, part: decision.add(part, entropy), decisions, logits)
+        del logits  # before those of the next classes are made
+    maps: dict[str, Any] = tree_map(lambda decision: decision.label, decisions)
+    fused = decisions["label"]
+    confidence = fused.probability(fused.top[:, None])[:, 0]
+    maps["confidence"] = (confidence * 255).floor().to(torch.uint8)
     if entropy:
-        yield ("entropy", None), (fused.entropy() * 255).floor().to(torch.uint8)
+        maps["entropy"] = (fused.entropy() * 255).floor().to(torch.uint8)
     if probabilities:
-        shape = len(fused.label), model.classes, *size
-        share = torch.empty(shape, dtype=torch.float16, device=fused.label.device)
-        for classes in groups:
-            _, logits = next(_logits(passes, classes))
-            share[:, classes] = fused.probability(resize(logits, size))
-        yield ("probabilities", None), share
+        parts = (fused.probability(_logits(passes, c, size)["label"]).half() for c in groups)
+        maps["probabilities"] = torch.cat(list(parts), 1)
     if detail and model.fold is not maximum:
-        weights = resize(_mean([one.weights() for one in passes]), size)
-        for scale, weight in zip(passes[0].logits, weights.unbind(1), strict=True):
-            yield ("weights", scale), weight
+        weights = resize(_mean([one.weights() for one in passes]), size).unbind(1)
+        maps["weights"] = dict(zip(passes[0].logits, weights, strict=True))
+    return maps
 
 
 def _logits(
-    passes: Sequence[Pass], classes: slice, detail: bool = False
-) -> Iterator[tuple[Key, Tensor]]:
-    """Logits of some classes, `[B,C,h,w]`; with detail, of all that has a label of its own."""
+    passes: Sequence[Pass], classes: slice, size: Sequence[int], detail: bool = False
+) -> dict[str, Any]:
+    """Logits of some classes, `[B,C,*size]`; with detail, of whatever has a label of its own."""
     fused = [one.fused(classes) for one in passes]
-    yield ("label", None), _mean(fused)
-    if not detail:
-        return
-    if len(fused) > 1:
-        yield ("flips", "plain"), fused[0]
-        yield ("flips", "mirrored"), fused[1].flip(-1)
-    single = [one.single(classes) for one in passes]
-    for scale in single[0]:
-        yield ("single", scale), _mean([maps[scale].logits for maps in single])
-    for name, fold in (("average", average), ("max", maximum)):
-        yield ("pooled", name), _mean([fold(maps, passes[0].size) for maps in single])
+    found: dict[str, Any] = {"label": _mean(fused)}
+    if detail:
+        single = [one.single(classes) for one in passes]
+        found["single"] = {s: _mean([maps[s].logits for maps in single]) for s in single[0]}
+        found["pooled"] = {
+            name: _mean([fold(maps, passes[0].size) for maps in single])
+            for name, fold in (("average", average), ("max", maximum))
+        }
+        if len(fused) > 1:
+            found["flips"] = {"plain": fused[0], "mirrored": fused[1].flip(-1)}
+    return tree_map(lambda logits: resize(logits, size), found)  # type: ignore[no-any-return]
 
 
 def _mean(maps: Sequence[Tensor]) -> Tensor:

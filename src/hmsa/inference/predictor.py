@@ -9,7 +9,8 @@ import itertools
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, TypedDict, Unpack, overload
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from ..data.images import Picture, open_image
 from ..data.labels import spread
@@ -28,14 +30,13 @@ from ..runs.errors import InputError, as_input_error
 from ..runs.machine import Precision, autocast, find_device, in_use
 from ..runs.memory import free_memory, peak_of
 from ..runs.progress import say
-from .fold import Key, Pass, decide
+from .fold import Pass, decide
 from .result import Prediction, as_array
-from .tiles import Gate, Runner, Tiling
+from .tiles import Gate, Runner, Tiling, tiling
 
-_AT_ONCE = 1 << 24  # pixels of an image, above which only parts of it are read
 _IN_MEMORY = 1 << 28  # bytes of a map, above which it lies in a file
 _LARGEST = 2048  # side of a tile that is chosen for the free memory
-_LEAST = 1024  # side of a block of an image
+_LEAST, _BLOCK = 1024, 4608  # sides of the blocks that larger images are predicted in
 
 Pixels = Path | str | Image.Image | NDArray[np.uint8] | Tensor | Picture
 
@@ -77,7 +78,7 @@ class Predictor:
         self.precision, self.tile, self.halo, self.gate = precision, tile, halo, gate
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
         if isinstance(tile, int):
-            Tiling.of(self.model, tile, halo)  # raises what there is to raise
+            tiling(self.model, tile, halo)  # raises what there is to raise
         self._fits: int | None = None  # side of a tile, after memory ran out
 
     @classmethod
@@ -114,9 +115,9 @@ class Predictor:
         if self.gate:
             names = ("share", "threshold", "cell", "halo")
             settings["gate"] = {name: getattr(self.gate, name) for name in names}
-        return (
-            settings if self.tile == "auto" else settings | {"tile": self.tile, "halo": self.halo}
-        )
+        if self.tile != "auto":
+            settings |= {"tile": self.tile, "halo": self.halo}
+        return settings
 
     @overload
     def __call__(self, image: Pixels, **wanted: Unpack[Wanted]) -> Prediction: ...
@@ -137,40 +138,57 @@ class Predictor:
         if isinstance(image, Path | str):
             with open_image(Path(image)) as picture:
                 return self._predict(_pixels(picture), **wanted)[0]
-        if not isinstance(image, list | tuple) and not (
-            isinstance(image, Tensor) and image.ndim == 4
-        ):
+        if isinstance(image, Tensor) and image.ndim == 4:
+            image = list(image)
+        if not isinstance(image, list | tuple):
             return self._predict(_pixels(image), **wanted)[0]
         images = [_pixels(each) for each in image]
         tensors = [each for each in images if isinstance(each, Tensor)]
-        alike = len({(each.shape, each.dtype) for each in tensors}) == 1 and not self.gate
-        if alike and len(tensors) == len(images) and self._fit(tensors[0].shape[-2:], len(tensors)):
-            return self._predict(torch.cat(tensors), **wanted)
+        if len({(each.shape, each.dtype) for each in tensors}) == 1 and not self.gate:
+            pixels = sum(each.shape[2] * each.shape[3] for each in tensors)
+            if len(tensors) == len(images) and not self._tiling(pixels):
+                return self._predict(torch.cat(tensors), **wanted)
         return [self._predict(each, **wanted)[0] for each in images]
 
     def _predict(self, image: Tensor | Picture, **wanted: Unpack[Wanted]) -> list[Prediction]:
         """Of a batch `[B,3,H,W]` or one image; of a very large one, block by block."""
-        height, width = size = image.shape[-2:] if isinstance(image, Tensor) else image.size
-        side = self._block(height * width) or max(size)
-        margin = 256 * math.ceil(self.halo / min(1, *self.scales) / 256)
-        filled: dict[Key, NDArray[Any]] = {}
+        height, width = image.shape[2:] if isinstance(image, Tensor) else image.size
+
+        def read(rows: slice, columns: slice) -> Tensor:
+            if isinstance(image, Tensor):
+                return image[..., rows, columns].to(self.device)
+            return _tensor(image.read(rows, columns)).to(self.device)
+
+        blocks = list(itertools.product(self._blocks(height), self._blocks(width)))
+        context = None
+        if len(blocks) > 1 and self.model.head.contextual:
+            step = math.ceil(max(height, width) / 1024)
+            rows = (slice(top, top + 1) for top in range(0, height, step))
+            small = torch.cat([read(row, slice(0, width))[..., ::step] for row in rows], 2)
+            with autocast(self.device, self.precision):
+                context = Runner(self.model, small).run([1.0]).context
+        filled: dict[str, Any] = {}
         passes: list[Pass] = []
-        for rows, columns in itertools.product(*(_blocks(n, side, margin) for n in size)):
-            kept, outer, inner = zip(rows, columns, strict=True)
-            part = image[..., *outer] if isinstance(image, Tensor) else _tensor(image.read(*outer))
-            maps, found = self._maps(part.to(self.device), **wanted)
+        for block in blocks:
+            kept, outer, inner = zip(*block, strict=True)
+            maps, found = self._maps(read(*outer), context, **wanted)
+            arrays = tree_map(lambda each: each.cpu().numpy(), maps)
+            filled = filled or tree_map(partial(_room, (height, width)), arrays)
+            tree_map(partial(_paste, kept, inner), filled, arrays)
             passes += found
-            for key, values in maps.items():
-                array = values[..., *inner].cpu().numpy()
-                if key not in filled:
-                    filled[key] = _room((*array.shape[:-2], height, width), array.dtype)
-                filled[key][..., *kept] = array
-        return self._predictions(filled, passes)
+        gated = sorted({scale for one in passes for scale in one.computed})
+        shared: dict[str, Any] = {
+            "computed": {s: fmean(one.computed.get(s, 1.0) for one in passes) for s in gated},
+            "cost": fmean(one.cost for one in passes),
+            "palette": [*self.model.card.palette] or list(spread(self.model.classes)),
+        }
+        count = len(filled["label"])
+        return [Prediction(**tree_map(itemgetter(i), filled), **shared) for i in range(count)]
 
     def _maps(
-        self, image: Tensor, **wanted: Unpack[Wanted]
-    ) -> tuple[dict[Key, Tensor], list[Pass]]:
-        """Of images `[B,3,H,W]` whose results fit into memory."""
+        self, image: Tensor, context: Tensor | None, **wanted: Unpack[Wanted]
+    ) -> tuple[dict[str, Any], list[Pass]]:
+        """Of images `[B,3,H,W]` whose results fit into memory; their passes."""
         height, width = image.shape[-2:]
         if self.long_edge:
             pixels = image.float() / 255 if image.dtype == torch.uint8 else image
@@ -178,58 +196,45 @@ class Predictor:
             image = F.interpolate(pixels, grid, mode="bilinear", antialias=True)
         images = [image, image.flip(-1)] if self.flip else [image]
         while True:
-            tiling = self._tiling(image.shape[2] * image.shape[3], len(image))
+            tiles = self._tiling(len(image) * image.shape[2] * image.shape[3])
             try:
                 with autocast(self.device, self.precision), as_input_error():
-                    runners = [Runner(self.model, each, tiling, self.gate) for each in images]
+                    runners = [
+                        Runner(self.model, each, tiles, self.gate, context) for each in images
+                    ]
                     passes = [runner.run(self.scales) for runner in runners]
-                return dict(decide(passes, (height, width), **wanted)), passes
+                return decide(passes, (height, width), **wanted), passes
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 # torch says it of the CPU in a plain RuntimeError
                 memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
                 if not memory and "can't allocate memory" not in str(error):
                     raise
-            self._smaller(max(image.shape), tiling)
+            self._smaller(max(image.shape), tiles)
 
-    def _predictions(self, maps: dict[Key, NDArray[Any]], passes: list[Pass]) -> list[Prediction]:
-        card, gated = self.model.card, sorted({s for one in passes for s in one.computed})
-        shared = {
-            "computed": {s: fmean(one.computed.get(s, 1.0) for one in passes) for s in gated},
-            "cost": fmean(one.cost for one in passes),
-            "palette": [*card.palette] or list(spread(self.model.classes)),
-        }
-        found: list[dict[str, Any]] = [dict(shared) for _ in maps["label", None]]
-        for (name, key), arrays in maps.items():
-            for fields, array in zip(found, arrays, strict=True):
-                if key is None:
-                    fields[name] = array
-                else:
-                    fields.setdefault(name, {})[key] = array
-        return [Prediction(**fields) for fields in found]
+    def _blocks(self, length: int) -> Iterator[tuple[slice, slice, slice]]:
+        """Along one axis of an image: what is kept of a block, the block with a margin around it,
+        and what is kept of that."""
+        side = length
+        if self.tile is not None and self.model.tiles and not self.long_edge:
+            side = min(_BLOCK, math.isqrt(int(free_memory(self.device) / 4 / self._kept)))
+            side = 256 * math.ceil(length / math.ceil(length / max(side, _LEAST)) / 256)
+        margin = 256 * math.ceil(self.halo / min(1, *self.scales) / 256)
+        for start in range(0, length, side):
+            stop, first = min(length, start + side), max(0, start - margin)
+            last = min(length, stop + margin)
+            yield slice(start, stop), slice(first, last), slice(start - first, stop - first)
 
-    def _fit(self, size: Sequence[int], batch: int) -> bool:
-        """Whether so many images fit into memory together, in one piece."""
-        pixels = math.prod(size)
-        return not self._tiling(pixels, batch) and not self._block(batch * pixels)
-
-    def _block(self, pixels: int) -> int | None:
-        """Side of the blocks of an image whose results are too many to be kept at once."""
-        most = free_memory(self.device) / 4 / self._kept
-        if pixels <= most or self.tile is None or self.long_edge or not self.model.tiles:
-            return None
-        return max(_LEAST, math.isqrt(int(most)) // 256 * 256)
-
-    def _tiling(self, pixels: int, batch: int = 1) -> Tiling | None:
-        """For `batch` images of so many pixels."""
+    def _tiling(self, pixels: int) -> Tiling | None:
+        """For images of so many pixels together."""
         tile, halo = self.tile, self.halo
         if self._fits:
             tile, halo = self._fits, min(halo, self._fits // 4)
         elif tile == "auto" and self.model.tiles:
             room = free_memory(self.device) / 2
-            if batch * pixels * (self._need * max(self.scales) ** 2 + self._kept) > room:
+            if pixels * (self._need * max(self.scales) ** 2 + self._kept) > room:
                 side = min(_LARGEST, math.isqrt(int(room / self._need)))
                 tile = max(side // 64 * 64, 4 * halo)
-        return Tiling.of(self.model, tile, halo) if isinstance(tile, int) else None
+        return tiling(self.model, tile, halo) if isinstance(tile, int) else None
 
     @cached_property
     def _need(self) -> float:
@@ -246,11 +251,11 @@ class Predictor:
         cells = sum(scale**2 for scale in self.scales) / self.model.strides[0] ** 2
         return 4 * cells * (self.model.classes + self.model.maps) * (1 + self.flip) + 64
 
-    def _smaller(self, side: int, tiling: Tiling | None) -> None:
+    def _smaller(self, side: int, tiles: Tiling | None) -> None:
         """Memory ran out: tiles of half the side, from now on. InputError if there is no half."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        before = tiling.side + 2 * tiling.halo if tiling else round(side * max(self.scales))
+        before = tiles.side + 2 * tiles.halo if tiles else round(side * max(self.scales))
         half = before // 2 // 64 * 64
         if half < 256 or self.tile is None or not self.model.tiles:
             raise InputError(
@@ -264,7 +269,7 @@ class Predictor:
 def _pixels(image: Pixels) -> Tensor | Picture:
     """`[1,3,H,W]`, uint8 or float; a very large `Picture` is read later, part by part."""
     held = isinstance(image, Path | str | Image.Image | np.ndarray | Tensor)
-    if not held and math.prod(image.size) > _AT_ONCE:  # type: ignore[union-attr, arg-type]
+    if not held and math.prod(image.size) > _BLOCK**2:  # type: ignore[union-attr, arg-type]
         return image  # type: ignore[return-value]
     array = image if isinstance(image, Tensor) else as_array(image)
     kind, axis = str(array.dtype).removeprefix("torch."), 0 if isinstance(array, Tensor) else 2
@@ -283,18 +288,14 @@ def _tensor(array: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(own).permute(2, 0, 1)[None]
 
 
-def _blocks(length: int, side: int, margin: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Along one axis of an image: what is kept of a block, the block with a margin around it, and
-    what is kept of that."""
-    for start in range(0, length, side):
-        stop, first = min(length, start + side), max(0, start - margin)
-        last = min(length, stop + margin)
-        yield slice(start, stop), slice(first, last), slice(start - first, stop - first)
-
-
-def _room(shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
-    """An empty array; a large one lies in a file that nobody else sees."""
-    if math.prod(shape) * np.dtype(kind).itemsize <= _IN_MEMORY:
-        return np.empty(shape, kind)
+def _room(size: tuple[int, int], like: NDArray[Any]) -> NDArray[Any]:
+    """An empty array for a map of the whole image; a large one in a file that nobody else sees."""
+    shape = (*like.shape[:-2], *size)
+    if math.prod(shape) * like.itemsize <= _IN_MEMORY:
+        return np.empty(shape, like.dtype)
     with tempfile.TemporaryFile() as file:  # the map holds it open
-        return np.memmap(file, kind, "w+", shape=shape)
+        return np.memmap(file, like.dtype, "w+", shape=shape)
+
+
+def _paste(kept: Any, inner: Any, whole: NDArray[Any], part: NDArray[Any]) -> None:
+    whole[..., *kept] = part[..., *inner]

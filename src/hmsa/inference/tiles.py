@@ -71,6 +71,7 @@ class Gate:
         counts = weight > 0  # elsewhere the finer scale would have no weight
         if self.threshold is not None:
             return counts & (value >= self.threshold)
+        assert self.share is not None
         sides = [(n - torch.arange(0, n, cell)).clamp(max=cell) for n in size]
         area = torch.outer(*sides).flatten()
         order = value.where(counts, -1).flatten().argsort(descending=True, stable=True)
@@ -85,18 +86,18 @@ class Tiling(NamedTuple):
     side: int
     halo: int
 
-    @classmethod
-    def of(cls, model: HMSA, tile: int, halo: int) -> Tiling:
-        """tile: pixels of a side, halo included. Raises InputError where too little is kept."""
-        align = alignment(model)
-        halo = _up(halo, align)
-        side, least = (tile - 2 * halo) // align * align, max(align, halo)
-        if side < least:
-            raise InputError(
-                f"tile: {tile} pixels are too few for this network and a halo of {halo} on each "
-                f"side; give {2 * halo + least} or more, or a smaller halo"
-            )
-        return cls(side, halo)
+
+def tiling(model: HMSA, tile: int, halo: int) -> Tiling:
+    """tile: pixels of a side, halo included. Raises InputError where too little would be kept."""
+    align = alignment(model)
+    halo = _up(halo, align)
+    side, least = (tile - 2 * halo) // align * align, max(align, halo)
+    if side < least:
+        raise InputError(
+            f"tile: {tile} pixels are too few for this network and a halo of {halo} on each side; "
+            f"give {2 * halo + least} or more, or a smaller halo"
+        )
+    return Tiling(side, halo)
 
 
 def alignment(model: HMSA) -> int:
@@ -175,22 +176,32 @@ def window(model: HMSA, image: Tensor, scale: float, at: Patch) -> Tensor:
 
 
 class Runner:
-    """Runs `model` over images `[B,3,H,W]`, coarse scales before fine ones."""
+    """Runs `model` over images `[B,3,H,W]`, coarse scales before fine ones.
+
+    context: what a contextual head knows of a larger image that this is a part of.
+    """
 
     def __init__(
-        self, model: HMSA, image: Tensor, tiling: Tiling | None = None, gate: Gate | None = None
+        self,
+        model: HMSA,
+        image: Tensor,
+        tiling: Tiling | None = None,
+        gate: Gate | None = None,
+        context: Tensor | None = None,
     ) -> None:
         self.model, self.image, self.tiling, self.gate = model, image, tiling, gate
-        self.context: Tensor | None = None  # of the finest scale that was computed whole
+        self.align = alignment(model)
+        self.known, self.context = context, context
         self.pixels = self.all = 0  # that were computed, and those of all scales in full
 
     def run(self, scales: Sequence[float]) -> Pass:
         """scales ascending. Raises InputError for tiles or a gate where the network has none."""
         model, size = self.model, (self.image.shape[2], self.image.shape[3])
-        if (self.tiling or self.gate) and not model.tiles:
+        known = model.tiles and model.attention is not None
+        if (self.tiling and not model.tiles) or (self.gate and not known):
             raise InputError(
-                f"{model.fusion} attention needs whole images, all scales together: no tiles and "
-                "no gate; use a hierarchical network for these"
+                f"{model.fusion} fusion takes no gate{'' if model.tiles else ' and no tiles'}; "
+                "use a network with hierarchical attention"
             )
         if not model.tiles:
             encoded = model.encode(self.image, scales)
@@ -199,34 +210,34 @@ class Runner:
         found, attended = Pass(model, size, {}, {}), model.attended(list(scales))
         for scale in scales:
             found = self._with(found, scale, scale in attended)
-        return replace(found, cost=self.pixels / self.all)
+        return replace(found, cost=self.pixels / self.all, context=self.context)
 
     def _with(self, found: Pass, scale: float, attended: bool) -> Pass:
         """One scale more: whole, in tiles, or where the gate chooses."""
         model, (size, padded) = self.model, self.model.frame(found.size, scale)
         side, halo = self.tiling or Tiling(max(padded), 0)
-        chosen, cell = torch.ones([-(-n // side) for n in padded], dtype=torch.bool), side
-        gated = False
+        cell, whole, gated = side, math.prod(padded), False
+        chosen = torch.ones([-(-n // side) for n in padded], dtype=torch.bool)
         if self.gate and scale > 1 and found.logits:
-            by_gate = self.gate.choose(found, size, _up(self.gate.cell, alignment(model)))
+            by_gate = self.gate.choose(found, size, _up(self.gate.cell, self.align))
             if gated := not bool(by_gate.all()):
-                chosen, cell = by_gate, _up(self.gate.cell, alignment(model))
-                halo = _up(self.gate.halo, alignment(model))
-        patches, whole = merged(chosen, cell, side, padded), math.prod(padded)
+                chosen, halo = by_gate, _up(self.gate.halo, self.align)
+                cell = _up(self.gate.cell, self.align)
+        patches = merged(chosen, cell, side, padded)
         self.all += whole
+        channels, stride = (model.classes, attended * model.maps, 1), model.strides[0]
         if len(patches) == 1 and not gated:
-            maps, self.context = self._maps(scale, patches[0], attended, None)
+            maps, self.context = self._maps(scale, patches[0], attended, self.known)
             self.pixels += whole
         else:
-            channels, stride = model.classes + attended * model.maps + 1, model.strides[0]
-            grid = (-(-n // stride) for n in padded)
-            maps = model.mean.new_zeros(len(self.image), channels, *grid)
-            context = self._context()
-            self.pixels += blend(
-                maps, patches, lambda at: self._maps(scale, at, attended, context)[0],
-                padded, stride, halo,
-            )  # fmt: skip
-        parts = maps.split((model.classes, attended * model.maps, 1), 1)
+            grid, context = (math.ceil(n / stride) for n in padded), self._context()
+            maps = model.mean.new_zeros(len(self.image), sum(channels), *grid)
+
+            def make(at: Patch) -> Tensor:
+                return self._maps(scale, at, attended, context)[0]
+
+            self.pixels += blend(maps, patches, make, padded, stride, halo)
+        parts = maps.split(channels, 1)
         logits, attention, share = (Grid(part.contiguous(), padded, size) for part in parts)
         trust, computed = dict(found.attention), dict(found.computed)
         if gated:

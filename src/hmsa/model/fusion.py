@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -59,7 +60,7 @@ def chain(maps: Mapping[float, ScaleOutput], size: Sequence[int]) -> Tensor:
     finest, *coarser = sorted(maps, reverse=True)
     fused = maps[finest].logits
     for scale in coarser:
-        lo, attention = maps[scale].logits, maps[scale].attention
+        lo, attention, _ = maps[scale]
         assert attention is not None, f"scale {scale} was computed without attention"
         fused = fuse(lo, attention, fused, lo.shape[-2:] if scale >= 1 else fused.shape[-2:])
     return resize(fused, size)
@@ -79,7 +80,7 @@ def weighted(maps: Mapping[float, ScaleOutput], size: Sequence[int]) -> Tensor:
     """Sum over scales of attention times logits, both brought to `size`, `[B,K,*size]`."""
     both = [(m.attention, m.logits) for m in maps.values() if m.attention is not None]
     parts = (resize(attention, size) * resize(logits, size) for attention, logits in both)
-    return functools.reduce(torch.add, parts)
+    return functools.reduce(operator.add, parts)
 
 
 def effective_weights(
@@ -106,7 +107,7 @@ def effective_weights(
 
 def known_weight(attention: Iterable[Tensor], size: Sequence[int]) -> Tensor:
     """`[B,1,*size]`: the weight of a scale finer than those that have these attention maps."""
-    others = functools.reduce(torch.mul, (1 - resize(each, size) for each in attention))
+    others = functools.reduce(operator.mul, (1 - resize(each, size) for each in attention))
     return others.mean(1, keepdim=True)
 
 

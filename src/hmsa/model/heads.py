@@ -20,6 +20,9 @@ from .fusion import resize
 
 ROWS = 32  # of a band, on the trunk's grid
 
+Levels = list[Tensor]  # of a trunk, finest first
+Context = Tensor | None  # what a contextual head knows of the whole image
+
 
 class Reading(NamedTuple):
     """What a head returns for one scale."""
@@ -27,7 +30,7 @@ class Reading(NamedTuple):
     features: Tensor | None  # [B,C,h,w], the input of attention; may be None where it is not needed
     logits: Tensor  # [B,K,h,w]
     aux: Tensor | None = None  # [B,K,h,w], logits of an auxiliary head, where there is one
-    context: Tensor | None = None  # what a contextual head knows of the whole image
+    context: Context = None
 
 
 class ConvBNReLU(nn.Sequential):
@@ -43,19 +46,11 @@ class ConvBNReLU(nn.Sequential):
             nn.ReLU(inplace=True),
         )
 
-    def of_parts(self, parts: list[Tensor]) -> Tensor:
-        """The same of `torch.cat(parts, 1)`, where the kernel is 1x1; see `pointwise`."""
-        conv, norm, relu = cast(tuple[nn.Conv2d, nn.Module, nn.Module], tuple(self))
-        return cast(Tensor, relu(norm(pointwise(conv, parts))))
-
 
 def predictor(inputs: int, width: int, outputs: int, bias: bool = True) -> nn.Sequential:
     """The paper's form for both heads: 3x3 BN ReLU, 3x3 BN ReLU, 1x1."""
-    return nn.Sequential(
-        ConvBNReLU(inputs, width),
-        ConvBNReLU(width, width),
-        nn.Conv2d(width, outputs, 1, bias=bias),
-    )
+    first, second = ConvBNReLU(inputs, width), ConvBNReLU(width, width)
+    return nn.Sequential(first, second, nn.Conv2d(width, outputs, 1, bias=bias))
 
 
 class Head(nn.Module):
@@ -64,11 +59,6 @@ class Head(nn.Module):
     features: int  # channels of the features that attention needs
     bias = False  # in the last layers, as in the official code
     contextual = False
-
-    def forward(
-        self, levels: list[Tensor], attended: bool = True, context: Tensor | None = None
-    ) -> Reading:
-        raise NotImplementedError
 
 
 class PlainHead(Head):
@@ -85,9 +75,7 @@ class PlainHead(Head):
         self.semantic = predictor(width, width, classes)
         self.features = width
 
-    def forward(
-        self, levels: list[Tensor], attended: bool = True, context: Tensor | None = None
-    ) -> Reading:
+    def forward(self, levels: Levels, attended: bool = True, context: Context = None) -> Reading:
         grid = levels[0].shape[-2:]
         reduced = [reduce(level) for reduce, level in zip(self.reduce, levels, strict=True)]
         features = self.norm(sum(resize(level, grid) for level in reduced))
@@ -102,9 +90,7 @@ class StackedHead(Head):
         self.features = sum(channels)
         self.semantic = predictor(self.features, width, classes, bias=False)
 
-    def forward(
-        self, levels: list[Tensor], attended: bool = True, context: Tensor | None = None
-    ) -> Reading:
+    def forward(self, levels: Levels, attended: bool = True, context: Context = None) -> Reading:
         features = torch.cat([resize(level, levels[0].shape[-2:]) for level in levels], 1)
         return Reading(features, self.semantic(features))
 
@@ -135,9 +121,7 @@ class OCRHead(Head):
         self.semantic = nn.Conv2d(middle, classes, 1)
         self.features = middle
 
-    def forward(
-        self, levels: list[Tensor], attended: bool = True, context: Tensor | None = None
-    ) -> Reading:
+    def forward(self, levels: Levels, attended: bool = True, context: Context = None) -> Reading:
         height = levels[0].shape[2]
         rows = height if self.training or torch.is_grad_enabled() else ROWS
         aux, pixels = by_rows(height, rows, lambda start, stop: self._pixels(levels, start, stop))
@@ -148,12 +132,13 @@ class OCRHead(Head):
         key, value = self.key(context).flatten(2), self.value(context).flatten(2).mT
 
         def classify(start: int, stop: int) -> tuple[Tensor, ...]:
-            return self._in_context(pixels[..., start:stop, :], key, value, attended)
+            made = self._in_context(pixels[..., start:stop, :], key, value)
+            return made if attended else made[:1]
 
         logits, *features = by_rows(height, rows, classify)
         return Reading(features[0] if attended else None, logits, aux, context)
 
-    def _pixels(self, levels: list[Tensor], start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def _pixels(self, levels: Levels, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Rows of the auxiliary logits and of the pixels' features, whose 3x3 needs a row more."""
         height, width = levels[0].shape[-2:]
         first, last = max(0, start - 1), min(height, stop + 1)
@@ -161,16 +146,14 @@ class OCRHead(Head):
         inner = slice(start - first, stop - first)
         return self.aux(stacked[..., inner, :]), self.pixels(stacked)[..., inner, :]
 
-    def _in_context(
-        self, pixels: Tensor, key: Tensor, value: Tensor, attended: bool
-    ) -> tuple[Tensor, ...]:
-        """Logits and, where needed, features of pixels with the context of their region."""
+    def _in_context(self, pixels: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and features of pixels with the context of their region."""
         query = self.query(pixels).flatten(2).mT
         belongs = (query @ key / query.shape[-1] ** 0.5).softmax(2)  # [B,hw,K]
         context = self.context((belongs @ value).mT.unflatten(2, pixels.shape[-2:]))
-        features = self.dropout(self.merge.of_parts([context, pixels]))
-        logits = self.semantic(features)
-        return (logits, features) if attended else (logits,)
+        conv, norm, relu = cast(tuple[nn.Conv2d, nn.Module, nn.Module], tuple(self.merge))
+        features = self.dropout(relu(norm(pointwise(conv, [context, pixels]))))
+        return self.semantic(features), features
 
 
 class DeepLabHead(Head):
@@ -197,9 +180,7 @@ class DeepLabHead(Head):
         self.features = self.FINE + width
         self.semantic = predictor(self.features, width, classes, bias=False)
 
-    def forward(
-        self, levels: list[Tensor], attended: bool = True, context: Tensor | None = None
-    ) -> Reading:
+    def forward(self, levels: Levels, attended: bool = True, context: Context = None) -> Reading:
         fine, deep = levels[0], levels[-1]
         if context is None:
             context = deep.mean((2, 3), keepdim=True)

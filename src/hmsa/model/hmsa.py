@@ -27,10 +27,10 @@ class Grid(NamedTuple):
     size: Size  # of the image at this scale, without the padding
 
     def pixels(self, channels: slice = slice(None), size: Size | None = None) -> Tensor:
-        """Some channels at each pixel of the image at this scale, `[B,C',*self.size]`.
+        """Some channels at each pixel of the image at this scale, `[B,C,*self.size]`.
 
-        With `size`, these resized once more. Then one axis goes after the other, so that a scale
-        of 2 never exists in both; but for rounding the result is the same.
+        With `size`, these resized once more: one axis after the other, so that a map of scale 2
+        never exists in full; but for rounding the result is the same.
         """
         maps, (height, width) = wide(self.maps[:, channels]), self.size
         if size is None or size == self.size:
@@ -40,10 +40,8 @@ class Grid(NamedTuple):
         return resize(resize(maps, (self.padded[0], size[1]))[..., :height, :], size)
 
     def onto(self, target: Grid) -> Tensor:
-        """On the grid of another scale, `[B,C,*target]`: what lies at one place of the image meets.
-
-        Both grids may reach past the image, each by its own padding.
-        """
+        """On the grid of another scale, `[B,C,h,w]`, place by place of the image; both grids may
+        reach past it, each by its own padding."""
         grid = target.maps.shape[-2:]
         reach = [
             max(1, round(cells * padded * size / (whole * own)))
@@ -87,12 +85,8 @@ class Output(NamedTuple):
         return effective_weights(self.maps, self.logits.shape[-2:], self.fold)
 
 
-HEADS: dict[str, Callable[[list[int], int, int], Head]] = {
-    "plain": PlainHead,
-    "stacked": StackedHead,
-    "ocr": OCRHead,
-    "deeplab": DeepLabHead,
-}
+HEADS: dict[str, Callable[[list[int], int, int], Head]]
+HEADS = {"plain": PlainHead, "stacked": StackedHead, "ocr": OCRHead, "deeplab": DeepLabHead}
 
 
 class HMSA(nn.Module, Pretrained):
