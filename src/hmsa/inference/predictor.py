@@ -9,6 +9,7 @@ import itertools
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from operator import itemgetter
 from pathlib import Path
@@ -27,7 +28,7 @@ from ..data.images import Picture, open_image
 from ..data.labels import spread
 from ..model import HMSA, ordered
 from ..runs.errors import InputError, as_input_error
-from ..runs.machine import Precision, autocast, find_device, in_use
+from ..runs.machine import Precision, autocast, find_device, in_use, trim_memory
 from ..runs.memory import free_memory, peak_of
 from ..runs.progress import say
 from .fold import Pass, decide
@@ -188,7 +189,7 @@ class Predictor:
     def _maps(
         self, image: Tensor, context: Tensor | None, **wanted: Unpack[Wanted]
     ) -> tuple[dict[str, Any], list[Pass]]:
-        """Of images `[B,3,H,W]` whose results fit into memory; their passes."""
+        """Of images `[B,3,H,W]` whose results fit into memory; what their passes cost."""
         height, width = image.shape[-2:]
         if self.long_edge:
             pixels = image.float() / 255 if image.dtype == torch.uint8 else image
@@ -203,7 +204,10 @@ class Predictor:
                         Runner(self.model, each, tiles, self.gate, context) for each in images
                     ]
                     passes = [runner.run(self.scales) for runner in runners]
-                return decide(passes, (height, width), **wanted), passes
+                if height * width > _BLOCK**2 // 4:
+                    trim_memory()  # the network's tensors are small, those of the fold are large
+                maps = decide(passes, (height, width), **wanted)
+                return maps, [replace(each, logits={}, attention={}) for each in passes]
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 # torch says it of the CPU in a plain RuntimeError
                 memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
