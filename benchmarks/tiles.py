@@ -25,11 +25,10 @@ from PIL import Image
 
 from hmsa.evaluation.confusion import Confusion
 from hmsa.inference.predictor import Predictor
-from hmsa.runs.machine import describe_machine, keep_memory
+from hmsa.runs.machine import describe_machine
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
-    keep_memory()
     (tile,) = options.tiles
     side = None if tile == "none" else tile if tile == "auto" else int(tile)
     predictor = Predictor.load(options.checkpoint, (0.5, 1, 2), options.precision, tile=side)

@@ -138,9 +138,8 @@ class TestWhatItTakes:
         image = np.random.default_rng(0).integers(0, 255, (36, 24, 3), np.uint8)
         image = image.repeat(16, 0).repeat(16, 1)  # 576x384
         whole = predictor(image, detail=True, probabilities=True)
-        for limit, value in (("_AT_ONCE", 100), ("_LEAST", 256)):
-            monkeypatch.setattr(f"hmsa.inference.predictor.{limit}", value)
-        monkeypatch.setattr("hmsa.inference.predictor.free_memory", lambda device: 1 << 24)
+        for limit in ("_LEAST", "_BLOCK"):
+            monkeypatch.setattr(f"hmsa.inference.predictor.{limit}", 256)
         reads = []
 
         class Large:

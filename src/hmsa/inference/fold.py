@@ -23,6 +23,7 @@ from ..model.fusion import known_weight, resize
 from ..model.hmsa import Grid, Size
 
 AT_ONCE = 1 << 22  # values of a group of classes at the finest scale
+ROWS = 64  # of a band
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Pass:
     attention: Mapping[float, Grid]
     computed: Mapping[float, float] = field(default_factory=dict)  # scale -> share, behind a gate
     cost: float = 1.0  # pixels that went through the network, to those of all scales in full
+    context: Tensor | None = None  # see `Head`; of the finest scale that was computed whole
 
     def groups(self, channels: int) -> Iterator[slice]:
         """As many channels at once as `AT_ONCE` allows."""
@@ -65,7 +67,7 @@ class Pass:
         """The weight of a scale that is finer than these and not computed yet, `[B,1,*size]`."""
         return known_weight((grid.pixels(size=size) for grid in self.attention.values()), size)
 
-    def _outputs(self, channels: slice) -> Mapping[float, ScaleOutput]:
+    def _outputs(self, channels: slice) -> dict[float, ScaleOutput]:
         """What the model's fold takes: each scale at its own pixels, or where it is needed."""
         sizes = {scale: grid.size for scale, grid in self.logits.items()}
         order = list(sizes)
@@ -73,28 +75,12 @@ class Pass:
             sizes = dict.fromkeys(order, self.size)
         elif len(order) > 1 and order[-2] >= 1:
             sizes[order[-1]] = sizes[order[-2]]  # a chain uses its finest scale on that grid only
-        return _Outputs(self, channels, sizes)
-
-
-class _Outputs(Mapping[float, ScaleOutput]):
-    """Made when a fold comes to them: of large images only one scale is at pixels at a time."""
-
-    def __init__(self, maps: Pass, channels: slice, sizes: dict[float, Size]) -> None:
-        self.maps, self.channels, self.sizes = maps, channels, sizes
-        self.trust = channels if maps.model.maps > 1 else slice(None)
-
-    def __getitem__(self, scale: float) -> ScaleOutput:
-        attention = self.maps.attention.get(scale)
-        return ScaleOutput(
-            self.maps.logits[scale].pixels(self.channels, self.sizes[scale]),
-            None if attention is None else attention.pixels(self.trust),
-        )
-
-    def __iter__(self) -> Iterator[float]:
-        return iter(self.sizes)
-
-    def __len__(self) -> int:
-        return len(self.sizes)
+        own = channels if self.model.maps > 1 else slice(None)
+        trust = {scale: grid.pixels(own) for scale, grid in self.attention.items()}
+        return {
+            scale: ScaleOutput(grid.pixels(channels, sizes[scale]), trust.get(scale))
+            for scale, grid in self.logits.items()
+        }
 
 
 class Decision:
@@ -108,16 +94,22 @@ class Decision:
 
     def add(self, logits: Tensor, entropy: bool = False) -> None:
         """logits: of the next C classes, `[B,C,H,W]`. entropy: whether it will be needed."""
-        top, index = logits.max(1)
-        label, total = index.to(torch.uint8), logits.logsumexp(1)
-        mean = (logits * logits.softmax(1)).sum(1) if entropy else total
-        if self.classes:
-            label = torch.where(top > self.top, label + self.classes, self.label)
-            part, total = total, torch.logaddexp(total, self.total)
-            mean = self.mean.lerp(mean, (part - total).exp())
-            top = torch.maximum(top, self.top)
+        if not self.classes:
+            like = logits[:, 0]
+            self.label = torch.zeros_like(like, dtype=torch.uint8)
+            self.top, self.total = (torch.full_like(like, -math.inf) for _ in range(2))
+            self.mean = torch.zeros_like(like if entropy else like[..., :0])
+        maps = logits, self.label, self.top, self.total, self.mean
+        bands = zip(*(each.split(ROWS, -2) for each in maps), strict=True)
+        for part, label, top, total, mean in bands:  # which stay in the processor's cache
+            best, index = part.max(1)
+            label.copy_(torch.where(best > top, index + self.classes, label))
+            torch.maximum(top, best, out=top)
+            before = part.logsumexp(1)
+            torch.logaddexp(total, before, out=total)
+            if entropy:
+                mean.lerp_((part * part.softmax(1)).sum(1), (before - total).exp())
         self.classes += logits.shape[1]
-        self.label, self.top, self.total, self.mean = label, top, total, mean
 
     def probability(self, logits: Tensor) -> Tensor:
         """Of any logits `[B,C,H,W]` among those that were added."""
@@ -143,6 +135,7 @@ def decide(
         logits = _logits(passes, classes, size, detail)
         decisions = decisions or tree_map(lambda _: Decision(), logits)
         tree_map(lambda decision, part: decision.add(part, entropy), decisions, logits)
+        del logits  # before those of the next classes are made
     maps: dict[str, Any] = tree_map(lambda decision: decision.label, decisions)
     fused = decisions["label"]
     confidence = fused.probability(fused.top[:, None])[:, 0]

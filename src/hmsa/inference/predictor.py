@@ -9,6 +9,7 @@ import itertools
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from operator import itemgetter
 from pathlib import Path
@@ -28,17 +29,16 @@ from ..data.images import OpenImage, open_image
 from ..data.labels import spread
 from ..model import HMSA, ordered
 from ..runs.errors import InputError, as_input_error
-from ..runs.machine import Precision, autocast, find_device, in_use
+from ..runs.machine import Precision, autocast, find_device, in_use, trim_memory
 from ..runs.memory import free_memory, peak_of
 from ..runs.progress import say
 from .fold import Pass, decide
 from .result import Prediction, as_array
 from .tiles import Gate, Runner, Tiling, tiling
 
-_AT_ONCE = 1 << 24  # pixels of an image, above which only parts of it are read
 _IN_MEMORY = 1 << 28  # bytes of a map, above which it lies in a file
 _LARGEST = 2048  # side of a tile that is chosen for the free memory
-_LEAST = 1024  # side of a block of an image
+_LEAST, _BLOCK = 1024, 4608  # sides of the blocks that larger images are predicted in
 
 Pixels = Path | str | Image.Image | NDArray[np.uint8] | Tensor | OpenImage
 
@@ -134,8 +134,8 @@ class Predictor:
         self, image: Pixels | list[Pixels] | tuple[Pixels, ...], **wanted: Unpack[Wanted]
     ) -> Prediction | list[Prediction]:
         """image: a file, a Pillow image, `[H,W,3]` uint8 RGB, a tensor `[3,H,W]`, uint8 or float in
-        0..1, or an `OpenImage`; any size. A list of these, or a tensor `[B,3,H,W]`, gives a list;
-        all of one size go through the network together.
+        0..1, or an `OpenImage`; any size. A list of these, or a tensor `[B,3,H,W]`, gives a list; all
+        of one size go through the network together.
         """
         if isinstance(image, Path | str):
             with open_image(Path(image)) as picture:
@@ -148,21 +148,32 @@ class Predictor:
         tensors = [each for each in images if isinstance(each, Tensor)]
         if len({(each.shape, each.dtype) for each in tensors}) == 1 and not self.gate:
             pixels = sum(each.shape[2] * each.shape[3] for each in tensors)
-            if len(tensors) == len(images) and not (self._tiling(pixels) or self._block(pixels)):
+            if len(tensors) == len(images) and not self._tiling(pixels):
                 return self._predict(torch.cat(tensors), **wanted)
         return [self._predict(each, **wanted)[0] for each in images]
 
     def _predict(self, image: Tensor | OpenImage, **wanted: Unpack[Wanted]) -> list[Prediction]:
         """Of a batch `[B,3,H,W]` or one image; of a very large one, block by block."""
         height, width = image.shape[2:] if isinstance(image, Tensor) else image.size
-        side = self._block(height * width) or max(height, width)
-        margin = 256 * math.ceil(self.halo / min(1, *self.scales) / 256)
+
+        def read(rows: slice, columns: slice) -> Tensor:
+            if isinstance(image, Tensor):
+                return image[..., rows, columns].to(self.device)
+            return _tensor(image.read(rows, columns)).to(self.device)
+
+        blocks = list(itertools.product(self._blocks(height), self._blocks(width)))
+        context = None
+        if len(blocks) > 1 and self.model.head.contextual:
+            step = math.ceil(max(height, width) / 1024)
+            rows = (slice(top, top + 1) for top in range(0, height, step))
+            small = torch.cat([read(row, slice(0, width))[..., ::step] for row in rows], 2)
+            with autocast(self.device, self.precision):
+                context = Runner(self.model, small).run([1.0]).context
         filled: dict[str, Any] = {}
         passes: list[Pass] = []
-        for block in itertools.product(*(_blocks(n, side, margin) for n in (height, width))):
+        for block in blocks:
             kept, outer, inner = zip(*block, strict=True)
-            part = image[..., *outer] if isinstance(image, Tensor) else _tensor(image.read(*outer))
-            maps, found = self._maps(part.to(self.device), **wanted)
+            maps, found = self._maps(read(*outer), context, **wanted)
             arrays = tree_map(lambda each: each.cpu().numpy(), maps)
             filled = filled or tree_map(partial(_room, (height, width)), arrays)
             tree_map(partial(_paste, kept, inner), filled, arrays)
@@ -176,8 +187,10 @@ class Predictor:
         count = len(filled["label"])
         return [Prediction(**tree_map(itemgetter(i), filled), **shared) for i in range(count)]
 
-    def _maps(self, image: Tensor, **wanted: Unpack[Wanted]) -> tuple[dict[str, Any], list[Pass]]:
-        """Of images `[B,3,H,W]` whose results fit into memory; their passes."""
+    def _maps(
+        self, image: Tensor, context: Tensor | None, **wanted: Unpack[Wanted]
+    ) -> tuple[dict[str, Any], list[Pass]]:
+        """Of images `[B,3,H,W]` whose results fit into memory; what their passes cost."""
         height, width = image.shape[-2:]
         if self.long_edge:
             pixels = image.float() / 255 if image.dtype == torch.uint8 else image
@@ -188,9 +201,14 @@ class Predictor:
             tiles = self._tiling(len(image) * image.shape[2] * image.shape[3])
             try:
                 with autocast(self.device, self.precision), as_input_error():
-                    runners = [Runner(self.model, each, tiles, self.gate) for each in images]
+                    runners = [
+                        Runner(self.model, each, tiles, self.gate, context) for each in images
+                    ]
                     passes = [runner.run(self.scales) for runner in runners]
-                return decide(passes, (height, width), **wanted), passes
+                if height * width > _BLOCK**2 // 4:
+                    trim_memory()  # the network's tensors are small, those of the fold are large
+                maps = decide(passes, (height, width), **wanted)
+                return maps, [replace(each, logits={}, attention={}) for each in passes]
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 # torch says it of the CPU in a plain RuntimeError
                 memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
@@ -198,12 +216,18 @@ class Predictor:
                     raise
             self._smaller(max(image.shape), tiles)
 
-    def _block(self, pixels: int) -> int | None:
-        """Side of the blocks of an image whose results are too many to be kept at once."""
-        most = free_memory(self.device) / 4 / self._kept
-        if pixels <= most or self.tile is None or self.long_edge or not self.model.tiles:
-            return None
-        return max(_LEAST, math.isqrt(int(most)) // 256 * 256)
+    def _blocks(self, length: int) -> Iterator[tuple[slice, slice, slice]]:
+        """Along one axis of an image: what is kept of a block, the block with a margin around it,
+        and what is kept of that."""
+        side = length
+        if self.tile is not None and self.model.tiles and not self.long_edge:
+            side = min(_BLOCK, math.isqrt(int(free_memory(self.device) / 4 / self._kept)))
+            side = 256 * math.ceil(length / math.ceil(length / max(side, _LEAST)) / 256)
+        margin = 256 * math.ceil(self.halo / min(1, *self.scales) / 256)
+        for start in range(0, length, side):
+            stop, first = min(length, start + side), max(0, start - margin)
+            last = min(length, stop + margin)
+            yield slice(start, stop), slice(first, last), slice(start - first, stop - first)
 
     def _tiling(self, pixels: int) -> Tiling | None:
         """For images of so many pixels together."""
@@ -250,7 +274,7 @@ class Predictor:
 def _pixels(image: Pixels) -> Tensor | OpenImage:
     """`[1,3,H,W]`, uint8 or float; a very large `OpenImage` is read later, part by part."""
     held = isinstance(image, Path | str | Image.Image | np.ndarray | Tensor)
-    if not held and math.prod(image.size) > _AT_ONCE:  # type: ignore[union-attr, arg-type]
+    if not held and math.prod(image.size) > _BLOCK**2:  # type: ignore[union-attr, arg-type]
         return image  # type: ignore[return-value]
     array = image if isinstance(image, Tensor) else as_array(image)
     kind, axis = str(array.dtype).removeprefix("torch."), 0 if isinstance(array, Tensor) else 2
@@ -267,15 +291,6 @@ def _tensor(array: NDArray[np.uint8]) -> Tensor:
     """`[H,W,3]` -> `[1,3,H,W]`."""
     own = array if array.flags.writeable and array.flags.c_contiguous else array.copy("C")
     return torch.from_numpy(own).permute(2, 0, 1)[None]
-
-
-def _blocks(length: int, side: int, margin: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Along one axis of an image: what is kept of a block, the block with a margin around it, and
-    what is kept of that."""
-    for start in range(0, length, side):
-        stop, first = min(length, start + side), max(0, start - margin)
-        last = min(length, stop + margin)
-        yield slice(start, stop), slice(first, last), slice(start - first, stop - first)
 
 
 def _room(size: tuple[int, int], like: NDArray[Any]) -> NDArray[Any]:

@@ -176,14 +176,22 @@ def window(model: HMSA, image: Tensor, scale: float, at: Patch) -> Tensor:
 
 
 class Runner:
-    """Runs `model` over images `[B,3,H,W]`, coarse scales before fine ones."""
+    """Runs `model` over images `[B,3,H,W]`, coarse scales before fine ones.
+
+    context: what a contextual head knows of a larger image that this is a part of.
+    """
 
     def __init__(
-        self, model: HMSA, image: Tensor, tiling: Tiling | None = None, gate: Gate | None = None
+        self,
+        model: HMSA,
+        image: Tensor,
+        tiling: Tiling | None = None,
+        gate: Gate | None = None,
+        context: Tensor | None = None,
     ) -> None:
         self.model, self.image, self.tiling, self.gate = model, image, tiling, gate
         self.align = alignment(model)
-        self.context: Tensor | None = None  # of the finest scale that was computed whole
+        self.known, self.context = context, context
         self.pixels = self.all = 0  # that were computed, and those of all scales in full
 
     def run(self, scales: Sequence[float]) -> Pass:
@@ -202,7 +210,7 @@ class Runner:
         found, attended = Pass(model, size, {}, {}), model.attended(list(scales))
         for scale in scales:
             found = self._with(found, scale, scale in attended)
-        return replace(found, cost=self.pixels / self.all)
+        return replace(found, cost=self.pixels / self.all, context=self.context)
 
     def _with(self, found: Pass, scale: float, attended: bool) -> Pass:
         """One scale more: whole, in tiles, or where the gate chooses."""
@@ -219,7 +227,7 @@ class Runner:
         self.all += whole
         channels, stride = (model.classes, attended * model.maps, 1), model.strides[0]
         if len(patches) == 1 and not gated:
-            maps, self.context = self._maps(scale, patches[0], attended, None)
+            maps, self.context = self._maps(scale, patches[0], attended, self.known)
             self.pixels += whole
         else:
             grid, context = (math.ceil(n / stride) for n in padded), self._context()
