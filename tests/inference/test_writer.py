@@ -26,7 +26,7 @@ def seen_of(height: int, width: int, **more: object) -> Prediction:
     """Blobs of four classes."""
     y, x = np.ogrid[:height, :width]
     label = ((y // 7 + x // 11) % 4).astype(np.uint8)
-    return Prediction(label, (100 + (x + y) % 156).astype(np.uint8), **more)
+    return Prediction(label, (100 + (x + y) % 156).astype(np.uint8), palette=PALETTE, **more)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def write(tmp_path, image):
         made = Writer(tmp_path, save, Card(names=NAMES, palette=PALETTE, network={}), (1, 0.5))
         seen = seen or seen_of(*pixels.shape[:2])
         made.write("sub/a", source, Whole(pixels), seen)
-        files = made.files("sub/a")
+        files = made.files("sub/a", source)
         there = {p for p in tmp_path.rglob("*") if p.is_file()}
         assert there == set(files), "no more, no less"
         return files
@@ -48,15 +48,32 @@ def write(tmp_path, image):
     return write
 
 
-def test_what_a_predictor_must_tell(tmp_path):
-    for save, told in (
-        (["label", "overlay", "confidence", "rle", "geotiff"], (False, False, False)),
-        (["npz"], (True, False, False)),
-        (["probabilities"], (False, True, False)),
-        (["entropy", "panel"], (True, False, True)),
+def test_what_a_predictor_must_return(tmp_path):
+    for save, needs in (
+        (["label", "overlay", "confidence", "rle", "geotiff"], set()),
+        (["npz"], {"detail"}),
+        (["probabilities"], {"probabilities"}),
+        (["entropy", "panel"], {"detail", "entropy"}),
     ):
         made = Writer(tmp_path, save, Card(names=NAMES, network={}), (1,))
-        assert (made.detail, made.probabilities, made.entropy) == told
+        assert {name for name, needed in made.needs.items() if needed} == needs
+
+
+def test_kinds_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="--save: 'masks' is not one of label, overlay, conf"):
+        Writer(tmp_path, ["label", "masks"], Card(names=NAMES, network={}), (1,))
+    with pytest.raises(InputError, match="fusion max has none; leave them out"):
+        Writer(tmp_path, ["weights"], Card(names=NAMES, network={"fusion": "max"}), (1,))
+    for kind, module, extra in (("geotiff", "rasterio", "geo"), ("rle", "pycocotools", "coco")):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(InputError, match=rf'{module}.*: pip install "hmsa\[{extra}\]"'):
+            Writer(tmp_path, [kind], Card(names=NAMES, network={}), (1,))
+
+
+def test_of_a_video_there_is_an_overlay(tmp_path):
+    made = Writer(tmp_path, ["label"], Card(names=NAMES, network={}), (1,))
+    for source, result in (("a.MP4", "a.mp4"), ("a.mov", "a.mov"), ("a.webm", "a.mkv")):
+        assert made.files("a", Path(source)) == [tmp_path / "overlay" / result]
 
 
 def test_probabilities(write):
@@ -182,11 +199,6 @@ class TestGeotiff:
             assert (made.read(1) == seen.label).all()
             assert made.block_shapes == [(512, 512)]
 
-    def test_needs_rasterio(self, tmp_path, monkeypatch):
-        monkeypatch.setitem(sys.modules, "rasterio", None)
-        with pytest.raises(InputError, match=r'rasterio, which is missing: pip install "hmsa\[geo'):
-            Writer(tmp_path, ["geotiff"], Card(names=NAMES, network={}), (1,))
-
 
 def test_overlays_of_giants_are_shrunk(write, monkeypatch):
     monkeypatch.setattr(writer, "_OVERLAY", 1000)
@@ -223,7 +235,7 @@ def test_maps_on_disk_make_the_same_files(write, image, tmp_path):
         )
         on_disk[field][:] = values
     for file in write(*save, seen=replace(seen, **on_disk)):
-        if file.suffix != ".npz":  # which tells the time
+        if file.suffix != ".npz":  # which holds the time
             assert file.read_bytes() == first[file]
 
 
@@ -231,8 +243,7 @@ def test_maps_on_disk_make_the_same_files(write, image, tmp_path):
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, kind):
     """The kernel writes as much of a file as there is room for, then says no, as on a full disk."""
     resource = pytest.importorskip("resource", reason="no limits on files here")
-    if kind == "geotiff":
-        pytest.importorskip("rasterio")
+    pytest.importorskip({"geotiff": "rasterio", "rle": "pycocotools"}.get(kind, "numpy"))
     random = np.random.default_rng(0)
     label, confidence = random.integers(0, 4, (2, 600, 700), np.uint8)
     maps = {1.0: random.random((600, 700), np.float32)}
@@ -243,7 +254,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, kind):
     image = Whole(random.integers(0, 256, (600, 700, 3), np.uint8))
     made = Writer(tmp_path, [kind], Card(names=NAMES, network={}), (1,))
     made.write("a", Path("a.png"), image, seen)
-    (first, *_) = files = made.files("a")
+    (first, *_) = files = made.files("a", Path("a.png"))
     size = first.stat().st_size
     assert size > 20000
     before = [file.read_bytes() for file in files]
@@ -270,5 +281,5 @@ def test_28_megapixels_take_little_memory(tmp_path, grown):
     with grown() as more:
         made.write("a", Path("a.png"), pixels, seen)
     assert more() < 400, "MiB"
-    with Image.open(tmp_path / "labels" / "a.png") as picture:
+    with Image.open(tmp_path / "label" / "a.png") as picture:
         assert picture.size == (6447, 4438)

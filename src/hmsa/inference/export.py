@@ -202,7 +202,7 @@ class Exported:
                 f"{show_size(size)}; export with --size dynamic, or resize the image"
             )
         label, confidence = self._run(np.ascontiguousarray(image.transpose(2, 0, 1)[None]))
-        return Prediction(label[0], confidence[0])
+        return Prediction(label[0], confidence[0], palette=self.card.palette)
 
 
 def _open_onnx(file: Path) -> tuple[Run, Mapping[str, str]]:

@@ -1,196 +1,133 @@
-"""`hmsa predict`: labels, overlays, confidence and more for files, folders, globs and videos."""
+"""Predict files, folders, globs, lists and videos, and write what was predicted."""
 
 from __future__ import annotations
 
 import glob
+import math
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ..checkpoint.files import GateCurve, fingerprint
+from ..checkpoint.files import fingerprint
+from ..config.options import Inference
 from ..data.images import SUFFIXES, OpenPicture, open_image, read_size
-from ..model.pretrained import Card
-from ..runs.errors import InputError
-from ..runs.files import sweep
-from ..runs.machine import Precision
-from ..runs.progress import Progress, say
+from ..runs import InputError, Outcome, Progress, Run, stamp, sweep
 from . import video
 from .export import OPEN, Exported
-from .ledger import Ledger
 from .pipeline import flow
 from .predictor import Predictor
 from .result import Prediction
 from .writer import DEFAULT, KINDS, Writer
 
-Item = tuple[str, Path]  # the name that results get, and the picture
-_LISTS = {".txt"}
+MEND = "name another -o, or do all of it again with --overwrite"
 _ROOM = 32 << 20  # pixels read and not yet written: some hundred MiB beside the network
-
-
-class Done(NamedTuple):
-    made: int  # pictures and videos
-    before: int  # done by an earlier run, and kept
-    problems: list[str]  # one line for each that could not be done
 
 
 def predict(
     source: Path,
     paths: Sequence[str],
     out: Path,
-    scales: Sequence[float] | None = None,
-    *,
     save: Sequence[str] = DEFAULT,
+    inference: Inference = Inference(),
     overwrite: bool = False,
-    batch: int = 1,
-    precision: Precision = "auto",
-    flip: bool | None = None,
-    **further: Any,
-) -> Done:
-    """Write what is in `save`, keys of `outputs.KINDS`, of each picture into its folder in `out`.
+) -> Outcome:
+    """Write what is in `save`, some of `KINDS`, for each image, and the overlay of each video.
 
-    What an earlier run has done there with the same settings is kept; InputError if its settings
-    were others, unless `overwrite`. Of a video, its overlay is made. batch: so many
-    neighbours of one size are looked at together. further: as `Predictor.load` takes it.
+    What an earlier run did in `out` with the same settings is kept, unless `overwrite`. Raises
+    InputError for what concerns all files; one that cannot be read is a problem of the outcome.
     """
-    found = find_pictures(paths, out)
-    if any(map(_is_video, found.values())):
-        video.pyav()  # or else said now, not after hours of pictures
-    predictor: Predictor | Exported
-    if source.suffix in OPEN:
-        predictor = Exported(source, scales=scales, precision=precision, flip=flip, **further)
-        card = predictor.card
-    else:
-        predictor = Predictor.load(source, scales, precision, flip, **further)
-        card = predictor.model.card
-        if predictor.gate:
-            _tell_curve(card, predictor)
-    scales = sorted(scales or card.scales)
-    writer = Writer(out, save, card, scales)
-    asked = {"detail": writer.detail}  # and the others only when they are needed
-    asked |= {"probabilities": True} if writer.probabilities else {}
-    asked |= {"entropy": True} if writer.entropy else {}
-    if any(asked.values()) and isinstance(predictor, Exported):
-        raise InputError(
-            f"{source} tells label and confidence alone; for weights, panel, npz, probabilities "
-            "or entropy give the checkpoint"
-        )
+    found = find_images(paths, out)
+    videos = {name for name, file in found.items() if file.suffix.lower() in video.SUFFIXES}
+    if videos:
+        video.pyav()  # better refused now than after hours
+    exported = Exported(source, **vars(inference)) if source.suffix in OPEN else None
+    predictor: Any = exported or Predictor.load(source, **vars(inference))
+    card = exported.card if exported else predictor.model.card
+    writer = Writer(out, save, card, inference.scales or card.scales)
+    if exported and any(writer.needs.values()):
+        raise InputError(f"{source} has label and confidence only: save from the checkpoint")
     settings = predictor.settings | {"checkpoint": fingerprint(source), "save": writer.save}
-    made, problems = 0, []
-    with _writable(out), Ledger(out, settings, overwrite=overwrite) as ledger:
-        results = {name: _results(writer, name, file) for name, file in found.items()}
-        todo = [item for item in found.items() if not ledger.has(*item, results[item[0]])]
-        sweep(file for name, _ in todo for file in results[name])
-        films = [item for item in todo if _is_video(item[1])]
-        stills = [item for item in todo if not _is_video(item[1])]
+    stamps = {file: stamp(file) for file in found.values()}
 
-        def look(images: list[OpenPicture]) -> list[Prediction]:
-            if len(images) > 1 and isinstance(predictor, Predictor):
-                return predictor(list(images), **asked)
-            return [predictor(image, **asked) for image in images]
+    def is_done(name: str, file: Path) -> bool:
+        unchanged = stamps[file] is not None and run.records.get(name) == stamps[file]
+        return unchanged and all(result.is_file() for result in writer.files(name, file))
 
-        def write(item: Item, image: OpenPicture, seen: Prediction) -> None:
-            with image:
-                writer.write(*item, image, seen)
-            ledger.add(item[0])
+    def write(item: tuple[str, Path], image: OpenPicture, made: Prediction) -> None:
+        with image:
+            writer.write(*item, image, made)
+        run.add(item[0], stamps[item[1]])
 
-        def see(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-            return predictor(frame).label
-
-        threads = min(8, os.cpu_count() or 1)
-        steps = flow(
-            stills, _open, look, write, threads=threads, cost=_pixels, room=_ROOM * batch,
-            batch=batch, alike=lambda image: image.size,
-        )  # fmt: skip
-        all_stills = len(found) - sum(map(_is_video, found.values()))
-        with Progress("predict", all_stills, all_stills - len(stills)) as meter:
-            for (_, file), problem in steps:
-                if problem:
-                    named = str(file) in str(problem)
-                    problems.append(str(problem) if named else f"{file}: {problem}")
-                made += not problem
-                meter.advance()
-        for name, file in films:
+    with Run(out, "predict", settings, overwrite=overwrite, mend=MEND) as run:
+        todo = [item for item in found.items() if not is_done(*item)]
+        sweep(result for item in todo for result in writer.files(*item))
+        images = [item for item in todo if item[0] not in videos]
+        problems = []
+        with Progress("predict", len(images)) as progress:
+            for (_, file), problem in flow(
+                images, lambda item: open_image(item[1]),
+                lambda image: predictor(image, **writer.needs), write,
+                threads=min(8, os.cpu_count() or 1), room=_ROOM,
+                cost=lambda item: math.prod(read_size(item[1])),
+            ):  # fmt: skip
+                problems += [_named(file, problem)] if problem else []
+                progress.advance()
+        for name, file in (item for item in todo if item[0] in videos):
             try:
-                video.redraw(file, results[name][0], see, writer.tint)
-            except InputError as error:
-                problems.append(str(error))
-            else:
-                ledger.add(name)
-                made += 1
-    return Done(made, len(found) - len(todo), problems)
+                (result,) = writer.files(name, file)
+                video.redraw(file, result, lambda frame: predictor(frame).overlay(frame))
+                run.add(name, stamps[file])
+            except InputError as problem:
+                problems.append(_named(file, problem))
+    kept, count = len(found) - len(todo), len(found) - len(problems)
+    before = f" ({kept} of them before)" if kept else ""
+    note = f"{count} image(s) labelled in {out}{before}, {len(problems)} could not be read"
+    return Outcome(notes=[note], problems=problems)
 
 
-def find_pictures(paths: Sequence[str], out: Path | None = None) -> dict[str, Path]:
-    """Pictures and videos by the name that their results get: the path below the folder given, or
-    as the list has it, no suffix.
+def _named(file: Path, problem: Exception) -> str:
+    if not isinstance(problem, InputError):  # a decoder's own
+        return f"{file} cannot be decoded ({problem}); replace or remove it"
+    return str(problem) if str(file) in str(problem) else f"{file}: {problem}"
 
-    Where two would get one name (a.jpg beside a.png), both keep their suffix in it. What lies in
-    the folders of results in `out` is not looked at, nor is it listed.
+
+def find_images(paths: Sequence[str], out: Path | None = None) -> dict[str, Path]:
+    """Images and videos by the name of their results: the path below the folder, or as in the
+    list, without suffix. Results of prediction in `out` are left out.
+
+    Raises InputError if a path leads to no image, or if two would have the same name.
     """
-    found: list[tuple[str, Path]] = []
-    for text in paths:
-        path = Path(text)
-        if path.is_dir():
-            below = sorted(p for p in path.rglob("*") if _is_ours(p, out))
-            found += [(f.relative_to(path).as_posix(), f) for f in below]
-        elif path.is_file() and path.suffix.lower() in _LISTS:
-            found += _listed(path)
-        elif path.is_file():
-            found.append((path.name, path))
-        else:
-            matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
-            pictures = [m for m in matches if _is_ours(m, out)]
-            if not pictures:
-                raise InputError(f"no picture matches {text!r}; give files, folders or a glob")
-            found += [(file.name, file) for file in pictures]
-    if not found:
-        known = ", ".join(sorted(SUFFIXES | video.SUFFIXES))
-        raise InputError(f"no pictures in {', '.join(paths)}; known suffixes: {known}")
-    stems = Counter(str(Path(name).with_suffix("")) for name, _ in found)
     named: dict[str, Path] = {}
-    for name, file in found:
-        stem = str(Path(name).with_suffix(""))
-        if stems[stem] > 1:
-            stem = name.replace(".", "_")
-        if named.setdefault(stem, file) != file:
-            raise InputError(f"{named[stem]} and {file} would both be named {stem}; run them apart")
+    for text in paths:
+        for path, file in _matches(text, out):
+            name = path.with_suffix("").as_posix()
+            if named.setdefault(name, file) != file:
+                raise InputError(f"{named[name]} and {file} have the same name; run them apart")
     return named
 
 
-def _tell_curve(card: Card, predictor: Predictor) -> None:
-    """What was measured for this budget."""
-    curve = GateCurve(**card.gate) if card.gate else None
-    share = predictor.gate.share if predictor.gate else None
-    if share is None:
-        return
-    if curve is None or curve.scales != predictor.scales:
-        say(f"budget {share:g}: `hmsa gate` would tell what that costs; not measured yet")
-        return
-    then, full = curve.at(share), curve.at(1.0)
-    say(
-        f"budget {share:g}: {then.cost:.0%} of the work; on {curve.dataset}, {curve.split}, "
-        f"{then.miou:.1%} mIoU against {full.miou:.1%}, {then.agreement:.1%} of the labels the same"
-    )
+def _matches(text: str, out: Path | None) -> Iterable[tuple[PurePath, Path]]:
+    path = Path(text)
+    if path.is_file():
+        return _listed(path) if path.suffix.lower() == ".txt" else [(Path(path.name), path)]
+    below = path.rglob("*") if path.is_dir() else map(Path, glob.glob(text, recursive=True))
+    images = sorted(file for file in below if _is_image(file, out))
+    if not images:
+        known = ", ".join(sorted(SUFFIXES | video.SUFFIXES.keys()))
+        raise InputError(f"no image matches {text!r}; give files, folders or a glob of {known}")
+    return [(f.relative_to(path) if path.is_dir() else Path(f.name), f) for f in images]
 
 
-def _is_ours(file: Path, out: Path | None) -> bool:
-    if file.suffix.lower() not in SUFFIXES | video.SUFFIXES or file.name.startswith("."):
+def _is_image(file: Path, out: Path | None) -> bool:
+    if file.name.startswith(".") or file.suffix.lower() not in SUFFIXES | video.SUFFIXES.keys():
         return False
-    if out is not None:
-        below = os.path.relpath(file, out).split(os.sep)[0]
-        if below in {form.split("/")[0] for form in KINDS.values()}:
-            return False
-    return file.is_file()
+    ours = out is not None and os.path.relpath(file, out).split(os.sep)[0] in KINDS
+    return file.is_file() and not ours
 
 
-def _listed(file: Path) -> Iterator[tuple[str, Path]]:
-    """The pictures of a list: a path a line, relative to the list; # begins a comment."""
+def _listed(file: Path) -> Iterator[tuple[PurePath, Path]]:
+    """The images of a list: one path a line, relative to the list; # begins a comment."""
     try:
         lines = file.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -200,43 +137,5 @@ def _listed(file: Path) -> Iterator[tuple[str, Path]]:
             path = PurePath(line)
             if not (file.parent / path).is_file():
                 raise InputError(f"{file} line {number}: no file {line}; mend the path")
-            name = "/".join(part for part in path.parts if part not in (path.anchor, ".."))
-            yield name, file.parent / path
-
-
-def _is_video(file: Path) -> bool:
-    return file.suffix.lower() in video.SUFFIXES
-
-
-def _results(writer: Writer, name: str, file: Path) -> list[Path]:
-    if _is_video(file):
-        return [writer.out / "overlay" / f"{name}{video.redrawn(file)}"]
-    return writer.files(name)
-
-
-def _open(item: Item) -> OpenPicture:
-    try:
-        return open_image(item[1])
-    except InputError:
-        raise
-    except Exception as error:  # whatever else a decoder may raise must not stop the others
-        raise InputError(f"{item[1]} cannot be decoded ({error}); replace or remove it") from None
-
-
-def _pixels(item: Item) -> int:
-    try:
-        height, width = read_size(item[1])
-    except Exception:
-        return 0  # reading it will tell why
-    return height * width
-
-
-@contextmanager
-def _writable(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{out} cannot be written to ({error.strerror or error}); mend that, and the same "
-            "command goes on"
-        ) from None
+            parts = [part for part in path.parts if part not in (path.anchor, "..")]
+            yield PurePath(*parts), file.parent / path

@@ -42,41 +42,39 @@ class Prediction:
     cost: float = 1.0  # pixels that were computed, as a share of those of all scales
     palette: Sequence[tuple[int, int, int]] = ()  # K colours, RGB
 
+    @property
+    def colours(self) -> NDArray[np.uint8]:
+        """[K,3] RGB: the palette, or generated where there is none."""
+        return np.array(self.palette or spread(int(self.label.max(initial=0)) + 1), np.uint8)
+
     def overlay(self, image: Readable, alpha: float = 0.5) -> Image.Image:
         """The image of this prediction, tinted by its label; alpha: 0 the image, 1 the colours."""
         pixels = as_array(image)
-        (height, width), (rows, columns) = pixels.shape[:2], self.label.shape
-        if (height, width) != (rows, columns):
-            raise InputError(
-                f"overlay: the image is {height}x{width} and the label {rows}x{columns} (height x "
-                "width); give the image that was predicted"
-            )
-        return Image.fromarray(tinted(pixels, self.label, self._colours(), alpha))
+        if pixels.shape[:2] != self.label.shape:
+            sizes = f"image {pixels.shape}, label {self.label.shape}"
+            raise InputError(f"overlay: {sizes}; give the image that was predicted")
+        return Image.fromarray(tinted(pixels, self.label, self.colours, alpha))
 
     def save(self, file: Path | str) -> None:
-        """Write the label as a .png (palette, class indices), or every map there is as .npz."""
-        file = Path(file)
-        if file.suffix == ".png":
-            picture = palette_png(self.label, self._colours())
-            replace(file, lambda temporary: picture.save(temporary, format="PNG"))
-        elif file.suffix == ".npz":
-            maps = {"probabilities": self.probabilities, "entropy": self.entropy}
-            more = {name: each for name, each in maps.items() if each is not None}
-            replace(file, lambda temporary: self.write_npz(temporary, **more))
-        else:
+        """Write the label as a .png (palette, class indices), or all maps as .npz."""
+        writers = {".png": self.write_png, ".npz": self.write_npz}
+        if (suffix := Path(file).suffix) not in writers:
             raise InputError(f"{file}: give a name that ends in .png (label) or .npz (all maps)")
+        replace(Path(file), writers[suffix])
 
-    def write_npz(self, file: Path, **more: NDArray[Any]) -> None:
-        """label, confidence, scales `[S]`, weights `[S,H,W]` and the arrays `more`, compressed."""
+    def write_png(self, file: Path) -> None:
+        """Write the label as a palette PNG, whatever the suffix of `file`."""
+        palette_png(self.label, self.colours).save(file, format="PNG")
+
+    def write_npz(self, file: Path) -> None:
+        """label, confidence, scales `[S]`, weights `[S,H,W]`; probabilities and entropy if any."""
         scales = sorted(self.weights)
-        save_npz(
-            file, label=self.label, confidence=self.confidence, scales=np.array(scales, np.float64),
-            weights=np.array([self.weights[s] for s in scales], np.float16), **more,
-        )  # fmt: skip
-
-    def _colours(self) -> NDArray[np.uint8]:
-        palette = self.palette or spread(int(self.label.max(initial=0)) + 1)
-        return np.array(palette, np.uint8)
+        maps = {
+            "label": self.label, "confidence": self.confidence, "scales": np.array(scales, float),
+            "weights": np.array([self.weights[scale] for scale in scales], np.float16),
+            "probabilities": self.probabilities, "entropy": self.entropy,
+        }  # fmt: skip
+        save_npz(file, **{name: each for name, each in maps.items() if each is not None})
 
 
 def save_npz(file: Path, **arrays: NDArray[Any]) -> None:

@@ -6,17 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from ..config.options import (
-    Chain,
-    Checkpoint,
-    Count,
-    Flag,
-    Inference,
-    Names,
-    Out,
-    _parsed,
-    height_width,
-)
+from ..config.options import Chain, Checkpoint, Flag, Inference, Names, Out, _parsed, height_width
 from ..runs import Outcome
 
 
@@ -33,10 +23,6 @@ def predict(
     save: Annotated[Names, Parameter(
         help="label, overlay, confidence, weights, panel, npz, rle, probabilities, entropy, "
         "geotiff; of a video always its overlay")] = ["label", "overlay", "confidence"],
-    panel: Annotated[
-        Flag, Parameter(help="also save panel: prediction and weight of each scale")
-    ] = False,
-    batch: Annotated[Count, Parameter(help="images of one size that run together")] = 1,
     overwrite: Annotated[Flag, Parameter(help="do all of it again")] = False,
     inference: Inference = Inference(),
 ) -> Outcome:  # fmt: skip
@@ -46,23 +32,10 @@ def predict(
     """
     from ..runs import InputError
     from .predict import predict as work
-    from .writer import KINDS
 
-    for kind in save:
-        if kind not in KINDS:
-            raise InputError(f"--save: {kind!r} is not one of {', '.join(KINDS)}")
     if not paths:
         raise InputError("predict: no images given; name files, folders, globs or .txt lists")
-    done = work(
-        checkpoint, paths, out, save=[*save, *["panel"] * panel], overwrite=overwrite,
-        batch=batch, **vars(inference),
-    )  # fmt: skip
-    before = f" ({done.before} of them before)" if done.before else ""
-    note = (
-        f"{done.made + done.before} image(s) labelled in {out}{before}, "
-        f"{len(done.problems)} could not be read"
-    )
-    return Outcome(notes=[note], problems=done.problems)
+    return work(checkpoint, paths, out, save, inference, overwrite)
 
 
 def export(

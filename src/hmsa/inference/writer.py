@@ -6,7 +6,8 @@ import io
 import json
 import math
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from contextlib import nullcontext, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +15,33 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data.images import Picture
-from ..data.labels import IGNORE, spread
-from ..data.rasters import rasterio
+from ..data.images import Picture, open_picture
+from ..data.labels import IGNORE
+from ..data.rasters import gdal, is_raster, rasterio
 from ..model.pretrained import Card
-from ..report.pictures import colorize, heat, palette_png, panel, tinted
+from ..report.pictures import colorize, heat, panel, tinted
 from ..runs import InputError, replace
-from .geotiff import write_geotiff
 from .result import Prediction, save_npz
+from .video import SUFFIXES
 
 Bytes = NDArray[np.uint8]
-Make = Callable[[Path], Any]  # writes one file
 
-KINDS = {
-    "label": "labels/{name}.png",  # palette PNG of class indices
-    "overlay": "overlay/{name}.jpg",  # reduced by a whole factor above 2^26 pixels
-    "confidence": "confidence/{name}.png",  # 8 bits, floor of 255 p
-    "weights": "weights/{part}/{name}.png",  # 8 bits, 255 times the weight of a scale
-    "panel": "panel/{name}.png",
-    "npz": "npz/{name}.npz",  # label, confidence, scales [S] and weights [S,H,W] in 0..1
-    "rle": "rle/{name}.json",  # a COCO file with the mask of each class
-    "probabilities": "probabilities/{name}.npz",  # probabilities [K,H,W] float16, classes [K]
-    "entropy": "entropy/{name}.png",  # 8 bits, floor of 255 times entropy / log K
-    "geotiff": "geotiff/{part}/{name}.tif",  # label and confidence with the image's georeference
-}
+KINDS = (  # each is written into a folder of this name
+    "label", "overlay", "confidence", "weights", "panel", "npz", "rle", "probabilities",
+    "entropy", "geotiff",
+)  # fmt: skip
 DEFAULT = ("label", "overlay", "confidence")
-_ROWS = 1 << 21  # pixels drawn at once
-_OVERLAY, _CELL = 1 << 26, 1 << 21  # most pixels of a file, and of one cell of a panel
+_ROWS, _CELL, _OVERLAY = 1 << 21, 1 << 21, 1 << 26  # pixels: drawn at once; at most in an image
 _SIDE = 65500  # the longest side that JPEG has
+_TILE = 512  # side of the tiles of a GeoTIFF
+_DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".jpg": "JPEG"}  # else the suffix is the name
+_ORIENTATION = 0x0112  # EXIF tag
 
 
 class Writer:
     """Writes below `out` the kinds of files in `save`, for a network's card and scales.
 
+    needs: keyword arguments that make a `Predictor` return what is written.
     Raises InputError for an unknown kind, and for one that the network or this machine lacks.
     """
 
@@ -59,132 +54,148 @@ class Writer:
             raise InputError("--save weights: a network with fusion max has none; leave them out")
         if "geotiff" in save:
             rasterio()  # better refused now than after hours
-        if "rle" in save:
-            _pycocotools()
+        if "rle" in save and not find_spec("pycocotools"):
+            raise InputError('--save rle needs pycocotools: pip install "hmsa[coco]"')
         self.out, self.names, self.scales = out, card.names, sorted(scales)
         self.save = [kind for kind in KINDS if kind in save]
-        self.palette = np.array(card.palette or spread(len(card.names)), np.uint8)
-        needs = {kind: kind in save for kind in ("probabilities", "entropy")}
-        needs["detail"] = not {"weights", "panel", "npz"}.isdisjoint(save)
-        self.needs = {name: True for name, needed in needs.items() if needed}  # of a predictor
+        self.needs: dict[str, Any] = {kind: kind in save for kind in ("probabilities", "entropy")}
+        self.needs["detail"] = not {"weights", "panel", "npz"}.isdisjoint(save)
 
-    def files(self, name: str) -> list[Path]:
-        """All files of the image `name`, in the order in which they are written."""
-        parts = {"weights": [f"{s:g}" for s in self.scales], "geotiff": ["label", "confidence"]}
-        return [
-            self.out / KINDS[kind].format(name=name, part=part)
-            for kind in self.save
-            for part in parts.get(kind, [""])
-        ]
+    def files(self, name: str, source: Path) -> list[Path]:
+        """All result files of an image; of a video its overlay."""
+        if video := SUFFIXES.get(source.suffix.lower()):
+            return [self.out / "overlay" / f"{name}{video[0]}"]
+        return list(self._plan(name))
 
-    def write(self, name: str, source: Path, image: Picture, prediction: Prediction) -> None:
+    def write(self, name: str, source: Path, image: Picture, made: Prediction) -> None:
         """Write all files of an image that was read from `source`."""
-        makers = self._makers(source, image, prediction)
-        flat = [make for kind in self.save for make in makers[kind]]
-        for file, make in zip(self.files(name), flat, strict=True):
-            replace(file, make)
+        for file, write in self._plan(name, source, image, made).items():
+            replace(file, write)
 
-    def tint(self, image: Bytes, label: Bytes) -> Bytes:
-        """Image [H,W,3] under the colours of its label [H,W]."""
-        return tinted(image, label, self.palette)
-
-    def _makers(self, source: Path, image: Picture, made: Prediction) -> dict[str, list[Make]]:
-        """What writes the files of each kind; nothing large exists before it is called."""
-        return {
-            "label": [_png(lambda: palette_png(made.label, self.palette))],
-            "overlay": [lambda file: _jpeg(file, self._overlay(image, made, _OVERLAY))],
-            "confidence": [_png(lambda: Image.fromarray(made.confidence))],
-            "weights": [_png(partial(_weight, made, scale)) for scale in self.scales],
-            "panel": [_png(lambda: self._panel(image, made))],
-            "npz": [made.write_npz],
-            "rle": [lambda file: _coco(file, made.label, source.name, self.names)],
-            "probabilities": [partial(
-                save_npz, probabilities=np.asarray(made.probabilities), classes=np.array(self.names)
-            )],
-            "entropy": [_png(lambda: Image.fromarray(np.asarray(made.entropy)))],
-            "geotiff": [
-                partial(
-                    write_geotiff, values=made.label, source=source, nodata=IGNORE,
-                    colours=dict(enumerate(self.palette.tolist())), tags=json.dumps(self.names),
-                ),
-                # The maximum of fewer than 255 probabilities is never below 1 / 255
-                partial(write_geotiff, values=made.confidence, source=source, nodata=0),
-            ],
+    def _plan(
+        self, name: str, source: Any = None, image: Any = None, made: Any = None
+    ) -> dict[Path, Callable[[Path], Any]]:
+        """What writes each file; nothing large exists before that is called."""
+        plan: dict[str, Callable[[Path], Any]] = {
+            f"label/{name}.png": lambda file: made.write_png(file),
+            f"overlay/{name}.jpg": _image("JPEG", lambda: _overlay(image, made, _OVERLAY)),
+            f"confidence/{name}.png": _image("PNG", lambda: made.confidence),
+            **{f"weights/{s:g}/{name}.png": _image("PNG", lambda s=s: np.rint(  # type: ignore[misc]
+                made.weights[s] * np.float32(255)).astype(np.uint8)) for s in self.scales},
+            f"panel/{name}.png": _image("PNG", lambda: _panel(image, made)),
+            f"npz/{name}.npz": lambda file: made.write_npz(file),
+            f"rle/{name}.json": lambda file: write_coco(file, made.label, source.name, self.names),
+            f"probabilities/{name}.npz": lambda file: save_npz(
+                file, probabilities=made.probabilities, classes=np.array(self.names)),
+            f"entropy/{name}.png": _image("PNG", lambda: made.entropy),
+            f"geotiff/label/{name}.tif": lambda file: write_geotiff(
+                file, made.label, source, IGNORE, made.colours, self.names),
+            # The maximum of fewer than 255 probabilities is never below 1 / 255
+            f"geotiff/confidence/{name}.tif": lambda file: write_geotiff(
+                file, made.confidence, source, 0),
         }  # fmt: skip
-
-    def _overlay(self, image: Picture, made: Prediction, most: int) -> Image.Image:
-        def rows_of(rows: slice) -> Bytes:
-            return self.tint(image.read(rows, slice(None)), made.label[rows])
-
-        return _drawn(image.size, rows_of, most)
-
-    def _panel(self, image: Picture, made: Prediction) -> Image.Image:
-        def cell(values: NDArray[Any], color: Callable[[NDArray[Any]], Bytes]) -> Bytes:
-            return np.asarray(_drawn(image.size, lambda rows: color(values[rows]), _CELL))
-
-        colors = partial(colorize, palette=self.palette)
-        original = _drawn(image.size, lambda rows: image.read(rows, slice(None)), _CELL)
-        rows = [
-            [("image", np.asarray(original)),
-             ("fused", np.asarray(self._overlay(image, made, _CELL))),
-             ("confidence", cell(made.confidence, lambda part: heat(part / np.float32(255))))],
-            [(f"prediction at {s:g}", cell(one, colors)) for s, one in made.single.items()],
-            [(f"weight of {s:g}", cell(weight, heat)) for s, weight in made.weights.items()],
-        ]  # fmt: skip
-        return panel([row for row in rows if row])
+        return {self.out / p: write for p, write in plan.items() if p.split("/")[0] in self.save}
 
 
-def _drawn(size: tuple[int, int], draw: Callable[[slice], Bytes], most: int) -> Image.Image:
-    """An image of `draw(rows)` [h,W,3], some rows at a time; reduced by a whole factor where it
-    would have more than `most` pixels, or a side longer than JPEG has.
+def _image(form: str, draw: Callable[[], Bytes]) -> Callable[[Path], Any]:
+    def write(file: Path) -> None:
+        content = io.BytesIO()  # on a full disk Pillow itself cuts a JPEG short without an error
+        Image.fromarray(draw()).save(content, form, quality=92)
+        file.write_bytes(content.getbuffer())
+
+    return write
+
+
+def _panel(image: Picture, made: Prediction) -> Bytes:
+    small = (slice(None, None, math.ceil(max(image.size) / 2048)),) * 2
+    rows = [
+        [("image", _drawn(image, _CELL, lambda pixels, _: pixels)),
+         ("fused", _overlay(image, made, _CELL)),
+         ("confidence", heat(made.confidence[small] / np.float32(255)))],
+        [(f"prediction at {scale:g}", colorize(label[small], made.colours))
+         for scale, label in made.single.items()],
+        [(f"weight of {scale:g}", heat(weight[small])) for scale, weight in made.weights.items()],
+    ]  # fmt: skip
+    return np.asarray(panel([row for row in rows if row]))
+
+
+def _overlay(image: Picture, made: Prediction, most: int) -> Bytes:
+    return _drawn(image, most, lambda pixels, rows: tinted(pixels, made.label[rows], made.colours))
+
+
+def _drawn(image: Picture, most: int, draw: Callable[[Bytes, slice], Bytes]) -> Bytes:
+    """`draw(pixels [h,W,3], rows)` of some rows at a time; reduced by a whole factor where the
+    result would have more than `most` pixels, or a side longer than JPEG has.
     """
-    height, width = size
-    by = max(1, math.ceil(math.sqrt(height * width / most)), math.ceil(max(size) / _SIDE))
-    sheet = Image.new("RGB", (math.ceil(width / by), math.ceil(height / by)))
+    height, width = image.size
+    by = max(1, math.ceil(math.sqrt(height * width / most)), math.ceil(max(image.size) / _SIDE))
     step = max(1, _ROWS // width // by) * by
-    for top in range(0, height, step):
-        rows = Image.fromarray(draw(slice(top, min(top + step, height))))
-        sheet.paste(rows.reduce(by) if by > 1 else rows, (0, top // by))
-    return sheet
+    bands = [slice(top, min(top + step, height)) for top in range(0, height, step)]
+    drawn = (draw(image.read(rows, slice(None)), rows) for rows in bands)
+    return np.concatenate([np.asarray(Image.fromarray(band).reduce(by)) for band in drawn])
 
 
-def _png(draw: Callable[[], Image.Image]) -> Make:
-    return lambda file: draw().save(file, format="PNG")
-
-
-def _jpeg(file: Path, image: Image.Image) -> None:
-    """Through memory: on a full disk Pillow cuts a JPEG short without an error."""
-    content = io.BytesIO()
-    image.save(content, format="JPEG", quality=92)
-    file.write_bytes(content.getbuffer())
-
-
-def _weight(made: Prediction, scale: float) -> Image.Image:
-    return Image.fromarray(np.rint(made.weights[scale] * np.float32(255)).astype(np.uint8))
-
-
-def _coco(file: Path, label: Bytes, name: str, classes: Sequence[str]) -> None:
+def write_coco(file: Path, label: Bytes, name: str, classes: Sequence[str]) -> None:
     """A COCO file of the image `name`: one annotation for each class in it; ids are indices."""
-    mask, (height, width) = _pycocotools(), label.shape
+    from pycocotools import mask
+
     annotations: list[dict[str, Any]] = []
     for k in np.unique(label).tolist():
         runs = mask.encode(np.asfortranarray(label == k, np.uint8))
         annotations.append({
             "id": len(annotations) + 1, "image_id": 1, "category_id": k, "iscrowd": 0,
             "area": int(mask.area(runs)), "bbox": mask.toBbox(runs).tolist(),
-            "segmentation": {"size": [height, width], "counts": runs["counts"].decode()},
+            "segmentation": runs | {"counts": runs["counts"].decode()},
         })  # fmt: skip
-    content = {
-        "images": [{"id": 1, "file_name": name, "height": height, "width": width}],
-        "annotations": annotations,
-        "categories": [{"id": k, "name": each} for k, each in enumerate(classes)],
-    }
+    image = {"id": 1, "file_name": name, "height": label.shape[0], "width": label.shape[1]}
+    categories = [{"id": k, "name": each} for k, each in enumerate(classes)]
+    content = {"images": [image], "annotations": annotations, "categories": categories}
     file.write_text(json.dumps(content))
 
 
-def _pycocotools() -> Any:
-    try:
-        from pycocotools import mask
-    except ImportError:
-        raise InputError('--save rle needs pycocotools: pip install "hmsa[coco]"') from None
-    return mask
+def write_geotiff(
+    file: Path, values: Bytes, source: Path, nodata: int, colours: Any = (), names: Any = ()
+) -> None:
+    """Values [H,W], with CRS and transform or ground control points of the image `source`, if any.
+
+    Where that has no data (nodata, mask or alpha), `nodata` is written. colours: [K,3] of the
+    classes `names`, which are kept as the tag CLASSES.
+    """
+    height, width = values.shape
+    options = {"height": height, "width": width, "nodata": nodata, "bigtiff": "if_safer"}
+    options |= {"tiled": True, "blockxsize": _TILE, "blockysize": _TILE, "compress": "deflate"}
+    with (
+        gdal() as module,
+        _georeferenced(module, source, values.shape) as origin,
+        module.MemoryFile() as memory,  # GDAL reports no error of a full disk when it closes a file
+    ):
+        options |= _place(origin) if origin else {}
+        with memory.open(driver="GTiff", count=1, dtype="uint8", **options) as target:
+            if len(names):
+                target.write_colormap(1, dict(enumerate(colours.tolist())))
+                target.update_tags(CLASSES=json.dumps(names))
+            for top in range(0, height, _TILE):
+                band = np.ascontiguousarray(values[top : top + _TILE])
+                window = module.windows.Window(0, top, width, len(band))
+                if origin:
+                    band = np.where(origin.dataset_mask(window=window), band, np.uint8(nodata))
+                target.write(band, 1, window=window)
+        file.write_bytes(memory.getbuffer())
+
+
+def _georeferenced(module: Any, source: Path, size: tuple[int, ...]) -> Any:
+    """`source` open in rasterio; None where it cannot tell the place of the upright pixels."""
+    with suppress(InputError, OSError):
+        with nullcontext() if is_raster(source) else open_picture(source) as image:
+            upright = image is None or image.getexif().get(_ORIENTATION, 1) == 1
+        suffix = source.suffix.lower()
+        origin = module.open(source, driver=_DRIVERS.get(suffix, suffix[1:].upper()))
+        if upright and origin.shape == size:
+            return origin
+    return nullcontext()
+
+
+def _place(origin: Any) -> dict[str, Any]:
+    points, system = origin.gcps
+    place = {"crs": origin.crs, "transform": origin.transform}
+    return {"gcps": points, "crs": system} if points else place
