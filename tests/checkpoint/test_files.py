@@ -46,6 +46,7 @@ def test_round_trip(tmp_path, model):
     for path in (tmp_path / "best.safetensors", tmp_path):
         read = HMSA.from_pretrained(path)
         assert read.card == model.card
+        assert type(read) is HMSA
         assert not read.training
         assert torch.equal(looks(read), looks(model))
 

@@ -298,9 +298,9 @@ def test_finds_networks_where_they_were_saved(tmp_path, monkeypatch):
             mine, theirs = (m.eval()(picture(64, 96), (1,)).logits for m in (model, other))
         torch.testing.assert_close(mine, theirs)
     for source, says in [
-        (tmp_path / "nothing", "no network .*nothing; give"),
+        (tmp_path / "nothing", "no network .*nothing; hmsa attend"),
         ("transformers:/not/there", "transformers:/not/there cannot be loaded"),
-        ("torchvision:resnet18", "torchvision:resnet18 is not one of .*lraspp_mobilenet_v3_large"),
+        ("torchvision:resnet18", "torchvision:resnet18 cannot be loaded .*no attribute"),
         ("torchvision:lraspp_mobilenet_v3_large@nowhere.pth", "cannot be loaded .*No such file"),
         (tmp_path, "is a folder without model.safetensors"),
         ("somebodys:other", "somebodys:other: .* has no attribute"),

@@ -38,8 +38,7 @@ class GateCurve(BaseModel):
 
     def at(self, share: float) -> GatePoint:
         """Linear interpolation between the measured shares."""
-        rows = [vars(point) for point in self.points]
-        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        columns = {n: [getattr(p, n) for p in self.points] for n in GatePoint.model_fields}
         return GatePoint(**{n: np.interp(share, columns["share"], c) for n, c in columns.items()})
 
 
@@ -59,8 +58,7 @@ def amend(source: str | Path, **fields: Any) -> None:
 def begin_from(model: HMSA, source: str | Path) -> list[str]:
     """Copy the weights of a checkpoint into `model`; returns the names of those not copied.
 
-    These are the attention's, if the checkpoint has another one, and those of other classes.
-    Raises InputError if anything else differs.
+    Only attention and what depends on the classes may differ. Raises InputError.
     """
     _, tensors, _ = read(source)
     wanted = model.state_dict()
@@ -101,8 +99,10 @@ def hashed(tensors: Mapping[str, Tensor], text: str = "") -> str:
 def require_classes(card: Card, names: Sequence[str], other: object, source: object) -> None:
     """Raises InputError unless the classes `names`, of `other`, are those of `source`."""
     if list(names) != card.names:
-        own, others = (f"{len(n)} classes ({', '.join(n[:4])}, ...)" for n in (card.names, names))
-        raise InputError(f"{source} has {own}, {other} has {others}; both need the same, in order")
+        own, others = (f"{len(n)} ({', '.join(n[:4])}, ...)" for n in (card.names, names))
+        raise InputError(
+            f"{source} and {other} need the same classes; they have {own} and {others}"
+        )
 
 
 def trained_on(card: Card, dataset: Path, split: str) -> bool:

@@ -9,8 +9,7 @@ A network to put scale attention around is one of
     MODULE:FUNCTION          your own: Python that is importable here; FUNCTION() returns it
     CHECKPOINT               of hmsa: a file, a run folder, a folder of save_pretrained
 
-Importing this module lets `ScaleAttention` describe and rebuild all of them. The other libraries
-are imported when they are needed.
+Importing this module lets `ScaleAttention` describe and rebuild all of them.
 """
 
 from __future__ import annotations
@@ -35,7 +34,9 @@ from ..model.pretrained import CONFIG
 from ..runs.errors import InputError, as_input_error, first_line
 from .files import hashed
 
-ALLOWED = "HMSA_NETWORK"  # environment variable: the MODULE:FUNCTION that may be imported
+# Environment variable: the MODULE:FUNCTION that may be imported. A checkpoint, which may be
+# anybody's, can name code but not have it run without this permission
+ALLOWED = "HMSA_NETWORK"
 
 
 class Library(NamedTuple):
@@ -56,22 +57,18 @@ def find(source: str | Path) -> NetworkInfo:
     """The network that `source` names, with its weights, in eval mode. Raises InputError."""
     library, _, name = str(source).partition(":")
     path = Path(source)
-    if (path / CONFIG).is_file():
-        with _as_input_error(f"{path / CONFIG} cannot be read"):
+    with _as_input_error(f"{source} cannot be loaded"):
+        if (path / CONFIG).is_file():
             config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        kinds = {"_model_class": "smp", "model_type": "transformers"}
-        library, name = next((kinds[key] for key in config if key in kinds), ""), str(source)
-    if name and library in LIBRARIES:
-        with _as_input_error(f"{library}:{name} cannot be loaded"):
+            kinds = {"_model_class": "smp", "model_type": "transformers"}
+            library, name = next((kinds[key] for key in config if key in kinds), ""), str(source)
+        if name and library in LIBRARIES:
             return describe(LIBRARIES[library].find(name).eval())
-    if path.exists() or path.suffix == ".safetensors":
-        return describe(load(path))
-    if ":" in str(source):
+        if path.exists() or path.suffix == ".safetensors":
+            return describe(load(path))
+    if name:
         return _own(str(source))
-    raise InputError(
-        f"no network {source}; give a checkpoint of hmsa, transformers:NAME, smp:NAME, "
-        "torchvision:NAME[@FILE], a folder of save_pretrained, or MODULE:FUNCTION of your own"
-    )
+    raise InputError(f"no network {source}; hmsa attend --help lists what can be given")
 
 
 def describe(network: nn.Module | Mapping[str, Any]) -> NetworkInfo:
@@ -83,8 +80,7 @@ def describe(network: nn.Module | Mapping[str, Any]) -> NetworkInfo:
         if isinstance(network, ScaleAttention):
             inner, made = network.trunk.module, network.card.network["network"]
         mean, std = (tuple(each.flatten().tolist()) for each in (network.mean, network.std))
-        info = replace(describe(inner), made=made, mean=mean, std=std)
-        return replace(info, names=tuple(network.card.names))
+        return replace(describe(inner), made=made, mean=mean, std=std, names=network.card.names)
     module = type(network).__module__.partition(".")[0]
     module = "smp" if module == "segmentation_models_pytorch" else module
     return LIBRARIES[module].describe(network) if module in LIBRARIES else describe_own(network)
@@ -120,10 +116,7 @@ class LogitsOnly(nn.Module):
 
 
 def allow(source: str) -> None:
-    """Permit this process, and those that it starts, to import and call MODULE:FUNCTION.
-
-    Without this permission no checkpoint, which may be anybody's, can name code and have it run.
-    """
+    """Permit this process, and those that it starts, to import and call MODULE:FUNCTION."""
     os.environ[ALLOWED] = source
 
 
@@ -140,10 +133,8 @@ def _own(source: str) -> NetworkInfo:
         raise InputError(f"{source}: {error}; is its folder in PYTHONPATH?") from None
     if not isinstance(module, nn.Module):
         raise InputError(f"{source}() returned {type(module).__name__}, not a torch.nn.Module")
-    info = describe(module)
-    if info.made.get("library") == "own":
-        return replace(info, made={"library": "own", "source": source})
-    return info
+    info, made = describe(module), {"library": "own", "source": source}
+    return replace(info, made=made) if info.made.get("library") == "own" else info
 
 
 @contextmanager
@@ -215,6 +206,7 @@ class TorchvisionLogits(nn.Module):
     """A segmentation network of torchvision without its last resizing to the image's size."""
 
     multiple = 16
+    names: list[str]
 
     def __init__(self, network: Any, made: Mapping[str, Any]) -> None:
         super().__init__()
@@ -227,18 +219,14 @@ class TorchvisionLogits(nn.Module):
 
 
 def _find_torchvision(name: str) -> nn.Module:
-    from torchvision.models import get_model, get_model_weights, list_models, segmentation
+    from torchvision.models import get_model_weights, segmentation
 
     name, _, file = name.partition("@")
-    known = list_models(module=segmentation)
     made: dict[str, Any] = {"library": "torchvision", "name": name}
-    if name not in known:
-        raise InputError(f"torchvision:{name} is not one of {', '.join(known)}")
     if not file:
-        names = get_model_weights(name).DEFAULT.meta["categories"]
-        made["classes"] = len(names)
-        network = TorchvisionLogits(get_model(name, weights="DEFAULT"), made)
-        network.names = names
+        network = TorchvisionLogits(getattr(segmentation, name)(weights="DEFAULT"), made)
+        network.names = get_model_weights(name).DEFAULT.meta["categories"]
+        made["classes"] = len(network.names)
         return network
     tensors = torch.load(file, map_location="cpu", weights_only=True)
     biases = [n for n in tensors if n.startswith("classifier.") and n.endswith("bias")]
@@ -248,10 +236,10 @@ def _find_torchvision(name: str) -> nn.Module:
 
 
 def _rebuild_torchvision(made: Mapping[str, Any]) -> TorchvisionLogits:
-    from torchvision.models import get_model
+    from torchvision.models import segmentation
 
     arguments = {"weights": None, "weights_backbone": None, "num_classes": made["classes"]}
-    return TorchvisionLogits(get_model(made["name"], **arguments), made)
+    return TorchvisionLogits(getattr(segmentation, made["name"])(**arguments), made)
 
 
 LIBRARIES = {

@@ -17,12 +17,10 @@ from ..runs.errors import InputError, first_line
 
 _TABLES = yaml.safe_load(Path(__file__).with_name("official.yaml").read_text(encoding="utf-8"))
 NETWORKS: dict[str, dict[str, Any]] = _TABLES["networks"]  # by `arch`
-SCALES = [0.5, 1.0, 2.0]  # of the official evaluation recipes
 # What the official code stores beside weights. Nothing else is unpickled, so no code of a file runs
-_NUMPY = getattr(np, "_core", None) or np.core
+_SCALAR: Any = np.float64(0).__reduce__()[0]
 _HARMLESS: list[Any] = [
-    (_NUMPY.multiarray.scalar, "numpy.core.multiarray.scalar"),
-    (_NUMPY.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType,
 ]  # fmt: skip
 
@@ -38,15 +36,12 @@ def our_name(key: str, arch: str) -> str:
 
 
 def read(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """`arch`, and weights under our names, of an official file. Raises InputError.
-
-    The file may use the old serialisation, and hold numpy numbers and an optimizer.
-    """
+    """`arch`, and weights under our names, of an official file. Raises InputError."""
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is not safe to read ({first_line(error)})") from None
+        raise InputError(f"{path} cannot be read safely ({first_line(error)})") from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise InputError(f"{path} has no state_dict; an official checkpoint is needed")
     arch = str(content.get("arch"))
@@ -78,6 +73,8 @@ def convert(path: Path, labels: LabelSet) -> HMSA:
         )
     model.load_state_dict(weights)
     model.card.names, model.card.palette = list(labels.names), list(labels.palette)
-    model.card.scales = [1.0] if model.fusion == "average" else SCALES
+    model.card.scales = (
+        [1.0] if model.fusion == "average" else [0.5, 1.0, 2.0]
+    )  # as evaluated there
     model.card.trained_on = {"converted from": path.name, "arch": arch}
     return model

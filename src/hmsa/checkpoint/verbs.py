@@ -29,16 +29,16 @@ def convert(
     from . import official
     from .networks import load
 
-    notes = []
+    note = ""
     if source.suffix not in (".pth", ".pt", ".tar"):
         model = load(source)
     elif classes is None:
         raise InputError(f"{source} does not name its classes; add a dataset, such as cityscapes")
     else:
         model = official.convert(source, read_classes(classes))
-        notes = [f"{source}: all {len(model.state_dict())} tensors matched"]
+        note = f"{source}: all {len(model.state_dict())} tensors matched"
     if out.suffix == ".safetensors":
         save(out, model)
     else:
         model.save_pretrained(out)
-    return Outcome(notes=notes, path=out)
+    return Outcome(notes=[note] if note else [], path=out)

@@ -29,7 +29,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ..config.options import Chain
-from ..data.images import Picture
+from ..data.images import OpenImage
 from ..data.scenes import scene
 from ..model.heads import resize
 from ..model.hmsa import ordered
@@ -56,8 +56,6 @@ def export(source: Path, out: Path, size: Size | None = None, chain: Chain = Cha
     """
     if out.suffix not in OPEN:
         raise InputError(f"{out} has to end in {' or '.join(OPEN)}")
-    for name in ("onnx", "onnxscript", "onnxruntime") if out.suffix == ".onnx" else ():
-        need(name)
     eager = Predictor.load(source, chain.scales, "fp32", chain.flip, device="cpu")
     rounded = [f"{s:g}" for s in eager.scales if s != float(np.float32(s))]
     if not size and eager.long_edge:
@@ -105,9 +103,10 @@ def freeze(predictor: Predictor, size: Size | None) -> torch.export.ExportedProg
     # Traced with sides that are no multiple of a stride: so each resize and pad is in the graph
     image = torch.zeros(1, 3, *(size or (75, 131)), dtype=torch.uint8)
     free = {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
-    with _as_input_error(size):
+    with _quiet(f"torch cannot export this network for {show_size(size)} size"):
         shapes = None if size else {"image": free}
-        program = torch.export.export(Frozen(predictor), (image,), dynamic_shapes=shapes)
+        with torch.no_grad():
+            program = torch.export.export(Frozen(predictor), (image,), dynamic_shapes=shapes)
         (name,) = program.graph_signature.user_inputs
         shape = next(n for n in program.graph.nodes if n.name == name).meta["val"].shape
     if not size and any(isinstance(side, int) for side in shape[2:]):
@@ -118,7 +117,7 @@ def freeze(predictor: Predictor, size: Size | None) -> torch.export.ExportedProg
 def write(file: Path, program: torch.export.ExportedProgram, card: Card, size: Size | None) -> None:
     """Write `program` to the .onnx or .pt2 `file`, with the header that `Exported` reads."""
     header = {"hmsa": card.to_json(), "size": show_size(size)}
-    with _as_input_error(size):
+    with _quiet(f"this network cannot be written as {file.suffix}"):
         if file.suffix == ".onnx":
             made = torch.onnx.export(
                 program, input_names=["image"], output_names=["label", "confidence"], verbose=False
@@ -161,13 +160,8 @@ class Exported:
 
     def __init__(self, file: Path | str, **options: Any) -> None:
         self.file = file = Path(file)
-        try:
-            with _quiet():
-                self._run, header = OPEN[file.suffix](file)
-        except InputError:
-            raise
-        except Exception as error:  # file, zip, JSON, pickle, schema; onnxruntime's own
-            raise InputError(f"{file} cannot be loaded ({first_line(error)})") from None
+        with _quiet(f"{file} cannot be loaded"):
+            self._run, header = OPEN[file.suffix](file)
         if not header.get("hmsa"):
             raise InputError(f"{file} was not written by hmsa export: it does not name its classes")
         self.card = Card.from_json(header["hmsa"])
@@ -185,7 +179,7 @@ class Exported:
         return {"scales": self.card.scales, "flip": self.card.flip, "precision": "fp32"}
 
     def __call__(
-        self, image: Path | str | Image.Image | NDArray[np.uint8] | Picture, **outputs: bool
+        self, image: Path | str | Image.Image | NDArray[np.uint8] | OpenImage, **outputs: bool
     ) -> Prediction:
         """image: a file, a Pillow image, or `[H,W,3]` uint8 RGB. outputs: those of `Predictor`.
 
@@ -206,7 +200,7 @@ class Exported:
 
 
 def _open_onnx(file: Path) -> tuple[Run, Mapping[str, str]]:
-    runtime = need("onnxruntime")
+    runtime: Any = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads = torch.get_num_threads()
@@ -230,36 +224,21 @@ def _open_torch(file: Path) -> tuple[Run, Mapping[str, str]]:
 OPEN = {".onnx": _open_onnx, ".pt2": _open_torch}
 
 
-def need(name: str) -> Any:
-    """The module `name`. Raises InputError that says how to install it."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise InputError(f'ONNX needs {name}: pip install "hmsa[export]"') from None
-
-
 def show_size(size: Size | None) -> str:
     return f"{size[0]}x{size[1]}" if size else "dynamic"
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Exporters print and log about their own internals."""
+def _quiet(failure: str) -> Iterator[None]:
+    """Silence what exporters print and log, and raise what they raise, which may be anything, as
+    InputError."""
     sink = io.StringIO()
     logging.disable(logging.CRITICAL)
     try:
         with catch_warnings(action="ignore"), redirect_stdout(sink), redirect_stderr(sink):
             yield
+    except Exception as error:
+        way = '; pip install "hmsa[export]"' if isinstance(error, ImportError) else ""
+        raise InputError(f"{failure} ({first_line(error)}){way}") from None
     finally:
         logging.disable(logging.NOTSET)
-
-
-@contextmanager
-def _as_input_error(size: Size | None) -> Iterator[None]:
-    try:
-        with _quiet(), torch.no_grad():
-            yield
-    except Exception as error:  # an exporter may raise anything
-        reason = f"for {show_size(size)} size ({first_line(error)})"
-        way = "try a .pt2 file, or another trunk" if size else "give one size: --size HxW"
-        raise InputError(f"torch cannot export this network {reason}; {way}") from None

@@ -11,14 +11,14 @@ from typing import Any
 
 from ..checkpoint.files import fingerprint
 from ..config.options import Inference
-from ..data.images import SUFFIXES, OpenPicture, open_image, read_size
+from ..data.images import SUFFIXES, OpenImage, open_image, read_size
 from ..runs import InputError, Outcome, Progress, Run, stamp, sweep
 from . import video
 from .export import OPEN, Exported
 from .pipeline import flow
 from .predictor import Predictor
 from .result import Prediction
-from .writer import DEFAULT, KINDS, Writer
+from .writer import KINDS, Writer
 
 MEND = "name another -o, or do all of it again with --overwrite"
 _ROOM = 32 << 20  # pixels read and not yet written: some hundred MiB beside the network
@@ -28,9 +28,9 @@ def predict(
     source: Path,
     paths: Sequence[str],
     out: Path,
-    save: Sequence[str] = DEFAULT,
-    inference: Inference = Inference(),
-    overwrite: bool = False,
+    save: Sequence[str],
+    inference: Inference,
+    overwrite: bool,
 ) -> Outcome:
     """Write what is in `save`, some of `KINDS`, for each image, and the overlay of each video.
 
@@ -54,7 +54,7 @@ def predict(
         unchanged = stamps[file] is not None and run.records.get(name) == stamps[file]
         return unchanged and all(result.is_file() for result in writer.files(name, file))
 
-    def write(item: tuple[str, Path], image: OpenPicture, made: Prediction) -> None:
+    def write(item: tuple[str, Path], image: OpenImage, made: Prediction) -> None:
         with image:
             writer.write(*item, image, made)
         run.add(item[0], stamps[item[1]])
@@ -87,8 +87,6 @@ def predict(
 
 
 def _named(file: Path, problem: Exception) -> str:
-    if not isinstance(problem, InputError):  # a decoder's own
-        return f"{file} cannot be decoded ({problem}); replace or remove it"
     return str(problem) if str(file) in str(problem) else f"{file}: {problem}"
 
 

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ..data.images import Picture, read_image, to_rgb
+from ..data.images import OpenImage, read_image, to_rgb
 from ..data.labels import spread
-from ..report.pictures import palette_png, tinted
+from ..report.pictures import overlay, palette_png
 from ..runs import InputError, replace
 
 _IN_MEMORY = 1 << 28  # bytes of a map, above which it is kept in a file
 
-Readable = Path | str | Image.Image | NDArray[np.uint8] | Picture
+Readable = Path | str | Image.Image | NDArray[np.uint8] | OpenImage
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Prediction:
         if pixels.shape[:2] != self.label.shape:
             sizes = f"image {pixels.shape}, label {self.label.shape}"
             raise InputError(f"overlay: {sizes}; give the image that was predicted")
-        return Image.fromarray(tinted(pixels, self.label, self.colours, alpha))
+        return Image.fromarray(overlay(pixels, self.label, self.colours, alpha))
 
     def save(self, file: Path | str) -> None:
         """Write the label as a .png (palette, class indices), or all maps as .npz."""
@@ -89,7 +89,7 @@ def as_array(image: Readable) -> NDArray[np.uint8]:
         return read_image(Path(image))
     if isinstance(image, Image.Image):
         return to_rgb(image)
-    return image if isinstance(image, np.ndarray) else image.read(slice(None), slice(None))
+    return image if isinstance(image, np.ndarray) else image.read()
 
 
 class Filling:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from ..config.options import Chain, Checkpoint, Flag, Inference, Names, Out, _parsed, height_width
+from ..config.options import Chain, Checkpoint, Flag, Inference, Names, Out, height_width, parsed_by
 from ..runs import Outcome
 
 
@@ -43,7 +43,7 @@ def export(
     /,
     *,
     out: Annotated[Out, Parameter(help="file to write: .onnx, or .pt2 for torch")],
-    size: Annotated[Any, Parameter(n_tokens=1, converter=_parsed(graph_size),
+    size: Annotated[Any, parsed_by(graph_size), Parameter(
         help="HEIGHTxWIDTH, the one size of images that it takes; default: dynamic, any")] = None,
     chain: Chain = Chain(),
 ) -> Outcome:  # fmt: skip

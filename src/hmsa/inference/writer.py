@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data.images import Picture, open_picture
+from ..data.images import OpenImage, is_raster, open_pillow, rasterio
 from ..data.labels import IGNORE
-from ..data.rasters import gdal, is_raster, rasterio
 from ..model.pretrained import Card
-from ..report.pictures import colorize, heat, panel, tinted
+from ..report.pictures import colorize, heat, overlay, panel, thin
 from ..runs import InputError, replace
 from .result import Prediction, save_npz
 from .video import SUFFIXES
@@ -30,9 +29,8 @@ KINDS = (  # each is written into a folder of this name
     "label", "overlay", "confidence", "weights", "panel", "npz", "rle", "probabilities",
     "entropy", "geotiff",
 )  # fmt: skip
-DEFAULT = ("label", "overlay", "confidence")
 _ROWS, _CELL, _OVERLAY = 1 << 21, 1 << 21, 1 << 26  # pixels: drawn at once; at most in an image
-_SIDE = 65500  # the longest side that JPEG has
+_SIDE, _JPEG_SIDE = 1024, 65500  # pixels: at least of a map in a panel; at most of a JPEG
 _TILE = 512  # side of the tiles of a GeoTIFF
 _DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".jpg": "JPEG"}  # else the suffix is the name
 _ORIENTATION = 0x0112  # EXIF tag
@@ -67,7 +65,7 @@ class Writer:
             return [self.out / "overlay" / f"{name}{video[0]}"]
         return list(self._plan(name))
 
-    def write(self, name: str, source: Path, image: Picture, made: Prediction) -> None:
+    def write(self, name: str, source: Path, image: OpenImage, made: Prediction) -> None:
         """Write all files of an image that was read from `source`."""
         for file, write in self._plan(name, source, image, made).items():
             replace(file, write)
@@ -106,32 +104,34 @@ def _image(form: str, draw: Callable[[], Bytes]) -> Callable[[Path], Any]:
     return write
 
 
-def _panel(image: Picture, made: Prediction) -> Bytes:
-    small = (slice(None, None, math.ceil(max(image.size) / 2048)),) * 2
+def _panel(image: OpenImage, made: Prediction) -> Bytes:
+    confidence = thin(made.confidence, _SIDE) / np.float32(255)
     rows = [
         [("image", _drawn(image, _CELL, lambda pixels, _: pixels)),
-         ("fused", _overlay(image, made, _CELL)),
-         ("confidence", heat(made.confidence[small] / np.float32(255)))],
-        [(f"prediction at {scale:g}", colorize(label[small], made.colours))
+         ("fused", _overlay(image, made, _CELL)), ("confidence", heat(confidence))],
+        [(f"prediction at {scale:g}", colorize(thin(label, _SIDE), made.colours))
          for scale, label in made.single.items()],
-        [(f"weight of {scale:g}", heat(weight[small])) for scale, weight in made.weights.items()],
+        [(f"weight of {scale:g}", heat(thin(weight, _SIDE)))
+         for scale, weight in made.weights.items()],
     ]  # fmt: skip
     return np.asarray(panel([row for row in rows if row]))
 
 
-def _overlay(image: Picture, made: Prediction, most: int) -> Bytes:
-    return _drawn(image, most, lambda pixels, rows: tinted(pixels, made.label[rows], made.colours))
+def _overlay(image: OpenImage, made: Prediction, most: int) -> Bytes:
+    return _drawn(image, most, lambda pixels, rows: overlay(pixels, made.label[rows], made.colours))
 
 
-def _drawn(image: Picture, most: int, draw: Callable[[Bytes, slice], Bytes]) -> Bytes:
+def _drawn(image: OpenImage, most: int, draw: Callable[[Bytes, slice], Bytes]) -> Bytes:
     """`draw(pixels [h,W,3], rows)` of some rows at a time; reduced by a whole factor where the
     result would have more than `most` pixels, or a side longer than JPEG has.
     """
     height, width = image.size
-    by = max(1, math.ceil(math.sqrt(height * width / most)), math.ceil(max(image.size) / _SIDE))
+    by = max(
+        1, math.ceil(math.sqrt(height * width / most)), math.ceil(max(image.size) / _JPEG_SIDE)
+    )
     step = max(1, _ROWS // width // by) * by
     bands = [slice(top, min(top + step, height)) for top in range(0, height, step)]
-    drawn = (draw(image.read(rows, slice(None)), rows) for rows in bands)
+    drawn = (draw(image.read(rows), rows) for rows in bands)
     return np.concatenate([np.asarray(Image.fromarray(band).reduce(by)) for band in drawn])
 
 
@@ -164,8 +164,8 @@ def write_geotiff(
     height, width = values.shape
     options = {"height": height, "width": width, "nodata": nodata, "bigtiff": "if_safer"}
     options |= {"tiled": True, "blockxsize": _TILE, "blockysize": _TILE, "compress": "deflate"}
+    module = rasterio()
     with (
-        gdal() as module,
         _georeferenced(module, source, values.shape) as origin,
         module.MemoryFile() as memory,  # GDAL reports no error of a full disk when it closes a file
     ):
@@ -186,7 +186,7 @@ def write_geotiff(
 def _georeferenced(module: Any, source: Path, size: tuple[int, ...]) -> Any:
     """`source` open in rasterio; None where it cannot tell the place of the upright pixels."""
     with suppress(InputError, OSError):
-        with nullcontext() if is_raster(source) else open_picture(source) as image:
+        with nullcontext() if is_raster(source) else open_pillow(source) as image:
             upright = image is None or image.getexif().get(_ORIENTATION, 1) == 1
         suffix = source.suffix.lower()
         origin = module.open(source, driver=_DRIVERS.get(suffix, suffix[1:].upper()))

@@ -21,8 +21,7 @@ from ..data.coarse import Coarse
 from ..data.datasets import Dataset, open_dataset
 from ..data.descriptions import read_classes
 from ..data.labels import LabelSet, spread
-from ..evaluation.calibration import Calibration
-from ..evaluation.thresholds import precise, surest
+from ..evaluation.calibration import Calibration, precise, surest
 from ..inference.predictor import Predictor
 from ..model.pretrained import Card
 from ..runs.errors import InputError

@@ -83,8 +83,7 @@ class ForeignNetwork(nn.Module):
 
     feature_source: where the features `[B,C,h',w']` of attention come from: the output of a module
     of the network, such as decoder.blocks.4, or its input, decoder.blocks.4:input; "auto" is the
-    input of the last convolution that makes K channels; None: there are no features.
-    Raises ValueError if the network cannot be used so.
+    input of the last convolution that makes K channels; None: no features. Raises ValueError.
     """
 
     def __init__(
@@ -179,7 +178,7 @@ class ScaleAttention(HMSA):
 
     fusion = "attention"
     views = 1  # scales whose features the head takes together
-    # `hmsa.checkpoint.networks` puts one here that knows other libraries, and rebuilds from `made`
+    # `hmsa.checkpoint.networks` replaces it: it knows other libraries, and rebuilds from `made`
     describe: Callable[[Any], NetworkInfo] = staticmethod(describe)
 
     def __init__(

@@ -49,12 +49,6 @@ class Card:
     def id2label(self) -> dict[int, str]:
         return dict(enumerate(self.names))
 
-    @property
-    def origin(self) -> str:
-        """The trunk, or what made a foreign network."""
-        made = self.network.get("network", {})
-        return str(self.network.get("trunk") or made.get("reference") or made.get("library"))
-
     def to_json(self, indent: int | None = None) -> str:
         return json.dumps(asdict(self) | {"id2label": self.id2label}, indent=indent)
 
@@ -98,7 +92,9 @@ class Pretrained(nn.Module):
         file = find_checkpoint(source, **hub)
         tensors, card = read_checkpoint(file)
         arguments = {"fusion": "hierarchical"} | card.network
-        fusion, kinds = arguments.pop("fusion"), {k.fusion: k for k in _with_subclasses(cls)}
+        fusion = arguments.pop("fusion")
+        # Reversed: a class comes before those that inherit its fusion
+        kinds = {kind.fusion: kind for kind in reversed(_with_subclasses(cls))}
         if fusion not in kinds:
             raise ValueError(f"{file} holds fusion {fusion!r}, which {cls.__name__} is not")
         if network is not None:
@@ -109,15 +105,18 @@ class Pretrained(nn.Module):
         except TypeError as error:
             raise ValueError(f"{file}: no such network ({error})") from None
         except RuntimeError as error:
-            raise ValueError(f"{file}: weights do not fit its network ({error})") from None
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"{file}: weights do not fit its network ({reason})") from None
         model.card = card
         return model.eval()  # type: ignore[no-any-return]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors, config.json and README.md, the model card, into `folder`."""
-        folder = Path(folder)
+        folder, data = Path(folder), ModelCardData()  # the template has all that the hub reads
+        name = folder.resolve().name
+        page = ModelCard.from_template(data, str(TEMPLATE), card=self.card, name=name)
         save(folder / WEIGHTS, self)
-        _write_text(folder / README, model_card(self.card, folder.resolve().name))
+        _write_text(folder / README, str(page.content))
 
     def push_to_hub(
         self, repo_id: str, *, private: bool | None = None, token: str | None = None
@@ -184,12 +183,6 @@ def save(path: Path, model: Pretrained) -> None:
     external = model.external_tensors()
     tensors = {name: t for name, t in model.state_dict().items() if name not in external}
     write_checkpoint(path, tensors, model.card)
-
-
-def model_card(card: Card, name: str) -> str:
-    """The text of README.md for a folder called `name`, in the form that the hub reads."""
-    page = ModelCard.from_template(ModelCardData(), str(TEMPLATE), card=card, name=name)
-    return str(page.content)
 
 
 def _with_subclasses(kind: type[Any]) -> list[type[Any]]:

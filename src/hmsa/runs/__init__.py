@@ -1,6 +1,6 @@
 """Run folders, whole-file writes, errors, progress. Loads no torch; `runs.machine` does."""
 
-from .errors import InputError, Interrupted, first_line
+from .errors import InputError, Interrupted, did_you_mean, first_line
 from .files import cache_folder, replace, sweep
 from .folder import Run, stamp
 from .outcome import Outcome, command_line
@@ -14,6 +14,7 @@ __all__ = [
     "Run",
     "cache_folder",
     "command_line",
+    "did_you_mean",
     "first_line",
     "replace",
     "say",
