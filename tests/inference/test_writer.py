@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hmsa.checkpoint.files import Card
 from hmsa.data.images import OpenImage
 from hmsa.inference import writer
 from hmsa.inference.predictor import Prediction
 from hmsa.inference.writer import KINDS, Writer
-from hmsa.model.pretrained import Card
 from hmsa.runs.errors import InputError
 
 NAMES = ["land", "water", "road", "roof"]

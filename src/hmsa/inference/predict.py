@@ -18,7 +18,7 @@ from .export import OPEN, Exported
 from .pipeline import flow
 from .predictor import Predictor
 from .result import Prediction
-from .writer import DEFAULT, KINDS, Writer
+from .writer import KINDS, Writer
 
 MEND = "name another -o, or do all of it again with --overwrite"
 _ROOM = 32 << 20  # pixels read and not yet written: some hundred MiB beside the network
@@ -28,9 +28,9 @@ def predict(
     source: Path,
     paths: Sequence[str],
     out: Path,
-    save: Sequence[str] = DEFAULT,
-    inference: Inference = Inference(),
-    overwrite: bool = False,
+    save: Sequence[str],
+    inference: Inference,
+    overwrite: bool,
 ) -> Outcome:
     """Write what is in `save`, some of `KINDS`, for each image, and the overlay of each video.
 
@@ -87,8 +87,6 @@ def predict(
 
 
 def _named(file: Path, problem: Exception) -> str:
-    if not isinstance(problem, InputError):  # a decoder's own
-        return f"{file} cannot be decoded ({problem}); replace or remove it"
     return str(problem) if str(file) in str(problem) else f"{file}: {problem}"
 
 

@@ -53,13 +53,17 @@ def _redraw(file: Path, form: str, taken: Any, first: Any, draw: Any, progress: 
     video.thread_type, last = "AUTO", -1
     rate = video.average_rate or video.guessed_rate or 25
     step = max(1, round(1 / (rate * video.time_base)))
-    with pyav().open(str(file), "w", format=form) as made:
+    av = pyav()
+    with av.open(str(file), "w", format=form) as made:
         stream = _add_stream(made, video, rate, first)
+        encoded = {"width": stream.width, "height": stream.height, "format": stream.pix_fmt}
+        encoded |= {"dst_colorspace": _BT709, "dst_color_range": _STUDIO_RANGE}
         tracks = {track.index: made.add_stream_from_template(track) for track in audio}
         for packet in taken.demux(video, *audio):
             if packet.stream is video:
                 for frame in packet.decode():
-                    drawn = _encodable(draw(_upright(frame)), stream)
+                    image = np.ascontiguousarray(draw(_upright(frame)))
+                    drawn = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(**encoded)
                     last = max(last + 1, last + step if frame.pts is None else frame.pts)
                     drawn.pts, drawn.time_base = last, video.time_base
                     made.mux(stream.encode(drawn))
@@ -83,14 +87,6 @@ def _add_stream(made: Any, video: Any, rate: Any, first: Any) -> Any:
     if video.sample_aspect_ratio and not first.rotation % 180:
         codec.sample_aspect_ratio = video.sample_aspect_ratio
     return stream
-
-
-def _encodable(image: Any, stream: Any) -> Any:
-    frame = pyav().VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-    return frame.reformat(
-        stream.width, stream.height, stream.pix_fmt,
-        dst_colorspace=_BT709, dst_color_range=_STUDIO_RANGE,
-    )  # fmt: skip
 
 
 def _upright(frame: Any) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ from PIL import Image
 from ..data.images import OpenImage, is_raster, open_pillow, rasterio
 from ..data.labels import IGNORE
 from ..model.pretrained import Card
-from ..report.pictures import colorize, heat, overlay, panel
+from ..report.pictures import colorize, heat, overlay, panel, thin
 from ..runs import InputError, replace
 from .result import Prediction, save_npz
 from .video import SUFFIXES
@@ -29,9 +29,8 @@ KINDS = (  # each is written into a folder of this name
     "label", "overlay", "confidence", "weights", "panel", "npz", "rle", "probabilities",
     "entropy", "geotiff",
 )  # fmt: skip
-DEFAULT = ("label", "overlay", "confidence")
 _ROWS, _CELL, _OVERLAY = 1 << 21, 1 << 21, 1 << 26  # pixels: drawn at once; at most in an image
-_SIDE = 65500  # the longest side that JPEG has
+_SIDE, _JPEG_SIDE = 1024, 65500  # pixels: at least of a map in a panel; at most of a JPEG
 _TILE = 512  # side of the tiles of a GeoTIFF
 _DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".jpg": "JPEG"}  # else the suffix is the name
 _ORIENTATION = 0x0112  # EXIF tag
@@ -106,14 +105,14 @@ def _image(form: str, draw: Callable[[], Bytes]) -> Callable[[Path], Any]:
 
 
 def _panel(image: OpenImage, made: Prediction) -> Bytes:
-    small = (slice(None, None, math.ceil(max(image.size) / 2048)),) * 2
+    confidence = thin(made.confidence, _SIDE) / np.float32(255)
     rows = [
         [("image", _drawn(image, _CELL, lambda pixels, _: pixels)),
-         ("fused", _overlay(image, made, _CELL)),
-         ("confidence", heat(made.confidence[small] / np.float32(255)))],
-        [(f"prediction at {scale:g}", colorize(label[small], made.colours))
+         ("fused", _overlay(image, made, _CELL)), ("confidence", heat(confidence))],
+        [(f"prediction at {scale:g}", colorize(thin(label, _SIDE), made.colours))
          for scale, label in made.single.items()],
-        [(f"weight of {scale:g}", heat(weight[small])) for scale, weight in made.weights.items()],
+        [(f"weight of {scale:g}", heat(thin(weight, _SIDE)))
+         for scale, weight in made.weights.items()],
     ]  # fmt: skip
     return np.asarray(panel([row for row in rows if row]))
 
@@ -127,10 +126,12 @@ def _drawn(image: OpenImage, most: int, draw: Callable[[Bytes, slice], Bytes]) -
     result would have more than `most` pixels, or a side longer than JPEG has.
     """
     height, width = image.size
-    by = max(1, math.ceil(math.sqrt(height * width / most)), math.ceil(max(image.size) / _SIDE))
+    by = max(
+        1, math.ceil(math.sqrt(height * width / most)), math.ceil(max(image.size) / _JPEG_SIDE)
+    )
     step = max(1, _ROWS // width // by) * by
     bands = [slice(top, min(top + step, height)) for top in range(0, height, step)]
-    drawn = (draw(image.read(rows, slice(None)), rows) for rows in bands)
+    drawn = (draw(image.read(rows), rows) for rows in bands)
     return np.concatenate([np.asarray(Image.fromarray(band).reduce(by)) for band in drawn])
 
 

@@ -77,7 +77,7 @@ def _bar() -> Any:
 
 @contextmanager
 def interruptible() -> Iterator[Any]:
-    """Defer Ctrl-C and SIGTERM: yields a function that tells whether one came; a second raises."""
+    """Defer Ctrl-C and SIGTERM; yields a function that says whether one came. A second raises."""
     noted: list[int] = []
 
     def note(number: int, frame: Any) -> None:
