@@ -239,7 +239,7 @@ def test_every_rival_trains_and_is_evaluated(scenes, recipe, hmsa, tmp_path, fus
     assert ("weight" in found) == (fusion != "max")
     assert list(found["iou"]) == [fusion]
     page = (run / "report-val.html").read_text()
-    assert "; flip" in page
+    assert "flip True" in page
 
 
 def test_begins_from_another_network(recipe, hmsa, trained, tmp_path):

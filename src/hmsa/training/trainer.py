@@ -63,7 +63,7 @@ class State:
 
 
 class Trainer:
-    """weight: of each class in the loss, `[K]`."""
+    """Trains `model` in the run folder `folder`; weight: of each class in the loss, `[K]`."""
 
     def __init__(self, fabric: Fabric, model: HMSA, folder: Path, weight: Tensor) -> None:
         self.fabric, self.model, self.folder = fabric, model, folder
