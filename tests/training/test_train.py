@@ -257,7 +257,7 @@ def test_begins_from_another_network(recipe, hmsa, trained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "says"), [(0, "have land only"), (255, "have ignored pixels only")]
+    ("value", "says"), [(0, "classes, not 1"), (255, "classes, not 0")]
 )
 def test_nothing_to_tell_apart_is_said_before_the_first_step(hmsa, folder_dataset, value, says):
     """Such as 0/255 masks, whose 255 means "no label" by default."""

@@ -122,13 +122,11 @@ class _Job:
 
     def class_weights(self) -> Tensor:
         """Raises InputError if there are fewer than two classes."""
-        pixels, names = self.learn.frequencies(), self.learn.labels.names
-        found = [name for name, count in zip(names, pixels, strict=True) if count]
-        if len(found) < 2:
+        pixels = self.learn.frequencies()
+        if (pixels > 0).sum() < 2:
             raise InputError(
-                f"{self.learn.source}, split {self.learn.split}: training needs labels of two "
-                f"classes or more, these have {', '.join(found) or 'ignored pixels'} only; "
-                "`hmsa data check` shows their values"
+                f"{self.learn.source}, split {self.learn.split}: training needs labels of two or "
+                f"more classes, not {(pixels > 0).sum()}; `hmsa data check` shows their values"
             )
         return class_weights(pixels, self.recipe.class_balance)
 
