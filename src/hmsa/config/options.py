@@ -114,14 +114,13 @@ class HeadTraining:
     scales: ScaleList = (0.5, 1.0, 2.0)
     """two or more scales to fuse"""
     features: str = "auto"
-    """input of the head beside confidence: the output of a module, such as backbone.layer4; its
-    input, such as classifier.4:input; none; or auto, the input of the last convolution"""
+    """what the head also sees: MODULE, MODULE:input, none, or auto (the last convolution's input)"""
     per_class: Flag = False
     """one attention map for each class"""
     reference: Flag = False
     """do not copy the network's weights into OUT"""
     pairs: Flag = False
-    """the head also sees the finer scale of a pair; then there is no gate and there are no tiles"""
+    """the head also sees the finer scale of a pair, which rules out a gate and tiles"""
     penalty: Share = 0.0
     """weight of the use of fine scales in the loss"""
     steps: Count = 1200
