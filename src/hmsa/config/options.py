@@ -114,7 +114,7 @@ class HeadTraining:
     scales: ScaleList = (0.5, 1.0, 2.0)
     """two or more scales to fuse"""
     features: str = "auto"
-    """what the head also sees: MODULE, MODULE:input, none, or auto (the last convolution's input)"""
+    """what the head also sees: MODULE, MODULE:input, none; auto: input of the last convolution"""
     per_class: Flag = False
     """one attention map for each class"""
     reference: Flag = False
