@@ -83,6 +83,7 @@ class _Job:
     def __init__(self, recipe: Recipe, data: Path, pictures: Path | None, near: Path) -> None:
         self.recipe, sampling = recipe, recipe.sampling
         self.fabric = fabric = launch(recipe.accelerator, recipe.devices, recipe.precision)
+        self.say = partial(fabric.print, file=sys.stderr)  # the first process alone
         fabric.seed_everything(recipe.seed, verbose=False)
         learn = open_dataset(data, recipe.data.train, pictures).trusting(sampling.confidence)
         self.val = open_dataset(data, recipe.data.val, pictures)
@@ -102,8 +103,8 @@ class _Job:
             model = build(**network)
         card = model.card
         card.names, card.palette = list(learn.labels.names), list(learn.labels.palette)
-        card.flip, card.long_edge = recipe.inference.flip, recipe.data.long_edge
-        card.recipe = settings
+        card.recipe, card.flip = settings, recipe.inference.flip
+        card.long_edge = recipe.data.long_edge
         card.trained_on = {
             "dataset": learn.source.name, "split": learn.split, "pictures": len(learn)
         }  # fmt: skip
@@ -116,9 +117,6 @@ class _Job:
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return model.to(memory_format=torch.channels_last)
-
-    def say(self, line: str) -> None:
-        self.fabric.print(line, file=sys.stderr)
 
     def class_weights(self) -> Tensor:
         """Raises InputError if there are fewer than two classes."""

@@ -98,9 +98,7 @@ class Trainer:
                 self._step(work, outputs, progress)
                 if fabric.broadcast(interrupted()):  # all processes stop at the same step
                     self._save(work)
-                    raise Interrupted(
-                        f"stopped in stage {work.name}, step {self.state.step}; saved"
-                    )
+                    raise Interrupted(f"stopped and saved: {work.name}, step {self.state.step}")
         self.model.load_state_dict(self.validated.state_dict())
         return self.state
 
