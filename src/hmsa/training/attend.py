@@ -229,6 +229,6 @@ def _model(
     card = model.card
     card.names, card.palette = list(names), list(learn.labels.palette)
     card.trained_on = {"dataset": learn.source.name, "split": learn.split, **about}
-    looked = model.trunk.looked_at or "no features"
-    say(f"{source}: attention sees {looked} and confidence, {model.head.features} channels")
+    features = model.trunk.looked_at or "no features"
+    say(f"{source}: attention sees {features} and confidence, {model.head.features} channels")
     return model, about
