@@ -12,7 +12,6 @@ object.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -21,14 +20,13 @@ from typing import Any
 
 import torch
 import yaml
-from hmsa.training.optim import Schedule, class_weights, make_optimizer, moving_average
-from hmsa.training.passes import Passes
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.data import IMAGENET_DEFAULT_MEAN as IMAGENET_MEAN
+from timm.data import IMAGENET_DEFAULT_STD as IMAGENET_STD
+from timm.utils import ModelEmaV3
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hmsa.checkpoint.networks import find
+from hmsa.config.options import Compute, HeadTraining
 from hmsa.config.recipe import Augment, Joint
 from hmsa.data.datasets import Dataset, open_dataset
 from hmsa.data.descriptions import describe
@@ -36,22 +34,22 @@ from hmsa.data.sampling import TrainingStream, batches
 from hmsa.data.transforms import training_transform
 from hmsa.evaluation.measure import measure, score
 from hmsa.inference.predictor import Predictor
-from hmsa.inference.tiles import Gate
 from hmsa.model import HMSA, ScaleAttention
+from hmsa.inference.tiles import Gate
 from hmsa.model.adapter import logits_of
 from hmsa.model.fusion import resize
-from hmsa.model.pretrained import save
 from hmsa.runs.files import replace
 from hmsa.runs.machine import autocast, best_device, describe_machine, keep_memory
 from hmsa.runs.progress import Progress
-from hmsa.training.attend import Head, Trainer, parts
+from hmsa.training.attend import PASSES, HeadJob
 from hmsa.training.losses import cross_entropy
+from hmsa.training.trainer import WARMUP, class_weights, make_optimizer, set_learning_rate
 
 LEARNT, UNSEEN = ("0001TP", "0016E5"), "0006R0"
 JUDGED = {"unseen": 3, "val": 6}  # split: every so many of its pictures
 SCALES = (0.5, 1.0, 2.0)
 SHARES = (0.3,)  # of 2x, behind a gate
-PICTURES = 160  # that heads learn from, and are stopped by
+IMAGES = 160  # that heads are trained on, and stopped by
 
 
 def segformer(names: list[str]) -> nn.Module:
@@ -103,18 +101,18 @@ def learn(network: nn.Module, dataset: Dataset, stage: Joint) -> nn.Module:
     """Plain training at one scale, as any of the libraries' users would do it."""
     device = best_device()
     network = network.to(device).to(memory_format=torch.channels_last)
-    mean = torch.tensor(IMAGENET_DEFAULT_MEAN, device=device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_DEFAULT_STD, device=device).view(3, 1, 1)
+    mean = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
     weight = class_weights(dataset.frequencies(), 0.4).to(device)
-    averaged = AveragedModel(network, multi_avg_fn=moving_average(stage.ema), use_buffers=True)
-    optimizer, schedule = make_optimizer(network, stage), Schedule(stage)
+    averaged = ModelEmaV3(network, stage.ema, use_warmup=True, **WARMUP)
+    optimizer = make_optimizer(network, stage)
     stream = TrainingStream(
         dataset, training_transform(stage.crop, stage.resize, Augment(color=0.4, blur=0.1)), seed=0
     )
     network.train()
     with Progress("learn", stage.steps) as meter:
         for step, (image, label) in enumerate(batches(stream, range(stage.steps), stage.batch, 0)):
-            schedule(optimizer, step)
+            set_learning_rate(optimizer, stage, step)
             label = label.to(device)
             image = (image.to(device) / 255 - mean) / std
             with autocast(device, "auto"):
@@ -123,7 +121,7 @@ def learn(network: nn.Module, dataset: Dataset, stage: Joint) -> nn.Module:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            averaged.update_parameters(network)
+            averaged.update(network, step + 2)
             meter.advance(f"loss {loss.item():.3f}")
     return averaged.module.eval().cpu()
 
@@ -172,41 +170,26 @@ class Proof:
     """One network: its head trained with several seeds, and everything judged."""
 
     def __init__(self, source: str, folder: Path, yaml: Path) -> None:
-        self.network, self.folder, self.yaml = find(source), folder, yaml
-        self.learn = open_dataset(yaml, "learn")
+        self.source, self.folder, self.yaml = source, folder, yaml
         self.judged = {s: thinned(open_dataset(yaml, s), n) for s, n in JUDGED.items()}
 
-    def model(self, seed: int, per_class: bool) -> ScaleAttention:
-        torch.manual_seed(seed)
-        model = ScaleAttention(self.network, len(self.learn.labels.names), per_class=per_class)
-        return model.to(best_device()).eval()
-
-    def trained(self, passes: Passes, seed: int, per_class: bool) -> tuple[ScaleAttention, Any]:
-        """The head of this seed, from its file if it has been trained before."""
-        file = self.folder / f"{'class-' * per_class}{seed}.safetensors"
-        told = file.with_suffix(".json")
-        if not told.is_file():
-            model = self.model(seed, per_class)
-            fit, held = parts(self.learn, PICTURES)
-            began = time.perf_counter()
-            best, steps = Trainer(
-                model,
-                dataclasses.replace(passes, model=model),
-                Head(seed=seed, per_class=per_class),
-                "auto",
-            ).run(fit, held)
-            spent = {"seconds": time.perf_counter() - began, "steps": steps, "held_out": best}
-            save(file, model)
-            replace(told, lambda f: f.write_text(json.dumps(spent)))
-        return HMSA.from_pretrained(file), json.loads(told.read_text())
-
-    def passes(self) -> tuple[Passes, float]:
-        fit, held = parts(self.learn, PICTURES)
-        began = time.perf_counter()
-        passes = Passes(
-            self.folder / "passes", self.model(0, False), self.learn, list(SCALES), fit + held
-        )
-        return passes.look(8 << 30, "auto", {}), time.perf_counter() - began
+    def trained(
+        self, name: str, seed: int, per_class: bool = False, steps: int = 1200
+    ) -> tuple[ScaleAttention, Any]:
+        """The head of this name, from its folder if it has been trained before."""
+        out, shared = self.folder / name, self.folder / PASSES
+        file, record = out / "best.safetensors", out / "found.json"
+        if not record.is_file():
+            for folder in (out, shared):
+                folder.mkdir(parents=True, exist_ok=True)
+            if not (out / PASSES).exists():
+                (out / PASSES).symlink_to(shared.resolve())  # all heads have the same passes
+            options = HeadTraining(
+                split="learn", images=IMAGES, seed=seed, per_class=per_class, steps=steps, cache=8
+            )
+            found = HeadJob(self.source, self.yaml, None, options, Compute()).train(out)
+            replace(record, lambda f: f.write_text(json.dumps(found)))
+        return HMSA.from_pretrained(file), json.loads(record.read_text())
 
     def scores(self, model: ScaleAttention, name: str, all_ways: bool) -> dict[str, Any]:
         """mIoU of every fusion on each judged split, and per class."""
@@ -266,9 +249,9 @@ def main() -> None:
     print(describe_machine(best_device()))
     for name in options.networks:
         proof = Proof(stored(name, options.out)[0], options.out / f"head-{name}", yaml_file)
-        passes, looked = proof.passes()
-        heads = [proof.trained(passes, seed, False) for seed in options.seeds]
-        each_class, _ = proof.trained(passes, options.seeds[0], True)
+        looked = proof.trained("passes-only", 0, steps=1)[1]["seconds"]
+        heads = [proof.trained(str(seed), seed) for seed in options.seeds]
+        each_class, _ = proof.trained("class", options.seeds[0], per_class=True)
         found = [proof.scores(m, str(s), s == options.seeds[0])
                  for s, (m, _) in zip(options.seeds, heads, strict=True)]  # fmt: skip
         by_class = proof.scores(each_class, "class", False)

@@ -37,7 +37,7 @@ class Own(nn.Module):
         return {{"out": self.last(self.stem(image))}}
 
 class Blind(nn.Module):
-    '''Sees walls everywhere in a large picture, sky in a small one.'''
+    '''Sees walls everywhere in a large image, sky in a small one.'''
     multiple = 4
 
     def forward(self, image):
@@ -90,19 +90,19 @@ def test_from_a_folder_to_every_other_verb(hmsa, segformer, scenes, tmp_path):
     done = hmsa("attend", segformer, scenes, "-o", tmp_path / "run", "--steps", 3)
     assert done.code == 0, done.err
     assert "attention sees decode_head.classifier:input and confidence, 19" in done.err
-    told = json.loads(done.out.splitlines()[-1])
-    assert set(told["miou"]) == {"single", "average", "max", "attention"}
-    assert set(told["miou"]["single"]) == {"0.5", "1", "2"}
-    assert told["split"] == "val"
-    assert told["images"] == 3
-    assert told["network"]["network"] == str(segformer)
+    found = json.loads(done.out.splitlines()[-1])
+    assert set(found["miou"]) == {"single", "average", "max", "attention"}
+    assert set(found["miou"]["single"]) == {"0.5", "1", "2"}
+    assert found["split"] == "val"
+    assert found["images"] == 3
+    assert found["network"]["network"] == str(segformer)
     for word in ("average", "max", "attention", NAMES[0]):
         assert word in done.out
     assert (tmp_path / "run" / "report-val.html").is_file()
     assert not (tmp_path / "run" / "passes").exists(), "what could be made again is gone"
     model = HMSA.from_pretrained(tmp_path / "run")
     assert isinstance(model, ScaleAttention)
-    assert hashed(model.trunk.module.state_dict()) == told["network"]["sha256"]
+    assert hashed(model.trunk.module.state_dict()) == found["network"]["sha256"]
     assert model.card.names == list(NAMES)
     assert model.card.gate is not None
     assert model.card.gate["split"] == "train, 1 held out"
@@ -166,9 +166,9 @@ def test_attention_learns_what_a_network_is_good_at(hmsa, somebodys, scenes, tmp
     done = hmsa("attend", "somebodys:blind", scenes, "-o", tmp_path / "run", "--scales", "1,2",
                 "--steps", 60, "--features", "none")  # fmt: skip
     assert done.code == 0, done.err
-    told = json.loads(done.out.splitlines()[-1])["miou"]
-    assert told["attention"] >= max(told["single"].values()) - 1e-6
-    assert told["attention"] != told["average"]
+    found = json.loads(done.out.splitlines()[-1])["miou"]
+    assert found["attention"] >= max(found["single"].values()) - 1e-6
+    assert found["attention"] != found["average"]
 
 
 def test_resumes_after_a_kill(module, scenes, tmp_path):

@@ -23,13 +23,13 @@ def test_sheet_shows_the_first_samples_of_the_recipe(scenes, recipe, hmsa, tmp_p
     sheet = tmp_path / "made" / "sheet.png"
     ran = hmsa("data", "preview", scenes, "--recipe", recipe, "--count", 5, "-o", sheet)
     assert ran == (0, f"{sheet}\n", "")
-    with Image.open(sheet) as picture:
-        assert picture.format == "PNG"
+    with Image.open(sheet) as image:
+        assert image.format == "PNG"
     (rows,) = drawn
     assert [len(row) for row in rows] == [4, 4, 2]
     cells = [cell for row in rows for cell in row]
     assert {crop.shape for _, crop in cells} == {(64, 64, 3)}, "the recipe's crop"
-    assert len({name for name, _ in cells[::2]}) == 5, "each another picture"
+    assert len({name for name, _ in cells[::2]}) == 5, "each another image"
     assert all(text == "plain" for text, _ in cells[1::2])
     assert any((crop != tinted).any() for (_, crop), (_, tinted) in
                zip(cells[::2], cells[1::2], strict=True))  # fmt: skip

@@ -18,6 +18,7 @@ import yaml
 from conftest import TINY_RECIPE
 from hmsa import HMSA
 from hmsa.config.recipe import Joint
+from hmsa.runs import Run
 from hmsa.training.trainer import class_weights, set_learning_rate
 
 
@@ -152,6 +153,13 @@ def test_refuses_to_overwrite_a_run(recipe, hmsa, trained):
     assert "--resume" in ran.err
 
 
+def test_one_process_at_a_time(recipe, hmsa, tmp_path):
+    with Run(tmp_path / "run", "train", {}):
+        ran = hmsa("train", recipe, "--out", tmp_path / "run")
+    assert ran.code == 2
+    assert "another process is writing into this folder" in ran.err
+
+
 def test_refuses_to_go_on_with_another_recipe(trained, hmsa):
     recipe = trained.parent / "recipe.yaml"
     ran = hmsa("train", recipe, "--out", trained, "--resume", "--set", "seed=9")
@@ -239,7 +247,7 @@ def test_every_rival_trains_and_is_evaluated(scenes, recipe, hmsa, tmp_path, fus
     assert ("weight" in found) == (fusion != "max")
     assert list(found["iou"]) == [fusion]
     page = (run / "report-val.html").read_text()
-    assert "; flip" in page
+    assert "flip True" in page
 
 
 def test_begins_from_another_network(recipe, hmsa, trained, tmp_path):
@@ -256,9 +264,7 @@ def test_begins_from_another_network(recipe, hmsa, trained, tmp_path):
     assert all(name in kept for name in before if name.endswith("weight"))
 
 
-@pytest.mark.parametrize(
-    ("value", "says"), [(0, "have land only"), (255, "have ignored pixels only")]
-)
+@pytest.mark.parametrize(("value", "says"), [(0, "classes, not 1"), (255, "classes, not 0")])
 def test_nothing_to_tell_apart_is_said_before_the_first_step(hmsa, folder_dataset, value, says):
     """Such as 0/255 masks, whose 255 means "no label" by default."""
     data = folder_dataset({"a": np.full((64, 64), value, np.uint8)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,20 +18,12 @@ def parsed_by(parse: Callable[[str], Any]) -> Parameter:
     return Parameter(n_tokens=1, negative="", converter=lambda _, tokens: parse(tokens[0].value))
 
 
-def comma_list(text: str) -> list[str]:
-    """`a,b,c` as a list."""
-    return [part.strip() for part in text.split(",")]
-
-
 def scale_list(text: str) -> tuple[float, ...]:
     """`0.5,1,2` as numbers. Raises ValueError for anything but positive ones."""
-    try:
-        scales = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        scales = ()
-    if not scales or not all(0 < scale < math.inf for scale in scales):
+    parts = text.split(",")
+    if not all(re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*", part) and float(part) for part in parts):
         raise ValueError(f"{text!r} is not a list of positive numbers like 0.5,1,2")
-    return scales
+    return tuple(float(part) for part in parts)
 
 
 def height_width(text: str) -> tuple[int, int]:
@@ -56,7 +47,7 @@ def tile_side(text: str) -> int | Literal["auto"] | None:
 Share = Annotated[float, Field(ge=0, le=1), Parameter(validator=Number(gte=0, lte=1))]
 Count = Annotated[int, Field(ge=1), Parameter(validator=Number(gte=1))]
 Flag = Annotated[bool, Parameter(negative="")]
-Names = Annotated[list[str], parsed_by(comma_list)]
+Names = Annotated[list[str], parsed_by(lambda text: [name.strip() for name in text.split(",")])]
 ScaleList = Annotated[tuple[float, ...], parsed_by(scale_list)]
 Size = Annotated[tuple[int, int], parsed_by(height_width)]
 Tile = Annotated[int | Literal["auto"] | None, parsed_by(tile_side)]
@@ -123,14 +114,13 @@ class HeadTraining:
     scales: ScaleList = (0.5, 1.0, 2.0)
     """two or more scales to fuse"""
     features: str = "auto"
-    """input of the head beside confidence: the output of a module, such as backbone.layer4; its
-    input, such as classifier.4:input; none; or auto, the input of the last convolution"""
+    """what the head also sees: MODULE, MODULE:input, none; auto: input of the last convolution"""
     per_class: Flag = False
     """one attention map for each class"""
     reference: Flag = False
     """do not copy the network's weights into OUT"""
     pairs: Flag = False
-    """the head also sees the finer scale of a pair; then there is no gate and there are no tiles"""
+    """the head also sees the finer scale of a pair, which rules out a gate and tiles"""
     penalty: Share = 0.0
     """weight of the use of fine scales in the loss"""
     steps: Count = 1200

@@ -80,6 +80,7 @@ class _Job:
     def __init__(self, recipe: Recipe, data: Path, pictures: Path | None, near: Path) -> None:
         self.recipe, sampling = recipe, recipe.sampling
         self.fabric = fabric = launch(recipe.accelerator, recipe.devices, recipe.precision)
+        self.say = partial(fabric.print, file=sys.stderr)  # the first process alone
         fabric.seed_everything(recipe.seed, verbose=False)
         learn = open_dataset(data, recipe.data.train, pictures).trusting(sampling.confidence)
         self.val = open_dataset(data, recipe.data.val, pictures)
@@ -99,8 +100,8 @@ class _Job:
             model = build(**network)
         card = model.card
         card.names, card.palette = list(learn.labels.names), list(learn.labels.palette)
-        card.flip, card.long_edge = recipe.inference.flip, recipe.data.long_edge
-        card.recipe = settings
+        card.recipe, card.flip = settings, recipe.inference.flip
+        card.long_edge = recipe.data.long_edge
         card.trained_on = {
             "dataset": learn.source.name, "split": learn.split, "pictures": len(learn)
         }  # fmt: skip
@@ -114,18 +115,13 @@ class _Job:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return model.to(memory_format=torch.channels_last)
 
-    def say(self, line: str) -> None:
-        self.fabric.print(line, file=sys.stderr)
-
     def class_weights(self) -> Tensor:
         """Raises InputError if there are fewer than two classes."""
-        pixels, names = self.learn.frequencies(), self.learn.labels.names
-        found = [name for name, count in zip(names, pixels, strict=True) if count]
-        if len(found) < 2:
+        pixels = self.learn.frequencies()
+        if (pixels > 0).sum() < 2:
             raise InputError(
-                f"{self.learn.source}, split {self.learn.split}: training needs labels of two "
-                f"classes or more, these have {', '.join(found) or 'ignored pixels'} only; "
-                "`hmsa data check` shows their values"
+                f"{self.learn.source}, split {self.learn.split}: training needs labels of two or "
+                f"more classes, not {(pixels > 0).sum()}; `hmsa data check` shows their values"
             )
         return class_weights(pixels, self.recipe.class_balance)
 

@@ -64,7 +64,7 @@ class State:
 
 
 class Trainer:
-    """weight: of each class in the loss, `[K]`."""
+    """Trains `model` in the run folder `folder`; weight: of each class in the loss, `[K]`."""
 
     def __init__(self, fabric: Fabric, model: HMSA, folder: Path, weight: Tensor) -> None:
         self.fabric, self.model, self.folder = fabric, model, folder
@@ -99,9 +99,7 @@ class Trainer:
                 self._step(work, outputs, progress)
                 if fabric.broadcast(interrupted()):  # all processes stop at the same step
                     self._save(work)
-                    raise Interrupted(
-                        f"stopped in stage {work.name}, step {self.state.step}; saved"
-                    )
+                    raise Interrupted(f"stopped and saved: {work.name}, step {self.state.step}")
         self.model.load_state_dict(self.validated.state_dict())
         return self.state
 
