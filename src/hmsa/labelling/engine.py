@@ -36,7 +36,7 @@ Result = tuple[Prediction, float] | None  # and seconds that it took
 Store = Callable[[Row], None]
 Write = Callable[[list[Row]], list[Row]]
 
-_PART, _SHARD = 16, 256  # images, at most, in one call of a worker; if it writes them itself
+_PART, _SHARD = 16, 256  # images, at most, that a worker gets at once; that it writes in a shard
 _RETRIES = 3  # of a part whose worker died; it may be an image that kills it
 
 
@@ -159,7 +159,8 @@ def label_with_ray(
         )  # fmt: skip
         threads = max(1, cpus // workers)
         pool = ray.util.ActorPool([worker.remote(make, write, threads) for _ in range(workers)])
-        step = max(1, min(_SHARD if write else _PART, len(pieces) // workers // 8))
+        most = (_SHARD if write else _PART) if _count(pieces) else 1  # a tar file alone is much
+        step = max(1, min(most, len(pieces) // workers // 8))
         for start in range(0, len(pieces), step):
             pool.submit(lambda actor, part: actor.label.remote(part), pieces[start : start + step])
         while pool.has_next():
@@ -184,9 +185,12 @@ class _Worker:
 
     def label(self, pieces: list[Row]) -> list[Row]:
         rows: list[Row] = []
+        written: list[Row] = []
         for _ in self.labeller.label(pieces, rows.append):
-            pass
-        return self.write(rows) if self.write else rows
+            if self.write and len(rows) >= _SHARD:
+                written += self.write(rows[:_SHARD])
+                del rows[:_SHARD]  # threads may have added more
+        return written + (self.write(rows) if self.write else rows)
 
 
 @contextmanager
