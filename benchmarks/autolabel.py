@@ -31,26 +31,28 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from hmsa.labelling.out import SPLIT
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 from hmsa.checkpoint.files import fingerprint
 from hmsa.config import recipe as config
+from hmsa.config.options import Inference, Rules
+from hmsa.data.coarse import Coarse
 from hmsa.data.datasets import Dataset, Pair, open_dataset
 from hmsa.data.descriptions import describe
 from hmsa.data.images import read_image
 from hmsa.data.labels import IGNORE
 from hmsa.evaluation.confusion import Confusion
 from hmsa.evaluation.verbs import evaluate
-from hmsa.labelling.autolabel import Rules, autolabel
+from hmsa.labelling.autolabel import autolabel
+from hmsa.labelling.folder import SPLIT
 from hmsa.report.pictures import colorize, panel
-from hmsa.runs import InputError, Interrupted
+from hmsa.runs.errors import InputError
 from hmsa.runs.files import replace
 from hmsa.runs.machine import best_device, describe_machine, keep_memory
 from hmsa.runs.progress import say
-from hmsa.training.train import train
+from hmsa.training.train import Interrupted, train
 
 RECIPE = """
 model: {trunk: hrnet_w18_small, width: 64}
@@ -160,12 +162,12 @@ class Proof:
         return {split: found[split] for split in JUDGED}
 
     def label(self, teacher: Path, name: str, grow: int | None = None) -> Dataset:
-        """The rest as the teacher sees it; grow: see `hmsa autolabel`, None: without people."""
-        drawn = None if grow is None else self.yaml
+        """The rest, labelled by the teacher; grow: see `hmsa autolabel`, None: without people."""
         autolabel(
-            teacher, self.folder / "rest", self.folder / name, flip=True,
-            coarse=drawn, coarse_split="coarse", grow=grow or 0,
-            rules=Rules(held_out=self.yaml, split="held", target=PRECISION),
+            teacher, str(self.folder / "rest"), str(self.folder / name),
+            inference=Inference(flip=True), rules=Rules(precision_target=PRECISION),
+            held_out=self.open("held"),
+            coarse=None if grow is None else Coarse(self.open("coarse"), grow=grow),
         )  # fmt: skip
         return open_dataset(self.folder / name / "dataset.yaml", SPLIT)
 

@@ -1,12 +1,13 @@
-"""What auto-labelling costs beside the network, and what many images come to on paper.
+"""What auto-labelling costs beside the network, and what many images would cost.
 
-    python benchmarks/scale.py [--counts 1000 10000 100000] [--ways one two ray]
+    python benchmarks/scale.py [--counts 1000 10000 100000] [--ways one ray]
         [--camvid FOLDER --teacher RUN] [--seconds 0.25] [--dollars 3]
 
 Images are generated, 64x64 JPEG; the teacher costs nothing, its label is the upper bits of one
-channel and its confidence another. Ways: one process, two (--workers 2), Ray with two teachers on
-this machine. Milliseconds are of wall clock per image; phases are told of one process. `again` is
-the same run when all is done. With CamVid and a network, the bytes of labels are measured, too.
+channel and its confidence another. Ways: one process, or Ray with two workers on this machine
+(--workers 2). Milliseconds are of wall clock per image; of one process also those of each phase,
+which run in several threads, so that their sum may be more than the whole. `again` is the same
+command when all is done. With CamVid and a network, the bytes of labels are measured, too.
 --seconds: of one image in a real network on one GPU; --dollars: of an hour of that GPU. The last
 line is one JSON object.
 """
@@ -16,30 +17,30 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import logging
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from hmsa.labelling.cluster import Cluster
-from hmsa.labelling.labelling import Crew, Labelling, locked
-from hmsa.labelling.out import settings_of
-from hmsa.labelling.rows import total
 from PIL import Image
 
 from hmsa.data.images import images_below, read_image
 from hmsa.data.labels import LabelSet, spread
-from hmsa.inference.predictor import Prediction, Predictor
-from hmsa.labelling import labelling
+from hmsa.inference.predictor import Predictor
+from hmsa.inference.result import Prediction
+from hmsa.labelling import engine, folder
+from hmsa.labelling.engine import Labeller, label_here, label_with_ray
+from hmsa.labelling.folder import Folder, total
+from hmsa.labelling.sources import find
 from hmsa.runs.machine import describe_machine
 
-WAYS = ("one", "two", "ray")
+WAYS = ("one", "ray")
 CLASSES = 19
 LABELS = LabelSet(
     tuple(f"class {k}" for k in range(CLASSES)), tuple(spread(CLASSES)), tuple(range(CLASSES))
@@ -47,24 +48,19 @@ LABELS = LabelSet(
 SIZES = {"Cityscapes": (1024, 2048), "CamVid": (360, 480)}
 
 
-class Free(Predictor):
+class Free:
     """A teacher that costs nothing."""
-
-    settings = {"scales": [1.0], "flip": False}  # type: ignore[assignment]  # noqa: RUF012
-
-    def __init__(self) -> None:
-        self.scales, self.flip = [1.0], False
 
     def __call__(self, image: Any, detail: bool = False) -> Prediction:
         return Prediction(image[..., 0] >> 4, image[..., 1])
 
 
-def free(device: Any = None) -> Predictor:
-    return Free()
+def make_free(known: set[str]) -> Labeller:
+    return Labeller(Free(), LABELS, known)  # type: ignore[arg-type]
 
 
 def generate(folder: Path, count: int) -> None:
-    """Some hundred different pictures, in folders of a thousand."""
+    """Some hundred different images, in folders of a thousand."""
     rng, whole = np.random.default_rng(0), []
     for _ in range(200):
         coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
@@ -88,49 +84,55 @@ def timed(spent: Counter[str], phase: str, function: Any) -> Any:
     return wrapped
 
 
+PHASES = {  # by module and function
+    (engine, "read"): "read", (engine, "read_image"): "decode", (engine, "tally"): "figures",
+    (engine, "figures"): "figures", (engine, "png_bytes"): "encode", (folder, "replace"): "write",
+}  # fmt: skip
+
+
 def measure(way: str, images: Path, out: Path) -> dict[str, Any]:
-    spent: Counter[str] = Counter()
+    settings = {
+        "images": str(images), "teacher": "free", "scales": [1.0], "flip": False,
+        "classes": dict.fromkeys(LABELS.names, 0),
+    }  # fmt: skip
+    began = time.perf_counter()
+    source = find(str(images))
+    listed = time.perf_counter()
     if way == "ray":
         import ray
 
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-        job = Cluster(
-            "local", free, settings_of(free(), "free", "fp32", LABELS), str(images), str(out),
-            LABELS, 2,
-        )  # fmt: skip
-        hold, run = job.hold(), lambda lock: job.run()
-    else:
-        job = Labelling(free(), "free", images, out, LABELS, "fp32")
-        hold = locked(out)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    started = time.perf_counter()
+
+    def run(output: Folder) -> None:
+        make = partial(make_free, output.known())
         if way == "one":
-            for name, phase in PHASES.items():
-                setattr(labelling, name, timed(spent, phase, getattr(labelling, name)))
-            Free.__call__ = timed(spent, "compute", Free.__call__)  # type: ignore[method-assign]
-            run = lambda lock: job.run()  # noqa: E731
+            label_here(make(), source.pieces, output.store)
         else:
-            run = lambda lock: job.run(False, Crew(2, free, lock))  # noqa: E731
-    with hold as lock:
-        began = time.perf_counter()
-        job.check()
-        listed = time.perf_counter()
-        run(lock)
+            label_with_ray(make, source.pieces, output.store, None, "local", 2)
+
+    spent: Counter[str] = Counter()
+    for (module, name), phase in PHASES.items():
+        setattr(module, name, timed(spent, phase, getattr(module, name)))
+    with Folder(out, settings, LABELS, source.images) as output:
+        run(output)
         ran, phases = time.perf_counter(), dict(spent)
-        total(job.rows(), CLASSES)
-        count = job.finish("{}")
-        done = time.perf_counter()
-        run(lock)
-        again = time.perf_counter()
-    found = {"list": listed - began, "run": ran - listed, "manifest": done - ran}
-    if way == "one":
-        phases["figures"] -= phases["compute"]
-        found |= phases | {"rest": found["run"] - sum(phases.values())}
-    found |= {"all": done - began, "again": again - done}
-    return {phase: 1000 * seconds / count for phase, seconds in found.items()}
-
-
-# What the run calls, by phase
-PHASES = {"read_image": "decode", "sha256": "hash", "look": "figures", "replace": "write"}
+        total(output.rows(), CLASSES)
+        output.finish("{}")
+    done = time.perf_counter()
+    with Folder(out, settings, LABELS, source.images) as output:
+        run(output)
+    again = time.perf_counter()
+    found = {"list": listed - began, "run": ran - started, "manifest": done - ran}
+    found |= phases if way == "one" else {}
+    found |= {"all": done - started + listed - began, "again": again - done}
+    return {phase: 1000 * seconds / len(source.images) for phase, seconds in found.items()}
 
 
 def stored(camvid: Path, teacher: Path) -> dict[str, float]:
@@ -139,9 +141,9 @@ def stored(camvid: Path, teacher: Path) -> dict[str, float]:
     from hmsa.labelling.autolabel import autolabel
     from hmsa.report.pictures import palette_png
 
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder)
-        autolabel(teacher, camvid / "val" / "images", out / "auto")
+    with tempfile.TemporaryDirectory() as temporary:
+        out = Path(temporary)
+        autolabel(teacher, str(camvid / "val" / "images"), str(out / "auto"))
         files = {k: list((out / "auto" / k).rglob("*.png")) for k in ("labels", "confidence")}
         found = {k: float(np.mean([f.stat().st_size for f in files[k]])) for k in files}
         dataset = open_dataset(Path("camvid"), "val", camvid)
@@ -162,12 +164,12 @@ def cores(camvid: Path, teacher: Path) -> dict[str, float]:
         began = time.process_time()
         image = read_image(file)
         spent["decode"] += time.process_time() - began
-        seen = predictor(image)
+        prediction = predictor(image)
         for kind in ("label", "confidence"):
             began = time.process_time()
-            Image.fromarray(getattr(seen, kind)).save(io.BytesIO(), "PNG")
+            Image.fromarray(getattr(prediction, kind)).save(io.BytesIO(), "PNG")
             spent[kind] += time.process_time() - began
-        pixels += seen.label.size
+        pixels += prediction.label.size
     return {kind: 1e9 * seconds / pixels for kind, seconds in spent.items()}
 
 

@@ -22,10 +22,7 @@ VERBS = {
     "predict": "inference.verbs:predict",
     "attend": "training.verbs:attend",
     "autolabel": "labelling.verbs:autolabel",
-    "review": (
-        "labelling.verbs:review",
-        "see what auto-labels are worth; have people correct them",
-    ),
+    "review": "labelling.verbs:review",
     "selftrain": "labelling.verbs:selftrain",
     "gate": "evaluation.verbs:gate",
     "convert": "checkpoint.verbs:convert",

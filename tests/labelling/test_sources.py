@@ -8,8 +8,11 @@ import tarfile
 import fsspec
 import pyarrow
 import pytest
+from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow import parquet
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
+from hmsa.labelling import sources
 from hmsa.labelling.sources import entries, find, read
 from hmsa.runs import InputError
 
@@ -130,3 +133,17 @@ def test_refused(place):
 def test_names_of_addresses(place):
     place("far.txt", b"s3://bucket/in/a.b.jpg\n../a.png\n")
     assert list(find(f"{place.address}/far.txt").images) == ["bucket/in/a.b", "a"]
+
+
+def test_pyarrow_stands_in_for_a_missing_driver(monkeypatch, tmp_path):
+    def missing(*_):
+        raise ImportError("Install s3fs to access S3")
+
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a.png").write_bytes(b"1")
+    disk = SubTreeFileSystem("/", LocalFileSystem())
+    monkeypatch.setattr(sources.fsspec.core, "url_to_fs", missing)
+    monkeypatch.setattr(sources, "_arrow", lambda root: ArrowFSWrapper(disk))
+    found = find(f"s3:/{tmp_path}")
+    assert list(found.images) == ["deep/a"]
+    assert read(found.images["deep/a"]) == b"1"

@@ -85,13 +85,14 @@ def autolabel(
             new.append(row["name"])
 
         known = output.known()
+        pieces = [piece for piece in source.pieces if piece.get("name") not in known]
+        options: Row = {"labels": labels, "known": known, "coarse": coarse, "agreement": agreement}
         if cluster or (workers or 1) > 1 or "://" in out:
             path = str(teacher.resolve() if teacher.exists() else teacher)
-            load = partial(_load, path, weights, inference)
-            labeller = Labeller(load, labels, known, coarse, agreement)
-            label_with_ray(labeller, source, store, output.write, cluster or "local", workers)
+            make = partial(_load, path, weights, inference, options)
+            label_with_ray(make, pieces, store, output.write, cluster or "local", workers)
         else:
-            label_here(Labeller(lambda: predictor, labels, known, coarse, agreement), source, store)
+            label_here(Labeller(predictor, **options), pieces, store)
         judged = calibrate(predictor, held_out) if held_out else None
         count, seconds, failed = 0, 0.0, list[str]()
         for row in output.rows():
@@ -114,11 +115,11 @@ def autolabel(
     return Outcome(summary, proposal.table(rules, judged_on), problems=failed)
 
 
-def _load(teacher: str, weights: str, inference: Inference) -> Predictor:
-    """The teacher in another process. Raises InputError if its file is another one there."""
+def _load(teacher: str, weights: str, inference: Inference, options: Row) -> Labeller:
+    """In another process. Raises InputError if the teacher is another file there."""
     if fingerprint(teacher) != weights:
         raise InputError(f"{teacher} is another file on {node()}; copy the same to all machines")
-    return Predictor.load(teacher, **vars(inference))
+    return Labeller(Predictor.load(teacher, **vars(inference)), **options)
 
 
 def _label_set(card: Card, raw: Path | None, teacher: Path) -> LabelSet:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from ..report.pictures import label_image, png_bytes
 from ..runs import InputError, Progress, sha256
 from ..runs.machine import keep_memory
 from .folder import figures, key_of, tally
-from .sources import Row, Source, entries, read
+from .sources import Row, entries, read
 
 Drawn = tuple[NDArray[np.uint8], NDArray[np.bool_]]  # label [H,W] by people, and where it counts
 Loaded = tuple[NDArray[np.uint8], Drawn | None] | None  # image [H,W,3]; None: not to be labelled
@@ -37,29 +36,24 @@ Result = tuple[Prediction, float] | None  # and seconds that it took
 Store = Callable[[Row], None]
 Write = Callable[[list[Row]], list[Row]]
 
-_PART, _SHARD = 16, 256  # images, at most, in one call of a worker; if it writes them itself
+_PART, _SHARD = 16, 256  # images, at most, that a worker gets at once; that it writes in a shard
 _RETRIES = 3  # of a part whose worker died; it may be an image that kills it
 
 
 @dataclass(frozen=True)
 class Labeller:
-    """Makes rows of images; is sent to other processes.
+    """Makes rows of images.
 
-    load: loads the network there. labels: values that the files hold. known: see `Folder.known`.
-    coarse: labels by people, which count before those of the network. agreement: also store where
-    the scales, and the image and its mirror image, agree.
+    labels: values that the files hold. known: see `Folder.known`. coarse: labels by people, which
+    count before those of the network. agreement: also store where the scales, and the image and
+    its mirror image, agree.
     """
 
-    load: Callable[[], Predictor]
+    predictor: Predictor
     labels: LabelSet
     known: Collection[str]
     coarse: Coarse | None = None
     agreement: bool = False
-
-    @cached_property
-    def predictor(self) -> Predictor:
-        """The network of this process."""
-        return self.load()
 
     def label(self, pieces: Iterable[Row], store: Store) -> Iterator[None]:
         """Step from image to image; `store` gets the rows of all that are not known, from threads.
@@ -130,25 +124,32 @@ class Labeller:
         return row | {f"{kind}_png": png_bytes(image) for kind, image in images.items()}
 
 
-def label_here(labeller: Labeller, source: Source, store: Store) -> None:
+def _count(pieces: list[Row]) -> int | None:
+    return len(pieces) if all("name" in piece for piece in pieces) else None
+
+
+def label_here(labeller: Labeller, pieces: list[Row], store: Store) -> None:
     """Label in this process; `store` is called by threads."""
-    with Progress("autolabel", source.count) as progress:
-        for _ in labeller.label(source.pieces, store):
+    with Progress("autolabel", _count(pieces)) as progress:
+        for _ in labeller.label(pieces, store):
             progress.advance()
 
 
 def label_with_ray(
-    labeller: Labeller, source: Source, store: Store, write: Write | None, address: str,
-    workers: int | None,
+    make: Callable[[], Labeller], pieces: list[Row], store: Store, write: Write | None,
+    address: str, workers: int | None,
 ) -> None:  # fmt: skip
     """Label with Ray; `store` is called here.
 
-    write: takes rows where they are made, and returns what `store` gets. address: of a running
-    cluster; local: one is started on this machine. workers: networks at the same time; None: one
-    for each GPU, or for every four cores where there are no GPUs.
+    make: called in each worker. write: takes rows where they are made, and returns what `store`
+    gets. address: of a running cluster; local: one is started on this machine. workers: networks
+    at the same time; None: one for each GPU, or for every four cores where there are no GPUs.
     Raises RuntimeError, after all other images, if some could not be labelled.
     """
-    with _connected(address) as ray, Progress("autolabel", source.count) as progress:
+    if not pieces:
+        return
+    problem = None
+    with _connected(address) as ray, Progress("autolabel", _count(pieces)) as progress:
         resources = ray.cluster_resources()
         cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
         workers = workers or gpus or max(1, cpus // 4)
@@ -157,19 +158,19 @@ def label_with_ray(
             scheduling_strategy="SPREAD", max_restarts=-1, max_task_retries=_RETRIES,
         )  # fmt: skip
         threads = max(1, cpus // workers)
-        actors = [worker.remote(labeller, write, threads) for _ in range(workers)]
-        pool = ray.util.ActorPool(actors)
-        pieces, problem = source.pieces, None
-        step = max(1, min(_SHARD if write else _PART, len(pieces) // workers // 8))
+        pool = ray.util.ActorPool([worker.remote(make, write, threads) for _ in range(workers)])
+        most = (_SHARD if write else _PART) if _count(pieces) else 1  # a tar file alone is much
+        step = max(1, min(most, len(pieces) // workers // 8))
         for start in range(0, len(pieces), step):
             pool.submit(lambda actor, part: actor.label.remote(part), pieces[start : start + step])
         while pool.has_next():
             try:
-                for row in pool.get_next_unordered():
-                    store(row)
-                    progress.advance()
+                rows = pool.get_next_unordered()
             except ray.exceptions.RayError as error:
-                problem = " ".join(str(error).split())[-300:]
+                problem, rows = " ".join(str(error).split())[-300:], []
+            for row in rows:
+                store(row)
+                progress.advance()
     if problem:
         raise RuntimeError(f"{problem}; the same command goes on")
 
@@ -177,16 +178,19 @@ def label_with_ray(
 class _Worker:
     """A network in a process of its own, on a GPU if Ray assigned it one."""
 
-    def __init__(self, labeller: Labeller, write: Write | None, threads: int) -> None:
+    def __init__(self, make: Callable[[], Labeller], write: Write | None, threads: int) -> None:
         keep_memory()
         torch.set_num_threads(threads)
-        self.labeller, self.write = labeller, write
+        self.labeller, self.write = make(), write
 
     def label(self, pieces: list[Row]) -> list[Row]:
         rows: list[Row] = []
+        written: list[Row] = []
         for _ in self.labeller.label(pieces, rows.append):
-            pass
-        return self.write(rows) if self.write else rows
+            if self.write and len(rows) >= _SHARD:
+                written += self.write(rows[:_SHARD])
+                del rows[:_SHARD]  # threads may have added more
+        return written + (self.write(rows) if self.write else rows)
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 """Where images come from. An address is a path of this machine or a URI such as s3://bucket/folder,
-on any file system that fsspec knows; `*` may stand in its last part.
+on any file system that fsspec or pyarrow knows; `*` may stand in its last part.
 
     FOLDER           all images below it, or else all its .parquet files, or all its .tar files
     NAME.txt         a path or URI in each line, relative to the list; # begins a comment
@@ -14,11 +14,14 @@ import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
+from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow import ArrowException, parquet
+from pyarrow.fs import FileSystem
 
 from ..data.images import SUFFIXES
 from ..runs import InputError, first_line
@@ -85,10 +88,18 @@ def entries(piece: Row) -> Iterator[Row]:
 
 def resolve(address: str) -> tuple[Any, str]:
     """The file system of an address, and the path there. Raises InputError if none knows it."""
+    scheme, is_uri, path = address.partition("://")
     try:
-        return fsspec.core.url_to_fs(address if "://" in address else os.path.abspath(address))  # type: ignore[no-any-return]
-    except (ImportError, ValueError) as error:
+        return fsspec.core.url_to_fs(address if is_uri else os.path.abspath(address))  # type: ignore[no-any-return]
+    except ImportError:  # of the driver; pyarrow has its own of s3 and gs
+        return _arrow(f"{scheme}://{path.partition('/')[0]}"), path
+    except ValueError as error:
         raise InputError(f"{address}: {error}") from None
+
+
+@lru_cache
+def _arrow(root: str) -> Any:
+    return ArrowFSWrapper(FileSystem.from_uri(root)[0])
 
 
 def read(address: str) -> bytes:

@@ -14,25 +14,26 @@ from ..runs import InputError, Outcome, command_line
 
 def autolabel(
     teacher: Checkpoint,
-    images: Annotated[str, Parameter(help="folder of images; see also --cluster")],
+    images: Annotated[str, Parameter(
+        help="folder, .txt list, .parquet or .tar files (with a *) of images, here or at a URI")],
     /,
     *,
-    out: Annotated[str, Parameter(alias="-o", help="new folder, or that of a run to go on with")],
+    out: Annotated[str, Parameter(
+        alias="-o", help="new folder, or that of a run to continue; at a URI: Parquet shards")],
     overwrite: Annotated[
         Flag, Parameter(help="label again if the teacher or a setting has changed")
     ] = False,
     agreement: Annotated[Flag, Parameter(
-        help="also store where scales, and with --flip the mirror image, agree")] = False,
+        help="also store where scales, and with --flip the mirrored image, agree")] = False,
     raw: Annotated[
         Path | None, Parameter(help="dataset whose raw values the label files shall hold")
     ] = None,
     workers: Annotated[
-        Count | None, Parameter(help="processes, GPUs in turn; default: 1, with --cluster 1 a GPU")
+        Count | None, Parameter(help="networks at once; default: 1, with --cluster 1 a GPU")
     ] = None,
-    cluster: Annotated[str | None, Parameter(
-        help="label with Ray: address of a cluster, or local. IMAGES may then be a folder, .txt "
-        "list, .parquet or .tar files (with a *), here or at a URI; labels go to OUT/shards unless "
-        "both are folders")] = None,
+    cluster: Annotated[
+        str | None, Parameter(help="label with Ray: address of a cluster, or local")
+    ] = None,
     coarse: Annotated[
         Path | None, Parameter(help="dataset with coarse labels, by people, of the same images")
     ] = None,

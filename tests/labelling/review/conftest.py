@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
-from hmsa.labelling.labelling import Labelling, locked
+import yaml
 from PIL import Image
 
 from hmsa.data.images import read_image
 from hmsa.data.labels import LabelSet, spread
 from hmsa.inference.predictor import Prediction
+from hmsa.model.pretrained import Card
 
 NAMES = ("sky", "road", "post", "car")
 LABELS = LabelSet(NAMES, tuple(spread(4)), (0, 1, 2, 3))
@@ -18,7 +21,8 @@ LABELS = LabelSet(NAMES, tuple(spread(4)), (0, 1, 2, 3))
 class Painted:
     """In place of a `Predictor`: the picture itself says what is seen of it."""
 
-    def __init__(self, scales=(0.5, 1.0), turn=0):
+    def __init__(self, scales=(0.5, 1.0), turn=0, names=NAMES):
+        self.model = SimpleNamespace(card=Card({}, list(names)))
         self.scales, self.flip, self.turn, self.shown = list(scales), False, turn, 0
         self.settings = {"scales": self.scales, "flip": False}
 
@@ -46,18 +50,19 @@ def pictures(tmp_path):
 
 
 @pytest.fixture
-def autolabel(pictures, tmp_path):
-    """`autolabel(out="out", **changes)` -> the folder, and how many pictures were new."""
+def autolabel(label, pictures, tmp_path):
+    """`autolabel(out="out", **changes)` -> the folder, and how many images were new."""
 
-    def run(out="out", *, turn=0, overwrite=False, **changes):
-        made = Labelling(**{
-            "predictor": Painted(turn=turn), "teacher": f"t{turn}", "images": pictures,
-            "out": tmp_path / out, "labels": LABELS, "precision": "fp32", "agreement": True,
-        } | changes)  # fmt: skip
-        with locked(made.out):
-            new = made.run(overwrite)
-            made.finish()
-        return made.out, new
+    def run(out="out", *, turn=0, labels=LABELS, images=pictures, **options):
+        options = {"agreement": True} | options
+        if labels.raw != LABELS.raw or labels.palette != LABELS.palette:
+            content = {"splits": {}, "names": dict(zip(labels.raw, labels.names, strict=True)),
+                       "palette": [list(color) for color in labels.palette]}  # fmt: skip
+            options["raw"] = tmp_path / "raw.yaml"
+            options["raw"].write_text(yaml.safe_dump(content))
+        predictor = Painted(turn=turn, names=labels.names)
+        outcome = label(predictor, images, tmp_path / out, teacher=f"t{turn}", **options)
+        return tmp_path / out, outcome.summary["new"]
 
     return run
 

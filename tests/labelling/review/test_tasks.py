@@ -14,8 +14,6 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import yaml
-from hmsa.labelling.labelling import locked
-from hmsa.labelling.rows import figures, tally
 from PIL import Image
 from pyarrow import parquet
 
@@ -24,9 +22,11 @@ from hmsa.data.coarse import Coarse
 from hmsa.data.datasets import open_dataset
 from hmsa.data.imports import import_masks
 from hmsa.data.labels import LabelSet, spread
-from hmsa.labelling import corrections
+from hmsa.labelling import folder
 from hmsa.labelling.brush import pack_mask
-from hmsa.runs.errors import InputError
+from hmsa.labelling.folder import figures, tally
+from hmsa.runs import InputError, Run
+from hmsa.runs.folder import read_records
 
 from .conftest import LABELS, NAMES, seen
 
@@ -39,7 +39,7 @@ def labels_of(out):
 
 
 def row(out, name):
-    return json.loads((out / "rows" / f"{name}.json").read_text())
+    return read_records(out, "autolabel")[name]
 
 
 def level(out, name, kind="confidence"):
@@ -77,7 +77,7 @@ class TestRoundTrip:
         [
             LABELS,
             LabelSet(("background", *NAMES[1:]), tuple(spread(4)), (0, 1, 2, 3)),
-            LabelSet(NAMES, ((0, 0, 0), (9, 9, 9), (9, 9, 9), (1, 2, 3)), (7, 11, 250, 33)),
+            LabelSet(NAMES, ((0, 0, 0), (9, 9, 9), (9, 9, 9), (1, 2, 3)), (7, 11, 33, 250)),
             LabelSet(("a & b", '<"c">', "d'", "é"), tuple(spread(4)), (0, 1, 2, 3)),
         ],
         ids=["plain", "background", "raw", "names"],
@@ -268,9 +268,9 @@ class TestTaken:
 
     def test_another_picture_under_the_name_is_no_excuse(self, taken, autolabel, pictures):
         Image.new("RGB", (9, 8)).save(pictures / "a.png")
-        with pytest.raises(InputError, match="another picture than the one that a person"):
+        with pytest.raises(InputError, match="another image than the one that a person"):
             autolabel()
-        (taken[0] / "rows" / "a.json").unlink()
+        (taken[0] / "labels" / "a.png").unlink()
         assert autolabel()[1] == 1
 
     def test_pictures_that_moved_take_their_people_along(self, taken, autolabel, pictures):
@@ -303,17 +303,16 @@ class TestCutShort:
         file = export(out, "cvat")
         return out, file, correct(file, out)
 
-    def whole(self, out):
-        for file in (out / "rows").rglob("*.json"):
-            told = json.loads(file.read_text())
-            name = file.relative_to(out / "rows").as_posix().removesuffix(".json")
+    def check(self, out):
+        """Every row is that of the files beside it."""
+        for name, told in read_records(out, "autolabel").items():
             if told["status"] == "done":
                 label = LABELS.read(out / "labels" / f"{name}.png")
                 assert told["counts"] == figures(tally(label, level(out, name), 4))["counts"]
 
     def test_at_every_write(self, meant, hmsa, monkeypatch):
         out, file, label = meant
-        replace, left = corrections.replace, 0
+        replace, left = folder.replace, 0
 
         def dying(path, write):
             nonlocal left
@@ -322,12 +321,12 @@ class TestCutShort:
                 raise KeyboardInterrupt
             replace(path, write)
 
-        for written in range(3, 40, 4):
+        for written in range(1, 20, 2):
             with monkeypatch.context() as patch:
-                patch.setattr(corrections, "replace", dying)
+                patch.setattr(folder, "replace", dying)
                 left = written
                 code = hmsa("review", out, "--take", file).code
-            self.whole(out)
+            self.check(out)
             assert not (out / "manifest.parquet").exists() or code == 0
             if code == 0:
                 break
@@ -339,12 +338,12 @@ class TestCutShort:
         out, file, label = meant
         before = labels_of(out)
 
-        def dying(kind, *_):
+        def dying(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(corrections, "palette_png", dying)
+        monkeypatch.setattr(folder, "replace", dying)
         assert hmsa("review", out, "--take", file).code == 130
-        assert "take it again" in row(out, "a")["reason"]
+        assert "interrupted" in row(out, "a")["reason"]
         monkeypatch.undo()
         assert autolabel()[1] == 1
         assert (labels_of(out)["a"] == before["a"]).all()
@@ -363,20 +362,20 @@ class TestCutShort:
             process.start()
             return process
 
-        def stamps():
-            return {f: f.stat().st_mtime_ns for f in (out / "rows").rglob("*.json")}
+        def size():
+            return (out / "autolabel.jsonl").stat().st_size
 
         killed = 0
         for after in (0, 0.003):
-            before, process = stamps(), start()
+            before, process = size(), start()
             patience = time.monotonic() + 60
-            while process.is_alive() and stamps() == before:
+            while process.is_alive() and size() == before:
                 assert time.monotonic() < patience
             time.sleep(after)
             process.kill()
             process.join()
             killed += process.exitcode == -signal.SIGKILL
-            self.whole(out)
+            self.check(out)
         assert killed
         process = start()
         process.join(60)
@@ -507,9 +506,9 @@ class TestRefused:
     def test_while_a_run_writes(self, autolabel, export, hmsa):
         out, _ = autolabel()
         file = export(out, "cvat")
-        with locked(out):
+        with Run(out, "autolabel", json.loads((out / "autolabel.json").read_text())):
             ran = hmsa("review", out, "--take", file)
-        assert (ran.code, "another run is writing" in ran.err) == (2, True)
+        assert (ran.code, "another process is writing" in ran.err) == (2, True)
 
     def test_pictures_that_no_browser_shows(self, autolabel, hmsa, pictures, tmp_path):
         Image.open(pictures / "a.png").save(pictures / "t.tif")
