@@ -164,7 +164,7 @@ class Exported:
             self._run, header = OPEN[file.suffix](file)
         if not header.get("hmsa"):
             raise InputError(f"{file} was not written by hmsa export: it does not name its classes")
-        self.card = Card.from_json(header["hmsa"])
+        self.card = Card.from_json(header["hmsa"], file)
         height, _, width = header["size"].partition("x")
         self.size = (int(height), int(width)) if width else None
         for name, value in options.items():

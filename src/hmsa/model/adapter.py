@@ -177,7 +177,7 @@ class ScaleAttention(HMSA):
         nn.Module.__init__(self)  # there is no trunk and no head of `HMSA` to build
         info = network if isinstance(network, NetworkInfo) else self.describe(network)
         if "reference" in info.made:
-            self.external = "trunk.module."
+            self.external = ("trunk.module.",)
         self.trunk = trunk = ForeignNetwork(info.module, info.multiple, classes, features)
         self.classes = k = trunk.classes
         self.maps = k if per_class else 1
