@@ -81,8 +81,8 @@ def test_numbers_of_parquet_are_weights(folder_dataset, tmp_path):
         ([ROWS[0], ["train/images/c.jpg", *ROWS[0][1:]]], COLUMNS, "row 2: no file .*c.jpg"),
         ([[ROWS[0][0], "", "", ""]], COLUMNS, "row 1: key 'label' is missing"),
         ([[*ROWS[0][:2], "much", ""]], COLUMNS, "row 1: weight: .* valid number.*'much'"),
-        ([[*ROWS[0][:2], "0", ""]], COLUMNS, "weight: .*greater than 0, but '0'"),
-        ([[*ROWS[0][:2], "inf", ""]], COLUMNS, "weight: .*finite number, but 'inf'"),
+        ([[*ROWS[0][:2], "0", ""]], COLUMNS, "weight: .*greater than 0, not '0'"),
+        ([[*ROWS[0][:2], "inf", ""]], COLUMNS, "weight: .*finite number, not 'inf'"),
         (
             [ROWS[0], ROWS[1], ROWS[0]],
             COLUMNS,
