@@ -287,8 +287,8 @@ def test_finds_networks_where_they_were_saved(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "somebodys", module)
     monkeypatch.setenv("HMSA_NETWORK", "nothing yet")
     for source, made in [
-        (f"transformers:{tmp_path / 'segformer'}", segformer),
-        (f"smp:{tmp_path / 'unet'}", unet),
+        (tmp_path / "segformer", segformer), (f"transformers:{tmp_path / 'segformer'}", segformer),
+        (tmp_path / "unet", unet), (f"smp:{tmp_path / 'unet'}", unet),
         (f"torchvision:lraspp_mobilenet_v3_large@{tmp_path / 'lraspp.pth'}", lraspp),
         (tmp_path / "ours.safetensors", ours), ("somebodys:make", Own),
     ]:  # fmt: skip

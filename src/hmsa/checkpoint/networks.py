@@ -5,6 +5,7 @@ A network to put scale attention around is one of
     transformers:NAME        a folder of save_pretrained, or an id on the Hugging Face hub
     smp:NAME                 the same, of segmentation_models.pytorch
     torchvision:NAME[@FILE]  with torchvision's weights, or with a saved state_dict
+    FOLDER                   of save_pretrained, of one of the first two
     MODULE:FUNCTION          your own: Python that is importable here; FUNCTION() returns it
     CHECKPOINT               of hmsa: a file, a run folder, a folder of save_pretrained
 
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from ..model import HMSA, ScaleAttention, build
 from ..model.adapter import NetworkInfo
 from ..model.adapter import describe as describe_own
+from ..model.pretrained import CONFIG
 from ..runs.errors import InputError, as_input_error, first_line
 from .files import hashed
 
@@ -55,6 +57,10 @@ def find(source: str | Path) -> NetworkInfo:
     """The network that `source` names, with its weights, in eval mode. Raises InputError."""
     library, _, name = str(source).partition(":")
     with _as_input_error(f"{source} cannot be loaded"):
+        if (config := Path(source) / CONFIG).is_file():
+            keys = json.loads(config.read_text(encoding="utf-8"))
+            name, kinds = str(source), {"_model_class": "smp", "model_type": "transformers"}
+            library = next((kinds[key] for key in keys if key in kinds), "")
         if name and library in LIBRARIES:
             return describe(LIBRARIES[library].find(name).eval())
         if Path(source).exists() or Path(source).suffix == ".safetensors":
