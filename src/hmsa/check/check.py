@@ -175,10 +175,10 @@ def _list_folders(found: Findings, name: str, split: Split) -> None:
 
 
 def _check_files(found: Findings, part: Part) -> None:
-    scans, files = found.scans, [*part.images.values(), *part.labels.values()]
-    found.add("cannot be read", part.name, [path for path in files if scans[path].broken])
-    found.add("another encoding", part.name, [path for path in files if scans[path].foreign])
-    found.add("lossy labels", part.name, [path for path in files if scans[path].lossy])
+    scans = {p: found.scans[p] for p in (*part.images.values(), *part.labels.values())}
+    found.add("cannot be read", part.name, [p for p, scan in scans.items() if scan.broken])
+    found.add("another encoding", part.name, [p for p, scan in scans.items() if scan.foreign])
+    found.add("lossy labels", part.name, [p for p, scan in scans.items() if scan.lossy])
     sizes = {pair: [scans[path].size for path in pair] for pair in part.pairs}
     differ = [pair for pair, (one, other) in sizes.items() if one and other and one != other]
     first = sizes[differ[0]] if differ else ()
@@ -193,12 +193,9 @@ def _check_images(found: Findings, part: Part) -> None:
     moments = [scan.moments for scan in scans.values()] or np.zeros((1, 6))
     pixels = [scan.pixels for scan in scans.values()] or [1]
     mean, square = np.average(moments, 0, pixels).reshape(2, 3)
-    part.numbers |= {
-        "sizes": dict(sizes),
-        "modes": Counter(scan.mode for scan in scans.values()),
-        "mean": mean.round(5).tolist(),
-        "std": np.sqrt(np.maximum(0, square - mean**2)).round(5).tolist(),
-    }
+    std = np.sqrt(np.maximum(0, square - mean**2))
+    part.numbers |= {"sizes": dict(sizes), "modes": Counter(s.mode for s in scans.values())}
+    part.numbers |= {"mean": mean.round(5).tolist(), "std": std.round(5).tolist()}
     if len(sizes) > 1:
         found.add("mixed sizes", part.name, sizes=len(sizes), common=sizes[0][0])
     found.add("mode", part.name, [p for p in scans if scans[p].mode not in ("RGB", "RGBA")])
@@ -228,7 +225,7 @@ def _check_labels(found: Findings, part: Part) -> None:
     }
     guess = classes.guess(values)
     _list_unknown(found, name, scans, guess)
-    if strange := [path for path, each in plain.items() if not each.keys() <= known.keys()]:
+    if strange := [path for path, each in plain.items() if each.keys() - known.keys()]:
         found.add("unknown values", name, strange, diagnosis=classes.diagnose(values))
     elif set(values) == {0, 255} and known.get(255) == IGNORE and len(classes.names) > 1:
         # Nothing is unknown, and yet every object is ignored

@@ -61,7 +61,8 @@ def _maps(value: Any, what: str, needed: str) -> Tensor:
     if isinstance(value, Tensor) and value.ndim == 4:
         return value
     parts = getattr(value, "shape", value if isinstance(value, Mapping) else ())
-    raise ValueError(f"{what} {type(value).__name__} {list(parts)}; {needed}")
+    came = "nothing" if value is None else f"{type(value).__name__} {list(parts)}"
+    raise ValueError(f"{what} {came}; {needed}")
 
 
 def confidence_of(logits: Tensor) -> Tensor:
@@ -114,7 +115,7 @@ class ForeignNetwork(nn.Module):
         self.feature_source = last.get(self.classes) if feature_source == "auto" else feature_source
         if self.feature_source:
             parts = ", ".join(name for name, _ in module.named_children())
-            needed = f"name a module that makes maps [B,C,h,w], in {parts}, or none"
+            needed = f"name a module in it ({parts}, ..) that makes maps [B,C,h,w], or none"
             what = f"features: {self.feature_source} of the network gave"
             features = _maps(ran.get(self.feature_source), what, needed)
         self.channels = features.shape[1] if self.feature_source else 0
@@ -130,11 +131,8 @@ class ForeignNetwork(nn.Module):
             return None, logits_of(self.module(image))
         name, _, side = self.feature_source.partition(":")
         found: list[Tensor] = []
-
-        def keep(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            found.append(inputs[0] if side else output)
-
-        with self.module.get_submodule(name).register_forward_hook(keep):
+        part = self.module.get_submodule(name)
+        with part.register_forward_hook(lambda _, i, o: found.append(i[0] if side else o)):
             logits = logits_of(self.module(image))
         return found[-1], logits
 
