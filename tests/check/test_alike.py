@@ -141,9 +141,10 @@ def test_camvid(camvid):
 
 def test_many_images_are_compared_a_few_rows_at_a_time(monkeypatch):
     rng = np.random.default_rng(0)
-    images = {f"{n:02}": text for n, text in enumerate([rng.bytes(64).hex() for _ in range(6)] * 2)}
+    hashes = [rng.bytes(64).hex() for _ in range(6)] * 2
+    images = [alike.Hashed("", Path(str(n)), text) for n, text in enumerate(hashes)]
     whole = alike.near_copies(images, images)
-    assert {(int(match.original), int(match.copy)) for match in whole} == {
+    assert {(int(leak.pairs[0][0].name), int(leak.pairs[0][1].name)) for leak in whole} == {
         (n, (n + 6) % 12) for n in range(12)
     }
     monkeypatch.setattr(alike, "_ROWS", 5)

@@ -89,9 +89,18 @@ def test_a_pth_needs_its_classes_named(hmsa, state, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda s: s.popitem(), "1 missing, such as attention.2.weight"),
-        (lambda s: s.update({"module.bot_fine.bias": torch.ones(48)}), "1 unexpected"),
-        (lambda s: s.update({"module.final.6.weight": torch.ones(65, 256, 1, 1)}), "another shape"),
+        (
+            lambda s: s.popitem(),
+            "such as attention.2.weight, which is None instead of [1, 256, 1, 1]",
+        ),
+        (
+            lambda s: s.update({"module.bot_fine.bias": torch.ones(48)}),
+            "1 tensor(s), such as head.reduce_fine.bias, which is [48] instead of None",
+        ),
+        (
+            lambda s: s.update({"module.final.6.weight": torch.ones(65, 256, 1, 1)}),
+            "which is [65, 256, 1, 1] instead of [19, 256, 1, 1]",
+        ),
         (lambda s: s.update({"module.foo": torch.ones(1)}), "'foo' is not a weight"),
     ],
 )

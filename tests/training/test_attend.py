@@ -307,6 +307,6 @@ def test_refuses(hmsa, somebodys, segformer, scenes, folder_dataset, tmp_path):
     assert "no split 'other'" in refused(somebodys, scenes, "--val", "other")
     assert "are too little for two images" in refused(somebodys, scenes, "--cache", "0.000001")
     assert "no network nothing" in refused("nothing", scenes)
-    assert "no module 'stems'" in refused(somebodys, scenes, "--features", "stems")
+    assert "stems of the network gave nothing" in refused(somebodys, scenes, "--features", "stems")
     save(tmp_path / "a.safetensors", HMSA(3, "hrnet_w18_small", width=8))
     assert "has 3 classes" in refused(tmp_path / "a.safetensors", scenes)

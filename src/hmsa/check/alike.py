@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from operator import itemgetter
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,51 +24,50 @@ LEAST_LIKENESS = 0.7  # of near-copies
 _ROWS = 1024  # images compared at a time, to bound memory
 _FRAME = re.compile(r"(.*?)(\d+)\D*$")  # recording, number
 
-Hashes = Mapping[str, str]  # {name of an image: its hash, hexadecimal}
+
+class Hashed(NamedTuple):
+    name: str  # path below the image folder, without suffix
+    path: Path
+    hash: str  # hexadecimal
 
 
-class Match(NamedTuple):
-    """likeness: share of equal bits less that of the others; 1: the same, 0: nothing in common."""
+class Leak(NamedTuple):
+    """Images of one split that another has too, nearly: one copy, or frames of its recording.
 
+    likeness: of the first pair, the share of equal bits less that of the others; 1: the same.
+    """
+
+    files: list[Path]
+    pairs: list[tuple[Path, Path]]  # an image of the other split and its copy, or frames nearby
     likeness: float
-    original: str
-    copy: str
+    recording: str = ""  # what the names of all its frames begin with
+    apart: int = 0  # between the frame numbers of the first pair, which are the nearest
 
 
-class Clip(NamedTuple):
-    """Images whose numbers lie between those of other images, of the same recording."""
-
-    recording: str  # what their names begin with
-    names: list[str]  # in order of their numbers
-    apart: int  # between the nearest numbers of an original and an image of the clip
-    borders: list[Match]  # the nearest first
-
-
-def _bits(images: Hashes) -> NDArray[np.float32]:
+def _bits(images: Sequence[Hashed]) -> NDArray[np.float32]:
     """`[N,B]` of -1 and 1."""
-    data = np.frombuffer(bytes.fromhex("".join(images.values())), np.uint8)
-    return np.unpackbits(data).reshape(len(images) or 1, -1).astype(np.float32) * 2 - 1
+    data = np.array([[*bytes.fromhex(image.hash)] for image in images], np.uint8, ndmin=2)
+    return np.unpackbits(data, axis=1).astype(np.float32) * 2 - 1
 
 
-def near_copies(first: Hashes, second: Hashes) -> list[Match]:
+def near_copies(first: Sequence[Hashed], second: Sequence[Hashed]) -> list[Leak]:
     """For each of `second` its nearest in `first`, if that is a near-copy; the most alike first.
 
     If both are the same object, no image is a copy of itself.
     """
     found, originals, bits = [], _bits(first).T, _bits(second)
-    names, copies = list(first), list(second)
-    for start in range(0, len(copies) if names else 0, _ROWS):
+    for start in range(0, len(second) if first else 0, _ROWS):
         alike = bits[start : start + _ROWS] @ originals / bits.shape[1]
         if first is second:
             np.fill_diagonal(alike[:, start:], -1)
-        for row, nearest in enumerate(alike.argmax(axis=1)):
-            likeness = float(alike[row, nearest])
-            if likeness >= LEAST_LIKENESS:
-                found.append(Match(likeness, names[nearest], copies[start + row]))
-    return sorted(found, key=lambda match: -match.likeness)
+        for copy, row in zip(second[start:], alike, strict=False):
+            if row.max() >= LEAST_LIKENESS:
+                pair = first[row.argmax()].path, copy.path
+                found.append(Leak([copy.path], [pair], float(row.max())))
+    return sorted(found, key=lambda leak: leak.likeness, reverse=True)
 
 
-def clips(first: Hashes, second: Hashes) -> Iterator[Clip]:
+def clips(first: Sequence[Hashed], second: Sequence[Hashed]) -> Iterator[Leak]:
     """Recordings of `first` out of whose middle images of `second` were cut.
 
     Names that end in numbers may be frames, or may mean nothing. So all images of a recording must
@@ -75,29 +76,29 @@ def clips(first: Hashes, second: Hashes) -> Iterator[Clip]:
     there, here = _recordings(first), _recordings(second)
     for recording in sorted(there.keys() & here.keys()):
         a, b = there[recording], here[recording]
-        frames, inside = sorted(a | b), [n for n in sorted(b) if min(a) < n < max(a)]
-        if not inside or a.keys() & b.keys():  # each split has numbers of its own
+        images = dict(sorted((a | b).items()))
+        inside = [b[n].path for n in images if n in b and min(a) < n < max(a)]
+        bits = _bits([*images.values()])
+        # Each split has numbers of its own
+        if not inside or a.keys() & b.keys() or not _in_order(bits):
             continue
-        bits = _bits({str(n): first[a[n]] if n in a else second[b[n]] for n in frames})
-        if not _in_order(bits):
-            continue
-        borders = []
-        for i, (n, m) in enumerate(pairwise(frames)):
-            if (n in a) != (m in a):
-                likeness = float(bits[i] @ bits[i + 1]) / bits.shape[1]
-                ends = (a[n], b[m]) if n in a else (a[m], b[n])
-                borders.append((m - n, Match(likeness, *ends)))
-        borders.sort(key=lambda border: border[0])
-        matches = [match for _, match in borders]
-        yield Clip(recording, [b[n] for n in inside], borders[0][0], matches)
+        alike = (bits[1:] * bits[:-1]).mean(1).tolist()
+        borders = [
+            (m - n, likeness, ((a.get(n) or a[m]).path, (b.get(n) or b[m]).path))
+            for (n, m), likeness in zip(pairwise(images), alike, strict=True)
+            if (n in a) != (m in a)
+        ]
+        borders.sort(key=itemgetter(0))
+        apart, likeness, _ = borders[0]
+        yield Leak(inside, [pair for _, _, pair in borders], likeness, recording, apart)
 
 
-def _recordings(images: Hashes) -> dict[str, dict[int, str]]:
-    """{recording: {number: name}}"""
-    found: dict[str, dict[int, str]] = defaultdict(dict)
-    for name in images:
-        if frame := _FRAME.match(name):
-            found[frame[1]][int(frame[2])] = name
+def _recordings(images: Sequence[Hashed]) -> dict[str, dict[int, Hashed]]:
+    """{recording: {number: image}}"""
+    found: dict[str, dict[int, Hashed]] = defaultdict(dict)
+    for image in images:
+        if frame := _FRAME.match(image.name):
+            found[frame[1]][int(frame[2])] = image
     return found
 
 

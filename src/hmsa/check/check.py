@@ -21,22 +21,21 @@ from ..data.datasets import list_files, read_list
 from ..data.descriptions import Split, describe, find_split, folders, label_set
 from ..data.labels import IGNORE, LabelSet, unpack
 from ..runs import InputError
-from .alike import Match, clips, near_copies
+from .alike import Hashed, Leak, clips, near_copies
 from .scan import FileScan, scan
 
-Files = Sequence[Path]
-Cases = Sequence[Sequence[Path]]
 Level = Literal["error", "warning", "note"]
+Files = Sequence[Path]
+Cases = Sequence[Files]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
-STATISTICS = ("dataset", "folder", "frequencies", "void", "sizes", "mean", "std")
 _MOST = 20  # files named in the summary of a problem; their count is always whole
 _KINDS = yaml.safe_load(Path(__file__).with_name("problems.yaml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
 class Problem:
-    level: Level
     kind: str  # a key of problems.yaml
+    level: Level
     split: str  # or "train, val": between two
     message: str
     files: Files
@@ -50,8 +49,6 @@ class Part:
     name: str
     images: dict[str, Path]
     labels: dict[str, Path]
-    examples: Sequence[tuple[Path, Path]] = ()  # pairs that can be shown
-    hashes: dict[str, str] = field(default_factory=dict)  # of the images that can be compared
     numbers: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -78,11 +75,11 @@ class Findings:
         """Note a problem, unless `files` are an empty list; values: for its message."""
         if files is not None and not files:
             return
+        level, message = _KINDS[kind]["level"], _KINDS[kind]["message"]
         files = files or ()
-        first = self.scans.get(files[0]) if files else None
-        values |= {"count": len(files), "files": files, "cases": cases, "scan": first}
-        message = f"{split}: {_KINDS[kind]['message'].format_map(values)}"
-        self.problems.append(Problem(_KINDS[kind]["level"], kind, split, message, files, cases))
+        scan = self.scans.get(files[0]) if files else None
+        message = message.format(count=len(files), files=files, cases=cases, scan=scan, **values)
+        self.problems.append(Problem(kind, level, split, f"{split}: {message}", files, cases))
 
     def of(self, level: str) -> list[Problem]:
         return [problem for problem in self.problems if problem.level == level]
@@ -124,7 +121,21 @@ def check(
     path, data: as for `open_dataset`; compare: also images with each other.
     Raises InputError only where there is nothing to check.
     """
-    found = list_splits(path, splits, data)
+    file, description, root = describe(path, data)
+    found = Findings(path, root.resolve(), label_set(description, file))
+    for name in splits or description.splits:
+        split = find_split(description, name, path)
+        if isinstance(split, Split):
+            _list_folders(found, name, split)
+            continue
+        try:
+            pairs = read_list(split, found.root, file.parent, f"{file}, split {name}")
+            images = {pair.name: pair.image for pair in pairs}
+            found.parts.append(Part(name, images, {pair.name: pair.label for pair in pairs}))
+        except InputError as error:
+            found.add("no list", name, reason=error)
+    if not found.parts:
+        raise InputError(f"{path}: nothing to check; {found.problems[0].message}; pass --data?")
     files: dict[Path, LabelSet | None] = {}
     for part in found.parts:
         files |= dict.fromkeys(part.images.values())
@@ -140,28 +151,8 @@ def check(
     return found
 
 
-def list_splits(path: Path, splits: Sequence[str] = (), data: Path | None = None) -> Findings:
-    """The files of all splits, or of those named, and the problems that their names alone show."""
-    file, description, root = describe(path, data)
-    found = Findings(path, root.resolve(), label_set(description, file))
-    for name in splits or description.splits:
-        split = find_split(description, name, path)
-        if isinstance(split, Split):
-            _list_folders(found, name, split)
-            continue
-        try:
-            rows = read_list(split, found.root, file.parent, f"{file}, split {name}")
-        except InputError as error:
-            found.add("no list", name, reason=error)
-        else:
-            images = {row.name: row.image for row in rows}
-            found.parts.append(Part(name, images, {row.name: row.label for row in rows}))
-    if not found.parts:
-        raise InputError(f"{path}: nothing to check; {found.problems[0].message}; pass --data?")
-    return found
-
-
 def _list_folders(found: Findings, name: str, split: Split) -> None:
+    """Add the files of a split, and the problems that their names alone show."""
     places = [*folders(found.root, split.images), *folders(found.root, split.labels)]
     absent = [place for place in places if not place.is_dir()]
     if absent:
@@ -170,8 +161,9 @@ def _list_folders(found: Findings, name: str, split: Split) -> None:
     if absent == places:
         return
     listed = list_files(found.root, split)
-    for files in (files for kind in listed for files in kind.values() if len(files) > 1):
-        found.add("two files of one name", name, files)
+    for files in (*listed[0].values(), *listed[1].values()):
+        if len(files) > 1:
+            found.add("two files of one name", name, files)
     images, labels = ({stem: files[0] for stem, files in kind.items()} for kind in listed)
     found.parts.append(Part(name, images, labels))
     if not images and not labels:
@@ -182,33 +174,27 @@ def _list_folders(found: Findings, name: str, split: Split) -> None:
 
 
 def _check_files(found: Findings, part: Part) -> None:
-    scans, files = found.scans, [*part.images.values(), *part.labels.values()]
-    found.add("cannot be read", part.name, [path for path in files if scans[path].broken])
-    found.add("another encoding", part.name, [path for path in files if scans[path].foreign])
-    found.add("lossy labels", part.name, [path for path in files if scans[path].lossy])
-    whole = [(i, j) for i, j in part.pairs if not scans[i].broken and not scans[j].broken]
-    differ = [(i, j) for i, j in whole if scans[i].size != scans[j].size]
-    fit = [(i, j) for i, j in whole if scans[i].size == scans[j].size]
-    part.examples = [(i, j) for i, j in fit if not scans[j].foreign]
-    sizes = [scans[path].size for pair in differ[:1] for path in pair]
-    found.add("sizes differ", part.name, [image for image, _ in differ], differ, sizes=sizes)
+    scans = {p: found.scans[p] for p in (*part.images.values(), *part.labels.values())}
+    found.add("cannot be read", part.name, [p for p, scan in scans.items() if scan.broken])
+    found.add("another encoding", part.name, [p for p, scan in scans.items() if scan.foreign])
+    found.add("lossy labels", part.name, [p for p, scan in scans.items() if scan.lossy])
+    sizes = {pair: [scans[path].size for path in pair] for pair in part.pairs}
+    differ = [pair for pair, (one, other) in sizes.items() if one and other and one != other]
+    first = sizes[differ[0]] if differ else ()
+    found.add("sizes differ", part.name, [image for image, _ in differ], differ, sizes=first)
     counts = {"images": part.images, "labels": part.labels, "pairs": part.pairs}
     part.numbers["pairs"] = {kind: len(each) for kind, each in counts.items()}
 
 
 def _check_images(found: Findings, part: Part) -> None:
-    scans = {path: scan for path in part.images.values() if (scan := found.scans[path]).sums}
-    part.hashes = {n: text for n, p in part.images.items() if (text := found.scans[p].hash)}
-    pixels = max(1, sum(scan.pixels for scan in scans.values()))
-    mean = np.array([scan.sums for scan in scans.values()]).sum(0) / pixels / 255
-    square = np.array([scan.squares for scan in scans.values()]).sum(0) / pixels / 255**2
+    scans = {path: scan for path in part.images.values() if (scan := found.scans[path]).pixels}
     sizes = Counter(scan.size for scan in scans.values()).most_common()
-    part.numbers |= {
-        "sizes": dict(sizes),
-        "modes": Counter(scan.mode for scan in scans.values()),
-        "mean": mean.round(5).tolist() if scans else [],
-        "std": np.sqrt(np.maximum(0, square - mean**2)).round(5).tolist() if scans else [],
-    }
+    moments = [scan.moments for scan in scans.values()] or np.zeros((1, 6))
+    pixels = [scan.pixels for scan in scans.values()] or [1]
+    mean, square = np.average(moments, 0, pixels).reshape(2, 3)
+    std = np.sqrt(np.maximum(0, square - mean**2))
+    part.numbers |= {"sizes": dict(sizes), "modes": Counter(s.mode for s in scans.values())}
+    part.numbers |= {"mean": mean.round(5).tolist(), "std": std.round(5).tolist()}
     if len(sizes) > 1:
         found.add("mixed sizes", part.name, sizes=len(sizes), common=sizes[0][0])
     found.add("mode", part.name, [p for p in scans if scans[p].mode not in ("RGB", "RGBA")])
@@ -219,30 +205,34 @@ def _check_labels(found: Findings, part: Part) -> None:
     classes, known, name = found.classes, found.classes.train_ids(), part.name
     scans = {path: scan for path in part.labels.values() if (scan := found.scans[path]).values}
     plain = {path: scan.values for path, scan in scans.items() if not scan.foreign}
-    values, holders, void = Counter[int](), Counter[int](), {}
-    for path, each in plain.items():
+    values, holders = Counter[int](), Counter[int]()
+    for each in plain.values():
         values.update(each)
         holders.update(each.keys())
-        ignored = sum(n for value, n in each.items() if known.get(value) == IGNORE)
-        void[path] = ignored / sum(each.values())
 
     def share(*raw: int) -> dict[str, Any]:
         pixels = sum(values[value] for value in raw)
         return {"pixels": pixels, "share": round(pixels / max(1, values.total()), 8)}
 
+    ignored = {value for value, train_id in known.items() if train_id == IGNORE}
     table = list(zip(classes.names, classes.raw, strict=True))
     part.numbers |= {
         "frequencies": {title: share(raw) | {"pictures": holders[raw]} for title, raw in table},
-        "void": share(*(value for value in values if known.get(value) == IGNORE)),
+        "void": share(*ignored),
         "unknown": share(*(values.keys() - known.keys())),
         "values": {classes.value_name(value): n for value, n in sorted(values.items())},
     }
-    _list_unknown(found, name, scans, classes.guess(values))
-    if strange := [path for path, each in plain.items() if not each.keys() <= known.keys()]:
+    guess = classes.guess(values)
+    _list_unknown(found, name, scans, guess)
+    if strange := [path for path, each in plain.items() if each.keys() - known.keys()]:
         found.add("unknown values", name, strange, diagnosis=classes.diagnose(values))
     elif set(values) == {0, 255} and known.get(255) == IGNORE and len(classes.names) > 1:
         # Nothing is unknown, and yet every object is ignored
-        found.add("0/255 masks", name, list(plain), diagnosis=classes.guess(values))
+        found.add("0/255 masks", name, list(plain), diagnosis=guess)
+    void = {
+        path: sum(each[v] for v in each.keys() & ignored) / sum(each.values())
+        for path, each in plain.items()
+    }
     wholly = [path for path in void if void[path] == 1]
     found.add("nothing labelled" if len(wholly) == len(void) else "wholly void", name, wholly)
     found.add("mostly void", name, [path for path in void if 0.5 <= void[path] < 1])
@@ -256,11 +246,10 @@ def _list_unknown(found: Findings, split: str, scans: dict[Path, FileScan], gues
     known, name_of = found.classes.train_ids(), found.classes.value_name
     pixels, holders = Counter[str](), defaultdict[str, list[Path]](list)
     for path, each in scans.items():
-        for value, n in each.values.items():
-            if each.foreign or value not in known:
-                name = "{},{},{}".format(*unpack(value)) if each.foreign else name_of(value)
-                pixels[name] += n
-                holders[name].append(path)
+        for value in each.values if each.foreign else each.values.keys() - known.keys():
+            name = "{},{},{}".format(*unpack(value)) if each.foreign else name_of(value)
+            pixels[name] += each.values[value]
+            holders[name].append(path)
     for name, n in pixels.most_common(_MOST):
         diagnosis = scans[holders[name][0]].foreign or guess
         row = {"split": split, "value": name, "pixels": n, "diagnosis": diagnosis}
@@ -269,39 +258,33 @@ def _list_unknown(found: Findings, split: str, scans: dict[Path, FileScan], gues
 
 def _compare(found: Findings) -> None:
     """Find the images, near-copies and recordings that splits share."""
+    hashed = {
+        part.name: [Hashed(n, p, h) for n, p in part.images.items() if (h := found.scans[p].hash)]
+        for part in found.parts
+    }
     for part in found.parts:
-        matches = near_copies(part.hashes, part.hashes)
-        part.numbers["near_duplicates_within"] = len(matches)
-        pairs = [(part.images[match.original], part.images[match.copy]) for match in matches]
-        copies = [copy for _, copy in pairs]
-        found.add("near-copies within", part.name, copies, pairs[:1], images=len(part.images))
+        copies = near_copies(hashed[part.name], hashed[part.name])
+        part.numbers["near_duplicates_within"] = len(copies)
+        _add_copies(found, "near-copies within", part.name, copies)
     for two in combinations(found.parts, 2):
         small, large = sorted(two, key=lambda part: len(part.images))
-        originals = set(large.images.values())
+        splits, originals = [large.name, small.name], set(large.images.values())
         shared = [path for path in small.images.values() if path in originals]
-        found.add("shared files", f"{large.name}, {small.name}", shared, [()])  # nothing to show
-        if not shared:  # else one is a part of the other, made a split of its own
-            _compare_two(found, large, small)
+        if shared:  # one is a part of the other, made a split of its own
+            found.add("shared files", ", ".join(splits), shared, [()])  # nothing to show
+            continue
+        copies = near_copies(hashed[large.name], hashed[small.name])
+        _add_copies(found, "near-copies", ", ".join(splits), copies)
+        cut = list(clips(hashed[large.name], hashed[small.name]))
+        for clip in cut:
+            found.add("clip of a recording", ", ".join(splits), clip.files, clip.pairs, clip=clip)
+        for leak in (*copies, *cut):
+            kind, images = "clip" if leak.recording else "copy", [*map(str, leak.pairs[0])]
+            about = {"kind": kind, "splits": splits, "images": images, "pictures": len(leak.files)}
+            about |= {"likeness": leak.likeness, "recording": leak.recording, "apart": leak.apart}
+            found.near.append(about)
 
 
-def _compare_two(found: Findings, large: Part, small: Part) -> None:
-    splits, shown = [large.name, small.name], {"large": large.name, "small": small.name}
-
-    def add(kind: str, names: Sequence[str], matches: Sequence[Match], **more: object) -> None:
-        pairs = [(large.images[match.original], small.images[match.copy]) for match in matches]
-        files, count = [small.images[name] for name in names], len(small.images)
-        found.add(kind, ", ".join(splits), files, pairs, images=count, **shown, **more)
-
-    def add_row(kind: str, match: Match, pictures: int = 1, **more: object) -> None:
-        images = [str(large.images[match.original]), str(small.images[match.copy])]
-        row = {"kind": kind, "splits": splits, "images": images, "pictures": pictures}
-        found.near.append(row | {"likeness": round(match.likeness, 4)} | more)
-
-    copies = near_copies(large.hashes, small.hashes)
-    add("near-copies", [match.copy for match in copies], copies)
-    for match in copies:
-        add_row("copy", match)
-    for clip in clips(large.hashes, small.hashes):
-        more = {"recording": clip.recording, "apart": clip.apart}
-        add("clip of a recording", clip.names, clip.borders, **more)
-        add_row("clip", clip.borders[0], len(clip.names), **more)
+def _add_copies(found: Findings, kind: str, split: str, copies: Sequence[Leak]) -> None:
+    pairs = [pair for copy in copies for pair in copy.pairs]
+    found.add(kind, split, [copy for _, copy in pairs], pairs)

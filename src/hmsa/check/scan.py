@@ -22,7 +22,7 @@ from ..data.labels import LabelSet, pack
 from ..runs import InputError, Progress, Run, cache_folder, stamp
 
 MOST_VALUES = 1000  # kept of a label file; a photograph in its place has hundreds of thousands
-_SETTINGS = {"version": 3}  # raise it whenever a scan finds something else
+_VERSION = 4  # raise it whenever a scan finds something else
 _HASH_SIDE = 16
 _FLAT = 2.0  # gray levels; an image that varies less (a black frame) is a copy of nothing
 
@@ -35,8 +35,7 @@ class FileScan(BaseModel):
     size: str = ""  # WIDTHxHEIGHT as shown
     # of an image
     pixels: int = 0
-    sums: tuple[float, ...] = ()  # of the values of each channel, 0..255
-    squares: tuple[float, ...] = ()
+    moments: tuple[float, ...] = ()  # means of red, green and blue in 0..1, and of their squares
     hash: str = ""  # difference hash, hexadecimal; none if the image is flat
     # of a label
     values: dict[int, int] = {}  # raw value or packed colour: pixels, the commonest first
@@ -51,26 +50,25 @@ def scan_file(path: Path, labels: LabelSet | None = None) -> FileScan:
     """
     try:
         return _scan_label(path, labels) if labels else _scan_image(path)
-    except InputError as error:
-        return FileScan(broken=str(error))
-    except Exception as error:  # whatever else a decoder may raise must not stop the others
-        return FileScan(broken=f"{path} cannot be decoded ({error}); replace or remove it")
+    except Exception as error:  # whatever a decoder may raise must not stop the others
+        mine = isinstance(error, InputError)
+        text = f"{error}" if mine else f"{path} cannot be decoded ({error}); replace or remove it"
+        return FileScan(broken=text)
 
 
 def _scan_image(path: Path) -> FileScan:
     with open_image(path) as image:
         rgb = Image.fromarray(image.read())
-    numbers, gray = ImageStat.Stat(rgb), rgb.convert("L")
+    total, gray = ImageStat.Stat(rgb), rgb.convert("L")
     gray.thumbnail((256, 256))  # hashing a large image takes long
     hashes = imagehash.dhash(gray, _HASH_SIDE), imagehash.dhash_vertical(gray, _HASH_SIDE)
-    flat = ImageStat.Stat(gray).stddev[0] < _FLAT
+    moments = np.divide([total.sum, total.sum2], [[255], [255**2]]) / total.count[0]
     return FileScan(
         mode=image.mode,
-        size="{1}x{0}".format(*image.size),
-        pixels=image.size[0] * image.size[1],
-        sums=tuple(numbers.sum),
-        squares=tuple(numbers.sum2),
-        hash="" if flat else "".join(map(str, hashes)),
+        size="{}x{}".format(*rgb.size),
+        pixels=total.count[0],
+        moments=tuple(moments.ravel()),
+        hash="".join(map(str, hashes)) if ImageStat.Stat(gray).stddev[0] >= _FLAT else "",
     )
 
 
@@ -99,23 +97,22 @@ def scan(root: Path, files: Mapping[Path, LabelSet | None]) -> dict[Path, FileSc
     run, or one after Ctrl-C or SIGKILL, goes on.
     """
     digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
-    cache = cache_folder() / "scans" / f"{root.name}-{digest}-{_SETTINGS['version']}"
+    cache = cache_folder() / "scans" / f"{root.name}-{digest}-{_VERSION}"
     with ExitStack() as stack, Progress("check", len(files)) as progress:
         run, pool = None, ThreadPoolExecutor()
         with suppress(InputError):  # without the cache, or while it is in use, nothing is kept
-            run = stack.enter_context(Run(cache, "scan", _SETTINGS))
+            run = stack.enter_context(Run(cache, "scan", {}))
         stack.callback(pool.shutdown, cancel_futures=True)  # also on Ctrl-C
 
         def scan_once(path: Path) -> FileScan:
             labels, now = files[path], stamp(path)
             key = f"{labels.encoding if labels else 'image'} {path}"
-            kept = run.records.get(key) if run else None
-            if kept and kept["stamp"] == now:
-                return FileScan.model_validate(kept["facts"])
+            before, facts = (run and run.records.get(key)) or (None, {})
+            if before and before == now:
+                return FileScan(**facts)
             found = scan_file(path, labels)
             if run:
-                facts = found.model_dump(mode="json", exclude_defaults=True)
-                run.add(key, {"stamp": now, "facts": facts})
+                run.add(key, [now, found.model_dump(mode="json", exclude_defaults=True)])
             return found
 
         scans = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,15 @@ _EXAMPLES = 3  # pairs of each split
 _CASES = 4  # of a problem
 
 
-def page(found: Findings, command: str) -> Page:
+def page(found: Findings) -> Page:
     """Everything that was found, with examples."""
-    facts = {"Dataset": found.source, "Folder": found.root, "Encoding": found.classes.encoding}
-    colours = [*zip(found.classes.names, found.classes.palette, strict=True), ("unknown", WRONG)]
-    note = "Click an image to enlarge it; over an enlarged label the pointer names the class."
-    unknown: list[list[str | Cell]] = [
+    names, palette = found.classes.names, found.classes.palette
+    heads = ["value", "split", "pixels", "labels", "probably"]
+    unknown = [
         [u["value"], u["split"], f"{u['pixels']:,}", str(u["files"]), u["diagnosis"]]
         for u in found.unknown
     ]
-    heads = ["value", "split", "pixels", "labels", "probably"]
+    note = "Click an image to enlarge it; over an enlarged label the pointer names the class."
     sections = [
         Section("Splits", [table(found)], "Mean and deviation of red, green and blue are in 0..1."),
         Section("What was found, the worst first", [_card(found, p) for p in found.problems]),
@@ -37,66 +35,63 @@ def page(found: Findings, command: str) -> Page:
     return Page(
         f"{found.source} · check",
         found.verdict(),
-        [(name, str(fact)) for name, fact in facts.items()] + [("Files", str(len(found.scans)))],
+        [("Dataset", str(found.source)), ("Folder", str(found.root)),
+         ("Encoding", found.classes.encoding), ("Files", str(len(found.scans)))],
         [section for section in sections if section.blocks],
-        colours,
-        command,
-    )
+        [*zip(names, palette, strict=True), ("unknown", WRONG)],
+    )  # fmt: skip
 
 
 def table(found: Findings) -> Table:
     """Files, sizes and colours of each split; share of each class, and how many labels have it."""
-    colours = dict(zip(found.classes.names, found.classes.palette, strict=True))
-    columns = [list(_column(part.numbers)) for part in found.parts]
-    rows = [
-        [Cell(cells[0][0], colour=colours.get(cells[0][0])), *(cell for _, cell in cells)]
-        for cells in zip(*columns, strict=True)
+    numbers = [part.numbers for part in found.parts]
+    rows: list[list[str | Cell]] = [
+        [kind, *(f"{each['pairs'][kind]:,}" for each in numbers)] for kind in numbers[0]["pairs"]
     ]
+    rows.append(["sizes", *(_sizes(each["sizes"]) for each in numbers)])
+    for key in ("mean", "std"):
+        rows.append([key, *(" ".join(f"{value:.3f}" for value in each[key]) for each in numbers)])
+    for name, colour in zip(found.classes.names, found.classes.palette, strict=True):
+        each_split = [each["frequencies"][name] for each in numbers]
+        rows.append([Cell(name, colour=colour), *map(_share, each_split)])
+    for key in ("void", "unknown"):
+        rows.append([key, *(_share(each[key]) for each in numbers)])
     return Table(["% of pixels (labels)", *(part.name for part in found.parts)], rows)
 
 
-def _column(numbers: dict[str, Any]) -> Iterator[tuple[str, Cell]]:
-    """Names and cells of one split."""
-    for kind, count in numbers["pairs"].items():
-        yield kind, Cell(f"{count:,}")
-    sizes = [f"{size} ({count})" for size, count in numbers["sizes"].items()]
-    yield "sizes", Cell("\n".join(sizes[:3] + ["and others"] * (len(sizes) > 3)))
-    for key in ("mean", "std"):
-        yield key, Cell(" ".join(f"{value:.3f}" for value in numbers[key]))
-    shares = [
-        *numbers["frequencies"].items(),
-        *((key, numbers[key]) for key in ("void", "unknown")),
-    ]
-    for name, each in shares:
-        pictures, text = each.get("pictures"), f"{100 * each['share']:.2f}"
-        text += "" if pictures is None else f" ({pictures})"
-        yield name, Cell(text, "down" if pictures == 0 else "", bar=each["share"])
+def _sizes(counts: dict[str, int]) -> str:
+    sizes = [f"{size} ({count})" for size, count in counts.items()]
+    return "\n".join(sizes[:3] + ["and others"] * (len(sizes) > 3))
+
+
+def _share(found: dict[str, Any]) -> Cell:
+    labels = f" ({found['pictures']})" if "pictures" in found else ""
+    kind = "" if found.get("pictures", 1) else "down"
+    return Cell(f"{100 * found['share']:.2f}{labels}", kind, bar=found["share"])
 
 
 def _card(found: Findings, problem: Problem) -> Card:
     partners = {path: pair for part in found.parts for pair in part.pairs for path in pair}
     cases = problem.cases or [partners.get(path, (path,)) for path in problem.files[:_CASES]]
-    whole = [[path for path in case if not found.scans[path].broken] for case in cases[:_CASES]]
-    return Card(
-        f"{problem.level}: {problem.kind}",
-        [[_figure(found, path) for path in case] for case in whole if case],
-        found.short(problem.message),
-        level=problem.level,
-    )
+    strips = [
+        [_figure(found, path) for path in case if not found.scans[path].broken]
+        for case in cases[:_CASES]
+    ]
+    title, text = f"{problem.level}: {problem.kind}", found.short(problem.message)
+    return Card(title, [strip for strip in strips if strip], text, level=problem.level)
 
 
 def _examples(found: Findings) -> list[Card]:
     """A few pairs of each split, evenly over it."""
-    cards = []
+    cards, scans = [], found.scans
     for part in found.parts:
-        count = len(part.examples)
-        for at in np.linspace(0, count - 1, min(_EXAMPLES, count)).astype(int):
-            image, label = (_figure(found, path) for path in part.examples[at])
-            over = Figure(
-                "label over it", overlay(image.image, *_label(found, part.examples[at][1]))
-            )
-            title = f"{part.name}: {found.short(part.examples[at][0])}"
-            cards.append(Card(title, [[image, over, label]]))
+        fit = (p for p in part.pairs if scans[p[0]].size == scans[p[1]].size)
+        pairs = [p for p in fit if scans[p[1]].values and not scans[p[1]].foreign]
+        for at in np.linspace(0, len(pairs) - 1, min(_EXAMPLES, len(pairs))).astype(int):
+            image, label = (_figure(found, path) for path in pairs[at])
+            over = overlay(image.image, *_label(found, pairs[at][1]))
+            figures = [image, Figure("label over it", over), label]
+            cards.append(Card(f"{part.name}: {found.short(pairs[at][0])}", [figures]))
     return cards
 
 
@@ -111,9 +106,9 @@ def _figure(found: Findings, path: Path) -> Figure:
 
 def _label(found: Findings, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Train ids `[H,W]`, K for unknown values, not much larger than a page shows; their colours."""
-    with open_pillow(path) as picture:
-        raw = thin(found.classes.raw_of(picture, path), 2 * SIDE)
+    with open_pillow(path) as image:
+        raw = thin(found.classes.raw_of(image, path), 2 * SIDE)
     values, where = np.unique(raw, return_inverse=True)
     known, unknown = found.classes.train_ids(), len(found.classes.names)
-    ids = np.array([known.get(int(value), unknown) for value in values], np.uint8)
+    ids = np.array([known.get(value, unknown) for value in values.tolist()], np.uint8)
     return ids[where].reshape(raw.shape), np.array([*found.classes.palette, WRONG], np.uint8)

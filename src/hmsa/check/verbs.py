@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ..config.options import Dataset, Files
-from ..runs import Outcome, command_line
+from ..runs import Outcome
 
 Splits = Annotated[
     list[str], Parameter(name="--split", negative="", help="repeat for more; default: all")
@@ -39,7 +39,7 @@ def check(
     found = work(dataset, split, files)
     name = dataset.parent.resolve().name if dataset.name == "dataset.yaml" else dataset.stem
     file = report or Path("runs") / f"check-{name}.html"
-    write_page(file, show.page(found, command_line()))
+    write_page(file, show.page(found))
     problems = [
         Text.assemble((f"{problem.level:8}", _STYLES[problem.level]), found.short(problem.message))
         for problem in found.problems
@@ -56,11 +56,11 @@ def stats(dataset: Dataset, /, *, split: Splits = [], files: Files = None) -> Ou
     """
     from ..report.tables import terminal
     from . import show
-    from .check import STATISTICS
     from .check import check as work
 
     found = work(dataset, split, files, compare=False)
     summary = found.summary()
     errors = [error["message"] for error in summary["errors"]]
     table = terminal(show.table(found), str(dataset))
-    return Outcome({key: summary[key] for key in STATISTICS}, table, problems=errors)
+    keys = ("dataset", "folder", "frequencies", "void", "sizes", "mean", "std")
+    return Outcome({key: summary[key] for key in keys}, table, problems=errors)

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from ..model import HMSA
-from ..model.pretrained import Card, find_checkpoint, read_checkpoint, write_checkpoint
+from ..model.pretrained import Card, read_checkpoint, write_checkpoint
 from ..runs.errors import InputError, as_input_error
 
 
@@ -45,8 +45,7 @@ class GateCurve(BaseModel):
 def read(source: str | Path) -> tuple[Path, dict[str, Tensor], Card]:
     """File, weights and card of a checkpoint. Raises InputError."""
     with as_input_error():
-        file = find_checkpoint(source)
-        return file, *read_checkpoint(file)
+        return read_checkpoint(source)
 
 
 def amend(source: str | Path, **fields: Any) -> None:
@@ -64,23 +63,21 @@ def begin_from(model: HMSA, source: str | Path) -> list[str]:
     wanted = model.state_dict()
     fresh = [n for n, t in wanted.items() if n not in tensors or tensors[n].shape != t.shape]
     for name in fresh:
-        came, needed = tensors.get(name), wanted[name].shape
-        if name.startswith("attention.") or (came is not None and came.shape[1:] == needed[1:]):
-            continue
-        shape = "nothing" if came is None else f"shape {tuple(came.shape)}"
-        raise InputError(
-            f"start: {source} has {shape} for {name} {tuple(needed)}; begin from a checkpoint of "
-            "the same trunk, head and width"
-        )
+        came, needed = [*getattr(tensors.get(name), "shape", ())], [*wanted[name].shape]
+        if not name.startswith("attention.") and (not came or came[1:] != needed[1:]):
+            raise InputError(
+                f"start: {source} has {came or 'nothing'} for {name} {needed}; begin from a "
+                "checkpoint of the same trunk, head and width"
+            )
     model.load_state_dict({n: tensors[n] for n in wanted if n not in fresh}, strict=False)
     return fresh
 
 
 def fingerprint(source: str | Path) -> str:
     """SHA-256 of all in a checkpoint that results depend on; of any other file, of its bytes."""
-    if Path(source).is_file() and Path(source).suffix != ".safetensors":
-        with Path(source).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+    path = Path(source)
+    if path.is_file() and path.suffix != ".safetensors":
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     _, tensors, card = read(source)
     fields = (card.network, card.names, card.scales, card.flip, card.long_edge)
     return hashed(tensors, json.dumps(fields, sort_keys=True))

@@ -56,16 +56,15 @@ def load(source: str | Path) -> HMSA:
 def find(source: str | Path) -> NetworkInfo:
     """The network that `source` names, with its weights, in eval mode. Raises InputError."""
     library, _, name = str(source).partition(":")
-    path = Path(source)
     with _as_input_error(f"{source} cannot be loaded"):
-        if (path / CONFIG).is_file():
-            config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-            kinds = {"_model_class": "smp", "model_type": "transformers"}
-            library, name = next((kinds[key] for key in config if key in kinds), ""), str(source)
+        if (config := Path(source) / CONFIG).is_file():
+            keys = json.loads(config.read_text(encoding="utf-8"))
+            name, kinds = str(source), {"_model_class": "smp", "model_type": "transformers"}
+            library = next((kinds[key] for key in keys if key in kinds), "")
         if name and library in LIBRARIES:
             return describe(LIBRARIES[library].find(name).eval())
-        if path.exists() or path.suffix == ".safetensors":
-            return describe(load(path))
+        if Path(source).exists() or Path(source).suffix == ".safetensors":
+            return describe(load(source))
     if name:
         return _own(str(source))
     raise InputError(f"no network {source}; hmsa attend --help lists what can be given")
@@ -160,10 +159,9 @@ def _find_transformers(name: str) -> Any:
 
 
 def _describe_transformers(network: Any) -> NetworkInfo:
-    config = json.loads(json.dumps(network.config.to_dict()))
-    labels = network.config.id2label
-    names = [labels[k] for k in sorted(labels)]
+    config = json.loads(network.config.to_json_string(use_diff=False))
     info = replace(describe_own(network), made={"library": "transformers", "config": config})
+    names = [name for _, name in sorted(network.config.id2label.items())]
     return info if names[0].startswith("LABEL_") else replace(info, names=names)
 
 
@@ -177,9 +175,9 @@ def _find_smp(name: str) -> Any:
     import segmentation_models_pytorch as smp
 
     network = smp.from_pretrained(name)
-    encoder, weights = (network.config.get(f"encoder_{key}") for key in ("name", "weights"))
-    if weights:  # images are normalised as when the encoder was first trained
-        first = smp.encoders.get_preprocessing_params(encoder, weights)
+    if weights := network.config.get("encoder_weights"):
+        # Images are normalised as when the encoder was first trained
+        first = smp.encoders.get_preprocessing_params(network.config["encoder_name"], weights)
         if first["input_space"] != "RGB":
             raise InputError(f"smp:{name} takes {first['input_space']} images; RGB is supported")
         for key in ("mean", "std"):
@@ -192,8 +190,8 @@ def _describe_smp(network: Any) -> NetworkInfo:
     if activation := arguments.get("activation"):
         raise InputError(f"the network ends in {activation}, not logits: give activation=None")
     made = {"library": "smp", "class": type(network).__name__, "arguments": arguments}
-    info = replace(describe_own(network), multiple=max(32, network.encoder.output_stride))
-    return replace(info, made=json.loads(json.dumps(made)))
+    multiple = max(32, network.encoder.output_stride)
+    return replace(describe_own(network), multiple=multiple, made=json.loads(json.dumps(made)))
 
 
 def _rebuild_smp(made: Mapping[str, Any]) -> Any:
@@ -206,11 +204,21 @@ class TorchvisionLogits(nn.Module):
     """A segmentation network of torchvision without its last resizing to the image's size."""
 
     multiple = 16
-    names: list[str]
 
-    def __init__(self, network: Any, made: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, classes: int | None = None) -> None:
+        """classes: of a network with any weights; None for the published weights."""
+        from torchvision.models import get_model_weights, segmentation
+
         super().__init__()
-        self.backbone, self.classifier, self.made = network.backbone, network.classifier, made
+        make, self.names = getattr(segmentation, name), None
+        if classes is None:
+            network = make(weights="DEFAULT")
+            self.names = get_model_weights(name).DEFAULT.meta["categories"]
+            classes = len(self.names)
+        else:
+            network = make(weights=None, weights_backbone=None, num_classes=classes)
+        self.backbone, self.classifier = network.backbone, network.classifier
+        self.made = {"library": "torchvision", "name": name, "classes": classes}
 
     def forward(self, image: Tensor) -> Tensor:
         levels = self.backbone(image)
@@ -219,32 +227,23 @@ class TorchvisionLogits(nn.Module):
 
 
 def _find_torchvision(name: str) -> nn.Module:
-    from torchvision.models import get_model_weights, segmentation
-
     name, _, file = name.partition("@")
-    made: dict[str, Any] = {"library": "torchvision", "name": name}
     if not file:
-        network = TorchvisionLogits(getattr(segmentation, name)(weights="DEFAULT"), made)
-        network.names = get_model_weights(name).DEFAULT.meta["categories"]
-        made["classes"] = len(network.names)
-        return network
+        return TorchvisionLogits(name)
     tensors = torch.load(file, map_location="cpu", weights_only=True)
     biases = [n for n in tensors if n.startswith("classifier.") and n.endswith("bias")]
-    network = _rebuild_torchvision(made | {"classes": len(tensors[biases[-1]])})
+    network = TorchvisionLogits(name, len(tensors[biases[-1]]))
     network.load_state_dict({n: t for n, t in tensors.items() if not n.startswith("aux_")})
     return network
-
-
-def _rebuild_torchvision(made: Mapping[str, Any]) -> TorchvisionLogits:
-    from torchvision.models import segmentation
-
-    arguments = {"weights": None, "weights_backbone": None, "num_classes": made["classes"]}
-    return TorchvisionLogits(getattr(segmentation, made["name"])(**arguments), made)
 
 
 LIBRARIES = {
     "transformers": Library(_find_transformers, _describe_transformers, _rebuild_transformers),
     "smp": Library(_find_smp, _describe_smp, _rebuild_smp),
-    "torchvision": Library(_find_torchvision, describe_own, _rebuild_torchvision),
+    "torchvision": Library(
+        _find_torchvision,
+        describe_own,
+        lambda made: TorchvisionLogits(made["name"], made["classes"]),
+    ),
 }
 ScaleAttention.describe = staticmethod(describe)

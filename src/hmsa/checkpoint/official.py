@@ -59,22 +59,16 @@ def convert(path: Path, labels: LabelSet) -> HMSA:
     model = build(**NETWORKS[arch], classes=len(labels.names), width=256, official=True)
     # The official code normalises outside of the network, by the same numbers
     weights |= {"mean": model.mean, "std": model.std}
-    wanted = model.state_dict()
-    shared = wanted.keys() & weights.keys()
-    problems = {
-        "missing": wanted.keys() - shared,
-        "unexpected": weights.keys() - shared,
-        "of another shape": {key for key in shared if wanted[key].shape != weights[key].shape},
-    }
-    found = [f"{len(k)} {what}, such as {min(k)}" for what, k in problems.items() if k]
-    if found:
+    wanted, came = ({n: [*t.shape] for n, t in w.items()} for w in (model.state_dict(), weights))
+    if wrong := sorted(n for n in wanted | came if wanted.get(n) != came.get(n)):
+        name = wrong[0]
         raise InputError(
-            f"{path} does not fit {arch} with {len(labels.names)} classes: {'; '.join(found)}"
+            f"{path} does not fit {arch} with {len(labels.names)} classes: {len(wrong)} tensor(s), "
+            f"such as {name}, which is {came.get(name)} instead of {wanted.get(name)}"
         )
     model.load_state_dict(weights)
     model.card.names, model.card.palette = list(labels.names), list(labels.palette)
-    model.card.scales = (
-        [1.0] if model.fusion == "average" else [0.5, 1.0, 2.0]
-    )  # as evaluated there
+    # As evaluated there
+    model.card.scales = [1.0] if model.fusion == "average" else [0.5, 1.0, 2.0]
     model.card.trained_on = {"converted from": path.name, "arch": arch}
     return model

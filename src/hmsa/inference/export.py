@@ -65,11 +65,12 @@ def export(source: Path, out: Path, size: Size | None = None, chain: Chain = Cha
             "HxW, use scales such as 0.5 or 0.75, or write a .pt2 file"
         )
     card = replace_fields(eager.model.card, scales=eager.scales, flip=eager.flip)
-    table = Table(title=f"{out.name}, {show_size(size)}", title_justify="left")
     with TemporaryDirectory() as folder:
         file = Path(folder) / out.name
         write(file, freeze(eager, size), card, size)
-        if compare(eager, Exported(file), (size,) if size else SIZES, table):
+        table, equal = compare(eager, Exported(file), [size] if size else SIZES)
+        table.title = f"{out.name}, {show_size(size)}"
+        if equal:
             replace(out, lambda temporary: shutil.copyfile(file, temporary))
             return Outcome(table=table, path=out)
     return Outcome(table=table, failure=f"{out} was not written: it differs from {source}")
@@ -101,13 +102,13 @@ def freeze(predictor: Predictor, size: Size | None) -> torch.export.ExportedProg
     """The program of `Frozen` for images of `size`, or of any. Raises InputError."""
     # Traced with sides that are no multiple of a stride: so each resize and pad is in the graph
     image = torch.zeros(1, 3, *(size or (75, 131)), dtype=torch.uint8)
-    free = {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
-    with _quiet(f"torch cannot export this network for {show_size(size)} size"):
-        shapes = None if size else {"image": free}
-        with torch.no_grad():
-            program = torch.export.export(Frozen(predictor), (image,), dynamic_shapes=shapes)
-        (name,) = program.graph_signature.user_inputs
-        shape = next(n for n in program.graph.nodes if n.name == name).meta["val"].shape
+    any_size = {"image": {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}}
+    with _quiet(f"torch cannot export this network for {show_size(size)} size"), torch.no_grad():
+        program = torch.export.export(
+            Frozen(predictor), (image,), dynamic_shapes=None if size else any_size
+        )
+    (name,) = program.graph_signature.user_inputs
+    shape = next(node for node in program.graph.nodes if node.name == name).meta["val"].shape
     if not size and any(isinstance(side, int) for side in shape[2:]):
         raise InputError("this trunk cannot be exported for any size; give one: --size HxW")
     return program
@@ -130,11 +131,10 @@ def write(file: Path, program: torch.export.ExportedProgram, card: Card, size: S
         torch.export.save(program, file, extra_files=header)
 
 
-def compare(eager: Predictor, file: Exported, sizes: Sequence[Size], table: Table) -> bool:
-    """Whether both predict the same for generated streets and noise; each is a row of `table`."""
-    for column in ("image", "size", "classes", "equal labels", "confidence differs by", ""):
-        table.add_column(column)
-    equal = True
+def compare(eager: Predictor, file: Exported, sizes: Sequence[Size]) -> tuple[Table, bool]:
+    """How alike both predict, of generated streets and noise, and whether that is enough."""
+    columns = ("image", "size", "classes", "equal labels", "confidence differs by", "")
+    table, equal = Table(*columns, title_justify="left"), True
     for index, size in enumerate(sizes):
         noise = np.random.default_rng(index).integers(0, 256, (*size, 3), np.uint8)
         for name, image in {"street": scene(index, size)[0], "noise": noise}.items():
@@ -146,7 +146,7 @@ def compare(eager: Predictor, file: Exported, sizes: Sequence[Size], table: Tabl
             row = (name, show_size(size), classes, f"{agreement:.3%}", f"{steps} of 255", verdict)
             table.add_row(*row)
             equal = equal and holds
-    return equal
+    return table, equal
 
 
 class Exported:
@@ -163,7 +163,7 @@ class Exported:
             self._run, header = OPEN[file.suffix](file)
         if not header.get("hmsa"):
             raise InputError(f"{file} was not written by hmsa export: it does not name its classes")
-        self.card = Card.from_json(header["hmsa"])
+        self.card = Card.from_json(header["hmsa"], file)
         height, _, width = header["size"].partition("x")
         self.size = (int(height), int(width)) if width else None
         for name, value in options.items():
@@ -188,7 +188,7 @@ class Exported:
             raise InputError(f"{self.file} has label and confidence only; use the checkpoint")
         image = as_array(image)
         size = image.shape[:2]
-        if self.size not in (None, size) or (not self.size and min(size) < LEAST):
+        if size != self.size if self.size else min(size) < LEAST:
             taken = show_size(self.size) if self.size else f"{LEAST}x{LEAST} or more"
             raise InputError(
                 f"{self.file} takes images of {taken} (height x width), this one is "
@@ -204,7 +204,7 @@ def _open_onnx(file: Path) -> tuple[Run, Mapping[str, str]]:
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads = torch.get_num_threads()
     session = runtime.InferenceSession(file, options, providers=runtime.get_available_providers())
-    header: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
+    header = session.get_modelmeta().custom_metadata_map
     return lambda image: session.run(["label", "confidence"], {"image": image}), header
 
 

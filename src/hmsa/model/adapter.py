@@ -32,9 +32,8 @@ class NetworkInfo:
     """A network, and what its weights do not tell."""
 
     module: nn.Module
-    made: Mapping[str, Any] = field(
-        default_factory=lambda: {"library": "own"}
-    )  # JSON to rebuild it
+    # JSON to rebuild it
+    made: Mapping[str, Any] = field(default_factory=lambda: {"library": "own"})
     multiple: int = 32  # height and width of an image must be multiples of this
     mean: Sequence[float] = IMAGENET_DEFAULT_MEAN  # of RGB in 0..1
     std: Sequence[float] = IMAGENET_DEFAULT_STD
@@ -52,22 +51,18 @@ def describe(network: nn.Module | Mapping[str, Any]) -> NetworkInfo:
 
 def logits_of(output: Any) -> Tensor:
     """`[B,K,h,w]` out of what a network returned. Raises ValueError that says what came instead."""
-    found = output["out"] if isinstance(output, Mapping) and "out" in output else output
-    found = getattr(found, "logits", found)
-    if isinstance(found, Tensor) and found.ndim == 4:
-        return found
-    raise ValueError(
-        f"the network returns {_form(output)}; it must be logits [B,K,h,w]: a tensor, a dictionary "
-        "with out, or an object with .logits"
-    )
+    wrapped = isinstance(output, Mapping) and "out" in output
+    found = output["out"] if wrapped else getattr(output, "logits", output)
+    needed = "logits [B,K,h,w]: a tensor, a dictionary with out, or an object with .logits"
+    return _maps(found, "the network returns", f"it must be {needed}")
 
 
-def _form(value: Any) -> str:
-    """What an error message says of a value."""
-    if isinstance(value, Tensor):
-        return f"a tensor {list(value.shape)}"
-    name = type(value).__name__
-    return f"{name} with {', '.join(map(str, value))}" if isinstance(value, Mapping) else name
+def _maps(value: Any, what: str, needed: str) -> Tensor:
+    if isinstance(value, Tensor) and value.ndim == 4:
+        return value
+    parts = getattr(value, "shape", value if isinstance(value, Mapping) else ())
+    came = "nothing" if value is None else f"{type(value).__name__} {list(parts)}"
+    raise ValueError(f"{what} {came}; {needed}")
 
 
 def confidence_of(logits: Tensor) -> Tensor:
@@ -95,85 +90,72 @@ class ForeignNetwork(nn.Module):
         self.module = module.requires_grad_(False)
         weight = next(module.parameters(), torch.zeros(()))
         image = weight.new_zeros(1, 3, 4 * multiple, 4 * multiple)
-        logits, ran = self._probe(image, multiple)
-        self.classes = logits.shape[1]
-        if classes not in (None, self.classes):
-            raise ValueError(f"the network returns {self.classes} classes, {classes} are wanted")
-        if feature_source == "auto":
-            feature_source = next(
-                (f"{name}:input" for name, part in reversed(ran)
-                 if isinstance(part, nn.Conv2d) and part.out_channels == self.classes), None
-            )  # fmt: skip
-        self.feature_source = feature_source
-        features, _ = self(image)
-        self.channels = 0 if features is None else features.shape[1]
-        own = _stride(image, logits, "logits")
-        features_stride = own if features is None else _stride(image, features, "features")
-        grid = math.lcm(own, features_stride)
-        grid *= math.ceil(STRIDE / grid)  # pixels a cell, of the attention head
-        self.pooled = grid // features_stride, grid // own  # cells that are averaged to one
-        self.multiple = math.lcm(multiple, grid)
-        self.strides = [own, self.multiple]
+        names = {part: name for name, part in module.named_modules()}
+        ran: dict[str, Any] = {}  # what each module took, NAME:input, and returned, NAME
+        last: dict[int, str] = {}  # input of the last convolution that makes so many channels
 
-    def forward(self, image: Tensor, attended: bool = True) -> tuple[Tensor | None, Tensor]:
-        if not attended or not self.feature_source:
-            return None, logits_of(self.module(image))
-        name, _, side = self.feature_source.partition(":")
-        found: list[Any] = []
+        def note(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if name := names.get(part):
+                ran[name], ran[f"{name}:input"] = output, next(iter(inputs), None)
+                if isinstance(part, nn.Conv2d):
+                    last[part.out_channels] = f"{name}:input"
 
-        def keep(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            found.append(inputs[0] if side == "input" else output)
-
-        parts = dict(self.module.named_modules())
-        if name not in parts:
-            own = ", ".join(each for each in parts if each and "." not in each)
-            raise ValueError(f"features: no module {name!r} in the network; it is made of {own}")
-        with parts[name].register_forward_hook(keep):
-            logits = logits_of(self.module(image))
-        features = found[-1] if found else None
-        if isinstance(features, Tensor) and features.ndim == 4:
-            return features, logits
-        came = _form(features) if found else "nothing"
-        raise ValueError(
-            f"features: {self.feature_source} of the network gave {came}; it must be maps "
-            "[B,C,h,w]; name another module, or none"
-        )
-
-    def train(self, mode: bool = True) -> Self:
-        """Stays in eval mode, whatever `mode` says."""
-        return super().train(False)
-
-    def _probe(self, image: Tensor, multiple: int) -> tuple[Tensor, list[tuple[str, nn.Module]]]:
-        """The network's logits, and its modules, with their names, in the order they ran in."""
-        names = {part: name for name, part in self.module.named_modules()}
-        ran: list[nn.Module] = []
         try:
-            with register_module_forward_hook(lambda part, *_: ran.append(part)):
-                output = self.module(image)
+            with register_module_forward_hook(note):
+                output = module(image)
         except Exception as error:  # of somebody else's code: anything
             raise ValueError(
                 f"the network fails on an image {list(image.shape)}, is its multiple {multiple}? "
                 f"({type(error).__name__}: {' '.join(str(error).split())[:160]})"
             ) from None
-        return logits_of(output), [(names[part], part) for part in ran if part in names]
+        logits = features = logits_of(output)
+        self.classes = logits.shape[1]
+        if classes not in (None, self.classes):
+            raise ValueError(f"the network returns {self.classes} classes, {classes} are wanted")
+        self.feature_source = last.get(self.classes) if feature_source == "auto" else feature_source
+        if self.feature_source:
+            parts = ", ".join(name for name, _ in module.named_children())
+            needed = f"name a module in it ({parts}, ..) that makes maps [B,C,h,w], or none"
+            what = f"features: {self.feature_source} of the network gave"
+            features = _maps(ran.get(self.feature_source), what, needed)
+        self.channels = features.shape[1] if self.feature_source else 0
+        far, near = _stride(image, features), _stride(image, logits)
+        grid = math.lcm(near, far)
+        grid *= math.ceil(STRIDE / grid)  # pixels a cell, of the attention head
+        self.pooled = grid // far, grid // near  # cells that are averaged to one
+        self.multiple = math.lcm(multiple, grid)
+        self.strides = [near, self.multiple]
+
+    def forward(self, image: Tensor, attended: bool = True) -> tuple[Tensor | None, Tensor]:
+        if not attended or not self.feature_source:
+            return None, logits_of(self.module(image))
+        name, _, side = self.feature_source.partition(":")
+        found: list[Tensor] = []
+        part = self.module.get_submodule(name)
+        with part.register_forward_hook(lambda _, i, o: found.append(i[0] if side else o)):
+            logits = logits_of(self.module(image))
+        return found[-1], logits
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in eval mode, whatever `mode` says."""
+        return super().train(False)
 
 
-def _stride(image: Tensor, maps: Tensor, what: str) -> int:
+def _stride(image: Tensor, maps: Tensor) -> int:
     """Pixels a cell. Raises ValueError if that is not one whole number."""
-    found = {side / cells for side, cells in zip(image.shape[-2:], maps.shape[-2:], strict=True)}
-    if len(found) > 1 or min(found) % 1 or min(found) < 1:
-        came = f"{what} {list(maps.shape)} of an image {list(image.shape)}"
+    stride = image.shape[-1] // maps.shape[-1]
+    if [side * stride for side in maps.shape[-2:]] != list(image.shape[-2:]):
+        came = f"maps {list(maps.shape)} of an image {list(image.shape)}"
         raise ValueError(f"the network makes {came}; they must be smaller by one whole number")
-    return round(found.pop())
+    return stride
 
 
 class ScaleAttention(HMSA):
     """Multi-scale attention around `network`, which is frozen and stays in eval mode.
 
-    network: an nn.Module, its `NetworkInfo`, or the `made` of a saved one. classes: K, if it is to
-    be checked. features: `feature_source` of `ForeignNetwork`; beside them the head takes
-    `confidence_of` the logits. per_class: K attention maps instead of one. width: channels in the
-    head. Raises ValueError if the network cannot be used.
+    network: an nn.Module, its `NetworkInfo`, or the `made` of a saved one. classes: K, to be
+    checked. features: `feature_source` of `ForeignNetwork`; the head also takes `confidence_of` the
+    logits. per_class: K attention maps. width: of the head. Raises ValueError for other networks.
     """
 
     fusion = "attention"
@@ -193,7 +175,7 @@ class ScaleAttention(HMSA):
         nn.Module.__init__(self)  # there is no trunk and no head of `HMSA` to build
         info = network if isinstance(network, NetworkInfo) else self.describe(network)
         if "reference" in info.made:
-            self.external = "trunk.module."
+            self.external = ("trunk.module.",)
         self.trunk = trunk = ForeignNetwork(info.module, info.multiple, classes, features)
         self.classes = k = trunk.classes
         self.maps = k if per_class else 1
@@ -216,11 +198,10 @@ class ScaleAttention(HMSA):
         if not attended:
             return Reading(None, logits)
         far, near = self.trunk.pooled
-        confidence = F.avg_pool2d(confidence_of(logits), near)
-        if features is None:
-            return Reading(confidence, logits)
-        features = F.avg_pool2d(features, far)
-        return Reading(torch.cat([features, confidence.to(features)], 1), logits)
+        found = F.avg_pool2d(confidence_of(logits), near)
+        if features is not None:
+            found = torch.cat([F.avg_pool2d(features, far), found.to(features)], 1)
+        return Reading(found, logits)
 
 
 class PairScaleAttention(ScaleAttention, PairAttention):

@@ -4,29 +4,28 @@ A file is safetensors with the `Card` as JSON in its header, entry `hmsa`. It ca
 is replaced whole or not at all. A folder holds it as model.safetensors, beside config.json (the
 same card, which wins if somebody has edited it) and README.md.
 
-`huggingface_hub.PyTorchModelHubMixin` is not used: it knows neither single files nor run folders
-nor the fusion classes, removes config.json before it writes a new one, keeps an old README.md, and
-does not report a damaged file in one line.
+`huggingface_hub.PyTorchModelHubMixin` is not used: it knows neither single files nor run folders,
+and replaces files one after the other.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
+BEST, LAST = "best.safetensors", "last.safetensors"  # of a run
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 
 
@@ -53,15 +52,15 @@ class Card:
         return json.dumps(asdict(self) | {"id2label": self.id2label}, indent=indent)
 
     @classmethod
-    def from_json(cls, text: str) -> Card:
-        """Raises ValueError if `text` is not the JSON of a card."""
+    def from_json(cls, text: str, source: object) -> Card:
+        """Raises ValueError, naming `source`, if `text` is not the JSON of a card."""
         try:
             values = json.loads(text)
             card = cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
             card.palette = [(r, g, b) for r, g, b in card.palette]
             card.network, card.scales = dict(card.network), [float(s) for s in card.scales]
         except (TypeError, ValueError) as error:
-            raise ValueError(f"damaged card: {error}") from None
+            raise ValueError(f"{source}: damaged card: {error}") from None
         return card
 
 
@@ -70,15 +69,11 @@ class Pretrained(nn.Module):
 
     fusion: str
     card: Card
-    external: str | None = None  # prefix of the tensors that a checkpoint does not store
+    external: tuple[str, ...] = ()  # prefixes of the tensors that a checkpoint does not store
 
     @property
     def id2label(self) -> dict[int, str]:
         return self.card.id2label
-
-    def external_tensors(self) -> dict[str, Tensor]:
-        prefix = self.external
-        return {n: t for n, t in self.state_dict().items() if prefix and n.startswith(prefix)}
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, network: Any = None, **hub: Any) -> Self:
@@ -89,34 +84,30 @@ class Pretrained(nn.Module):
         your own network, if the checkpoint holds scale attention around it. hub: revision, token,
         cache_dir, local_files_only, as in huggingface_hub. Raises ValueError for anything else.
         """
-        file = find_checkpoint(source, **hub)
-        tensors, card = read_checkpoint(file)
+        file, tensors, card = read_checkpoint(source, **hub)
         arguments = {"fusion": "hierarchical"} | card.network
         fusion = arguments.pop("fusion")
         # Reversed: a class comes before those that inherit its fusion
         kinds = {kind.fusion: kind for kind in reversed(_with_subclasses(cls))}
         if fusion not in kinds:
             raise ValueError(f"{file} holds fusion {fusion!r}, which {cls.__name__} is not")
-        if network is not None:
-            arguments["network"] = network
         try:
-            model = kinds[fusion](**arguments)
-            model.load_state_dict(tensors | model.external_tensors())
-        except TypeError as error:
-            raise ValueError(f"{file}: no such network ({error})") from None
-        except RuntimeError as error:
+            model = kinds[fusion](**arguments | ({} if network is None else {"network": network}))
+            own = {n: t for n, t in model.state_dict().items() if n.startswith(model.external)}
+            model.load_state_dict(tensors | own)
+        except (TypeError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise ValueError(f"{file}: weights do not fit its network ({reason})") from None
+            raise ValueError(f"{file}: its network cannot be rebuilt ({reason})") from None
         model.card = card
         return model.eval()  # type: ignore[no-any-return]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors, config.json and README.md, the model card, into `folder`."""
-        folder, data = Path(folder), ModelCardData()  # the template has all that the hub reads
-        name = folder.resolve().name
+        folder = Path(folder)
+        data, name = ModelCardData(), folder.resolve().name  # the template has all that is needed
         page = ModelCard.from_template(data, str(TEMPLATE), card=self.card, name=name)
         save(folder / WEIGHTS, self)
-        _write_text(folder / README, str(page.content))
+        _replace(folder / README, str(page.content).encode())
 
     def push_to_hub(
         self, repo_id: str, *, private: bool | None = None, token: str | None = None
@@ -130,29 +121,27 @@ class Pretrained(nn.Module):
             return str(hub.upload_folder(repo_id=repo_id, folder_path=folder))
 
 
-def find_checkpoint(source: str | Path, **hub: Any) -> Path:
-    """The weight file of `source`, which `Pretrained.from_pretrained` describes."""
+def _find(source: str | Path, **hub: Any) -> Path:
     path = Path(source)
     if path.is_file():
         return path
     if not path.is_dir():
-        # If the part before the slash is a folder here, a path was meant
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", path.as_posix()) or path.parent.is_dir():
+        if path.parent.is_dir():  # else it may be owner/name
             raise ValueError(f"no checkpoint {source}; give a file, a run folder or a hub id")
         try:
             path = Path(snapshot_download(path.as_posix(), allow_patterns=[WEIGHTS, CONFIG], **hub))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        except (HfHubHTTPError, OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
             raise ValueError(f"{source} is no file or folder, nor on the hub ({reason})") from None
-    names = (WEIGHTS, "best.safetensors", "last.safetensors")
-    existing = [path / name for name in names if (path / name).is_file()]
-    if not existing:
-        raise ValueError(f"{source} is a folder without {', '.join(names[:-1])} or {names[-1]}")
-    return existing[0]
+    for name in (WEIGHTS, BEST, LAST):
+        if (path / name).is_file():
+            return path / name
+    raise ValueError(f"{source} is a folder without {WEIGHTS}, {BEST} or {LAST}")
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Card]:
-    """Weights and card of a file. Raises ValueError if it is not a checkpoint."""
+def read_checkpoint(source: str | Path, **hub: Any) -> tuple[Path, dict[str, Tensor], Card]:
+    """File, weights and card of what `Pretrained.from_pretrained` takes. Raises ValueError."""
+    path = _find(source, **hub)
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("hmsa")
@@ -162,44 +151,36 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Card]:
     if text is None:
         raise ValueError(f"{path} holds weights but no hmsa header; it was not written by hmsa")
     config = path.with_name(CONFIG)
-    edited = path.name == WEIGHTS and config.is_file()
-    try:
-        return tensors, Card.from_json(config.read_text(encoding="utf-8") if edited else text)
-    except ValueError as error:
-        raise ValueError(f"{config if edited else path}: {error}") from None
+    if path.name == WEIGHTS and config.is_file():
+        return path, tensors, Card.from_json(config.read_text(encoding="utf-8"), config)
+    return path, tensors, Card.from_json(text, path)
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], card: Card) -> None:
     """Write the file `path`, and config.json beside it if it is named model.safetensors."""
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {"format": "pt", "hmsa": card.to_json()}
-    _replace(path, lambda file: save_file(stored, file, metadata=header))
+    _replace(path, to_bytes(stored, header))
     if path.name == WEIGHTS:
-        _write_text(path.with_name(CONFIG), card.to_json(indent=2) + "\n")
+        _replace(path.with_name(CONFIG), f"{card.to_json(indent=2)}\n".encode())
 
 
 def save(path: Path, model: Pretrained) -> None:
     """Write `model` to the file `path`; an older file there stays whole until it is replaced."""
-    external = model.external_tensors()
-    tensors = {name: t for name, t in model.state_dict().items() if name not in external}
-    write_checkpoint(path, tensors, model.card)
+    stored = {n: t for n, t in model.state_dict().items() if not n.startswith(model.external)}
+    write_checkpoint(path, stored, model.card)
 
 
 def _with_subclasses(kind: type[Any]) -> list[type[Any]]:
     return [kind, *(k for below in kind.__subclasses__() for k in _with_subclasses(below))]
 
 
-def _write_text(path: Path, text: str) -> None:
-    _replace(path, lambda file: file.write_text(text, encoding="utf-8"))
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+def _replace(path: Path, content: bytes) -> None:
     """`hmsa.runs.replace`, again because `hmsa.model` imports nothing else of hmsa."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        write(temporary)
-        temporary.chmod(0o644)  # safetensors lets only the owner read it
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
