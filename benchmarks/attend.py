@@ -34,8 +34,8 @@ from hmsa.data.sampling import TrainingStream, batches
 from hmsa.data.transforms import training_transform
 from hmsa.evaluation.measure import measure, score
 from hmsa.inference.predictor import Predictor
-from hmsa.model import HMSA, ScaleAttention
 from hmsa.inference.tiles import Gate
+from hmsa.model import HMSA, ScaleAttention
 from hmsa.model.adapter import logits_of
 from hmsa.model.fusion import resize
 from hmsa.runs.files import replace

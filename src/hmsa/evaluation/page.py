@@ -14,16 +14,14 @@ from numpy.typing import NDArray
 
 from ..inference.predictor import Predictor
 from ..report.page import Block, Card, Cell, Chart, Figure, Legend, Page, Section, Table, write_page
-from ..report.pictures import RIGHT, UNKNOWN, WRONG, colorize, error, heat, ramp
-from ..report.tables import difference, matrix, percent, percents, signed
+from ..report.pictures import RIGHT, UNKNOWN, WRONG, colorize, error, heat
+from ..report.tables import difference, matrix, percent, percents
 from ..runs.machine import describe_machine
 from .calibration import Calibration
 from .measure import Evaluation, Window
 
 EXAMPLES, WINDOWS = 8, 2  # half of the examples are the worst; windows: of each scale
 POINTS = 400  # most points of a curve: more than one per pixel only hides the line in its own noise
-# Coarse is blue and fine orange, so that the order of the scales can be seen.
-SCALE_ANCHORS = [(58, 96, 158), (66, 152, 168), (134, 186, 120), (228, 186, 80), (222, 120, 64)]
 ERRORS = [("right", RIGHT), ("wrong", WRONG), ("no label", UNKNOWN)]
 
 
@@ -138,7 +136,7 @@ def _weights(found: Evaluation) -> list[Block]:
     if weights is None or len(found.scales) == 1:
         return []
     order = [int(k) for k in np.argsort(-weights[:, -1]) if np.isfinite(weights[k]).all()]
-    colours = ramp(SCALE_ANCHORS, len(found.scales))
+    colours = heat(np.linspace(0.3, 0.9, len(found.scales)))  # of rising luminance
     key = [(f"{scale:g}×", colour) for scale, colour in zip(found.scales, colours, strict=True)]
     heads = [row[0] for row in class_table(found).rows]
     bars = Table((), [[heads[k], Cell("", bar=weights[k])] for k in order], "bars", key)
@@ -244,5 +242,5 @@ def _example(found: Evaluation, predictor: Predictor, index: int) -> Card:
 
 def _window(found: Evaluation, predictor: Predictor, window: Window) -> Card:
     main, single, _ = _figures(found, predictor, window.index, window.place, window.scale)
-    name, gained = found.dataset.pairs[window.index].name, signed(100 * window.gained)
+    name, gained = found.dataset.pairs[window.index].name, f"{100 * window.gained:.1f}"
     return Card(name, [[*main[:2], *single, main[2]]], f"{gained} % of the window")

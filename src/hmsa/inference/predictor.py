@@ -134,8 +134,8 @@ class Predictor:
         self, image: Pixels | list[Pixels] | tuple[Pixels, ...], **wanted: Unpack[Wanted]
     ) -> Prediction | list[Prediction]:
         """image: a file, a Pillow image, `[H,W,3]` uint8 RGB, a tensor `[3,H,W]`, uint8 or float in
-        0..1, or an `OpenImage`; any size. A list of these, or a tensor `[B,3,H,W]`, gives a list; all
-        of one size go through the network together.
+        0..1, or an `OpenImage`; any size. A list of these, or a tensor `[B,3,H,W]`, gives a list;
+        all of one size go through the network together.
         """
         if isinstance(image, Path | str):
             with open_image(Path(image)) as picture:

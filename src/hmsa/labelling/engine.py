@@ -97,11 +97,11 @@ class Labeller:
             raise InputError(f"{image} cannot be decoded ({text}); replace or remove it") from None
         return pixels, drawn
 
-    def _predict(self, batch: list[Loaded]) -> list[Result]:
-        (loaded,), began = batch, time.monotonic()
+    def _predict(self, loaded: Loaded) -> Result:
+        began = time.monotonic()
         if loaded is None:
-            return [None]
-        return [(self.predictor(loaded[0], detail=self.agreement), time.monotonic() - began)]
+            return None
+        return self.predictor(loaded[0], detail=self.agreement), time.monotonic() - began
 
     def _labelled(self, prediction: Prediction, seconds: float, drawn: Drawn | None) -> Row:
         label, maps = prediction.label, {"confidence": prediction.confidence}

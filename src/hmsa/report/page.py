@@ -1,7 +1,7 @@
 """One kind of offline page: a title, one sentence, facts, and sections that any room fills.
 
-Everything a page needs is inside its one file, and its own content policy forbids the browser to
-fetch anything else. `page.html.j2` draws it. A colour is three numbers in 0..255.
+All that it needs is inside its one file; its content policy forbids the browser to fetch anything.
+`page.html.j2` draws it. A colour is three numbers in 0..255.
 """
 
 from __future__ import annotations
@@ -28,22 +28,18 @@ SIDE = 640  # longest side of an embedded image, in pixels: ten of them stay nea
 DASH = "–"  # where there is no number
 
 Colour = Sequence[int] | NDArray[np.uint8]
-Named = Sequence[tuple[str, Colour]]  # names and their colours
+Named = Sequence[tuple[str, Colour]]
 
 
 @dataclass
 class Cell:
-    """One cell of a table; every part but the text may be left out.
-
-    kind: any of best (bold), none (grey), up (green), down (red), left (aligned), wrap (a long
-    first cell), other (a grey bar). small: a smaller text behind the first one. bar: length 0..1 of
-    a bar below the text, or of its parts. shade: 0..1, of the background. link: relative address.
-    """
+    """kind: any of best (bold), none (grey), up (green), down (red), left (aligned), wrap (a long
+    first cell), other (a grey bar). bar: length 0..1 of a bar below the text, or of its parts.
+    shade: 0..1, of the background. link: relative address."""
 
     text: str
     kind: str = ""
     colour: Colour | None = None
-    small: str = ""
     bar: float | Sequence[float] | NDArray[np.floating] | None = None
     shade: float | None = None
     link: str = ""
@@ -51,11 +47,9 @@ class Cell:
 
 @dataclass
 class Table:
-    """Rows of equal length under `columns`; the first cell of a row is its head.
-
-    kind: "matrix" for upright column heads; "total": the last row sums up the others; "facts": a
-    plain list of names and values; "bars": names with a bar. key: for the parts of the bars.
-    """
+    """Rows of equal length, each with its head first. kind: "matrix" for upright column heads;
+    "total": the last row sums up the others; "facts": a plain list of names and values; "bars":
+    names with a bar. key: for the parts of the bars."""
 
     columns: Sequence[str | Cell]
     rows: Sequence[Sequence[str | Cell]]
@@ -65,12 +59,9 @@ class Table:
 
 @dataclass
 class Chart:
-    """A curve over two axes with numbers.
-
-    points `[N,2]`: the curve, dashed or not. x, y: ends of the axes; by default those of the curve.
+    """A curve of points `[N,2]` over two axes with numbers. x, y: their ends; default: the curve's.
     stages: where each begins on the x axis, its name. bars: (left, right, height, opacity, text
-    under the pointer), drawn behind the curve.
-    """
+    under the pointer), behind the curve."""
 
     title: str
     summary: str
@@ -83,10 +74,9 @@ class Chart:
     dashed: bool = False
 
     def __post_init__(self) -> None:
-        (left, bottom), (right, top) = self.points.min(0), self.points.max(0)
-        left, right = self.x or (left, right)
-        self.left, self.right = left, max(right, left + 1)
-        self.y_ticks = ticks(*(self.y or (bottom, top)))
+        columns = [(float(each.min()), float(each.max())) for each in self.points.T]
+        self.left, right = self.x or columns[0]
+        self.right, self.y_ticks = max(right, self.left + 1), ticks(*(self.y or columns[1]))
         steps = ticks(self.left, self.right)
         self.x_ticks = [t for t in steps if self.left <= t <= self.right and abs(t % 1) < 1e-9]
 
@@ -99,8 +89,8 @@ class Chart:
 
 @dataclass
 class Curve:
-    """A small curve in a box of 1 x 1. points `[N,2]` in 0..1; notes: lines below it; marks:
-    vertical lines as (place 0..1, CSS class, text under the pointer)."""
+    """A small one, of points `[N,2]` in 0..1. notes: lines below it; marks: vertical lines as
+    (place 0..1, CSS class, text under the pointer)."""
 
     title: str
     points: NDArray[np.float64]
@@ -111,15 +101,11 @@ class Curve:
 
 @dataclass
 class Figure:
-    """An image `[H,W,3]` with a caption.
-
-    kind: a "photo" has many colours, which need not stay exact; the colours of a "label" are those
-    of the page, so that the pointer can name them; those of a "map" are exact without a name.
-    """
+    """An image `[H,W,3]`. Colours of a "label" are those of the page, so the pointer names them."""
 
     caption: str
     image: NDArray[np.uint8]
-    kind: Literal["photo", "label", "map"] = "photo"
+    kind: Literal["photo", "label", "map"] = "photo"  # whose colours need not stay exact
     wrong: bool = False  # outlined in red
 
 
@@ -150,24 +136,22 @@ class Section:
 
 @dataclass
 class Legend:
-    """Colours that stay in view while the sections after it are scrolled; keys: further ones, each
-    with a heading; ramp: what the colours of `heat` stand for."""
+    """Colours in view while the sections after it are scrolled; ramp: what those of `heat` mean."""
 
     colours: Named
-    keys: Sequence[tuple[str, Named]] = ()
+    keys: Sequence[tuple[str, Named]] = ()  # further ones by heading
     ramp: str = ""
 
 
 @dataclass
 class Page:
-    """All that a page shows; sections of an inner sequence stand side by side, the facts beside
-    the first one. colours: names for the colours of label images."""
+    """Sections of an inner sequence stand side by side, the facts beside the first one."""
 
     title: str
     verdict: str
     facts: Sequence[tuple[str, str]]
     sections: Sequence[Section | Sequence[Section] | Legend]
-    colours: Named = ()
+    colours: Named = ()  # of label images
     command: str = field(default_factory=command_line)
 
 
@@ -183,37 +167,27 @@ def write_page(path: Path, page: Page) -> None:
     about = Section("Details", [Table((), [each for each in facts if each[1]], "facts")])
     sections = [[*page.sections[:1], about], *page.sections[1:]]
     template = environment.get_template("page.html.j2")
-    html = template.render(page=page, sections=sections, ramp=heat(np.linspace(0, 1, 8)[None])[0])
+    html = template.render(page=page, sections=sections, ramp=heat(np.linspace(0, 1, 8)))
     replace(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
 
 
 def css(colour: Colour) -> str:
     """`#rrggbb`."""
-    return "#" + "".join(f"{round(float(part)):02x}" for part in colour)
+    return f"#{bytes(map(int, colour)).hex()}"
 
 
 def uri(figure: Figure) -> str:
     """The image as a data URI, at most SIDE pixels long; only a photo loses exact colours."""
-    image, photo = figure.image, figure.kind == "photo"
-    shrink = min(1.0, SIDE / max(image.shape[:2]))
-    size = (round(image.shape[1] * shrink) or 1, round(image.shape[0] * shrink) or 1)
+    image, stream, photo = Image.fromarray(figure.image), io.BytesIO(), figure.kind == "photo"
     way = Image.Resampling.LANCZOS if photo else Image.Resampling.NEAREST
-    small, stream = Image.fromarray(image).resize(size, way), io.BytesIO()
-    if photo:
-        small.save(stream, "JPEG", quality=85)
-    else:
-        colours = max(1, len(small.getcolors(1 << 24) or ()))
-        if colours <= 256:
-            small = small.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-        small.save(stream, "PNG", optimize=True)
-    text = base64.b64encode(stream.getvalue()).decode("ascii")
-    return f"data:image/{'jpeg' if photo else 'png'};base64,{text}"
+    image.thumbnail((SIDE, SIDE), way)
+    image.save(stream, "WEBP", lossless=not photo, quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
 def ticks(low: float, high: float) -> list[float]:
     """Round values (1, 2 or 5 times a power of ten), about five, from below low to above high."""
-    span = (high - low) or abs(high) or 1.0
-    rough = span / 5
+    rough = ((high - low) or abs(high) or 1.0) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

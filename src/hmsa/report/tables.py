@@ -25,10 +25,9 @@ def percent(share: Share, digits: int = 1) -> Cell:
 def percents(shares: Sequence[Share]) -> list[Cell]:
     """A row of shares, the best of them bold; those that are written alike are equally good."""
     cells = [percent(share) for share in shares]
-    best = max((float(cell.text) for cell in cells if cell.text != DASH), default=math.nan)
+    best = max((cell.text for cell in cells if cell.text != DASH), key=float, default="")
     for cell in cells:
-        if cell.text != DASH and float(cell.text) == best:
-            cell.kind = "best"
+        cell.kind = "best" if cell.text == best else cell.kind
     return cells
 
 
@@ -38,12 +37,8 @@ def difference(share: Share, other: Share) -> Cell:
     if DASH in pair:
         return Cell(DASH, "none")
     gap = round(float(pair[0]) - float(pair[1]), 1)
-    return Cell(signed(gap), "up" if gap > 0 else "down") if gap else Cell("0.0")
-
-
-def signed(value: float) -> str:
-    """One digit after the point, with a plus or a true minus sign."""
-    return f"{value:+.1f}".replace("-", "−")
+    text = f"{gap:+.1f}".replace("-", "−")
+    return Cell(text, "up" if gap > 0 else "down") if gap else Cell("0.0")
 
 
 def matrix(names: Sequence[str], palette: Sequence[Colour], counts: NDArray[np.int64]) -> Table:
@@ -54,23 +49,26 @@ def matrix(names: Sequence[str], palette: Sequence[Colour], counts: NDArray[np.i
         text = f"{100 * share:.0f}" if share >= 0.005 else "·" if share else ""
         return Cell(text, "hit" if hit else "", shade=0.85 * share**0.6)
 
-    rows: list[list[Cell]] = []
-    for k, (name, colour) in enumerate(zip(names, palette, strict=True)):
-        cells = [cell(share, k == column) for column, share in enumerate(shares[k].tolist())]
-        rows.append([Cell(name, colour=colour), *cells])
+    rows = [
+        [Cell(name, colour=colour), *(cell(share, k == n) for n, share in enumerate(row))]
+        for k, (name, colour, row) in enumerate(zip(names, palette, shares.tolist(), strict=True))
+    ]
     return Table(["", *names], rows, "matrix")
 
 
 def terminal(table: Table, title: str, caption: str = "") -> rich.table.Table:
     """The same table for the terminal: text alone, the best of each row bold."""
-    shown = rich.table.Table(title=Text(title), title_justify="left")
+
+    def text(cell: str | Cell) -> Text:
+        cell = Cell(cell) if isinstance(cell, str) else cell
+        return Text(cell.text, "bold" if cell.kind == "best" else "")
+
+    shown = rich.table.Table(title=Text(title), title_justify="left", caption_justify="left")
+    shown.caption = Text(caption) if caption else None
     for place, column in enumerate(table.columns):
-        head = column if isinstance(column, str) else column.text
-        shown.add_column(Text(head), justify="right" if place else "left")
+        shown.add_column(text(column), justify="right" if place else "left")
     for row in table.rows:
         if table.kind == "total" and row is table.rows[-1]:
             shown.add_section()
-        cells = [Cell(cell) if isinstance(cell, str) else cell for cell in row]
-        shown.add_row(*(Text(c.text, "bold" if c.kind == "best" else "") for c in cells))
-    shown.caption, shown.caption_justify = Text(caption) if caption else None, "left"
+        shown.add_row(*map(text, row))
     return shown

@@ -92,7 +92,7 @@ def keep_memory() -> None:
 
 
 def trim_memory() -> None:
-    """Have glibc hand back all freed memory, where the next tensors are too large to fit into it."""
+    """Have glibc hand back all freed memory: the next tensors are too large to fit into it."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -43,12 +43,17 @@ class Outcome:
 
             Console(stderr=self.summary is None).print(self.table)
         if self.summary is not None:
-            print(json.dumps(self.summary))
+            print(to_json(self.summary))
         elif self.path is not None and not self.failure:
             print(self.path)
         if self.code is not None:
             return self.code
         return 1 if self.failure else 2 if self.problems else 0
+
+
+def to_json(summary: dict[str, Any]) -> str:
+    """One line of JSON; what has no score (nan) is null, which JSON has no number for."""
+    return json.dumps(json.loads(json.dumps(summary), parse_constant=lambda _: None))
 
 
 def command_line() -> str:
