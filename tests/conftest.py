@@ -21,12 +21,11 @@ from hmsa import __main__ as cli
 from hmsa.check.check import check
 from hmsa.data.scenes import write_scenes
 from hmsa.model import HMSA
+from samples import LAYOUTS, SHARED, TINY_RECIPE
 
 # A busy machine is slow, not wrong: no example fails for its time
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
-
-SHARED = Path(__file__).parents[2] / "shared"
 
 
 class Ran(NamedTuple):
@@ -120,43 +119,6 @@ def folder_dataset(tmp_path):
     return make
 
 
-# Releases in small. Of each place: its image, its labels, and what lies beside and is neither.
-LAYOUTS = {
-    "cityscapes": [
-        ("train/aachen/aachen_0_19 train/stuttgart/stuttgart_0_20 val/lindau/lindau_0_21",
-         "leftImg8bit/{}_leftImg8bit.png",
-         "gtFine/{}_gtFine_labelIds.png gtCoarse/{}_gtCoarse_labelIds.png",
-         "gtFine/{}_gtFine_color.png gtFine/{}_gtFine_instanceIds.png gtFine/{}_gtFine_p.json"),
-        ("train_extra/bayreuth/bayreuth_0_1 train_extra/troisdorf/troisdorf_000000_000073",
-         "leftImg8bit/{}_leftImg8bit.png",
-         "gtCoarse/{}_gtCoarse_labelIds.png autolabelled/{}_leftImg8bit.png",
-         "gtCoarse/{}_gtCoarse_polygons.json autolabelled/{}_leftImg8bit_prob.png"),
-    ],
-    "mapillary": [
-        ("training validation", "{}/images/k-Ey_1.jpg", "{}/labels/k-Ey_1.png",
-         "{}/instances/k-Ey_1.png {}/panoptic/k-Ey_1.png config.json"),
-    ],
-    "mapillary-v2": [
-        ("training validation", "{}/images/k-Ey_1.jpg",
-         "{}/v2.0/labels/k-Ey_1.png {}/v1.2/labels/k-Ey_1.png",
-         "{}/v2.0/panoptic/k-Ey_1.png {}/v2.0/polygons/k-Ey_1.json config_v2.0.json"),
-    ],
-    "ade20k": [
-        ("training/ADE_train_1 validation/ADE_val_1", "images/{}.jpg", "annotations/{}.png",
-         "objectInfo150.txt"),
-    ],
-    "camvid": [
-        ("train val", "{}/images/0006R0_f1.jpg", "{}/labels/0006R0_f1.png", "classes.json"),
-    ],
-    "camvid-segnet": [
-        ("train val test", "{}/0001TP_1.png", "{}annot/0001TP_1.png", "{}.txt"),
-    ],
-    "aerial": [
-        ("train val test_large", "{}/images/tile1.jpg", "{}/labels/tile1.png", "classes.json"),
-    ],
-}  # fmt: skip
-
-
 @pytest.fixture
 def layout(tmp_path):
     """Make a small release: `(name, label values, size) -> its folder`; values repeat."""
@@ -201,14 +163,6 @@ def _tiny() -> HMSA:
     with torch.no_grad():
         model(torch.rand(2, 3, 64, 64), (0.5, 1.0))
     return model.eval()
-
-
-TINY_RECIPE = {
-    "model": {"trunk": "hrnet_w18_small", "width": 8},
-    "joint": {"steps": 4, "batch": 2, "crop": [64, 64], "validate_every": 2, "warmup": 1},
-    "attention": {"steps": 2, "batch": 2, "crop": [64, 64], "validate_every": 2},
-    "precision": "fp32",
-}
 
 
 @pytest.fixture

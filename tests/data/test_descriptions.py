@@ -10,10 +10,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from conftest import LAYOUTS, SHARED, TINY_RECIPE
 from hmsa.data.datasets import open_dataset
 from hmsa.data.descriptions import KNOWN, beside, locate, read_classes
 from hmsa.runs.errors import InputError
+from samples import LAYOUTS, SHARED, TINY_RECIPE
 
 # Values in the files, and the classes they are
 VALUES = {

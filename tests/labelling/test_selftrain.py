@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import yaml
 
-from hmsa import HMSA, cli
+from hmsa import HMSA
+from hmsa import __main__ as cli
 from hmsa.data.datasets import open_dataset
 from hmsa.data.scenes import write_scenes
 

@@ -15,11 +15,11 @@ import pytest
 import torch
 import yaml
 
-from conftest import TINY_RECIPE
 from hmsa import HMSA
 from hmsa.config.recipe import Joint
 from hmsa.runs import Run
 from hmsa.training.trainer import class_weights, set_learning_rate
+from samples import TINY_RECIPE
 
 
 def rows(run):

@@ -8,15 +8,12 @@ import re
 import numpy as np
 import pytest
 import yaml
-from hmsa.labelling.findings import LEVELS, against, drift, queue
 from PIL import Image
 
 from hmsa.data.datasets import open_dataset
-from hmsa.labelling import findings
 from hmsa.labelling.labelled import open_labelled
-from hmsa.runs.errors import InputError
-
-from .conftest import NAMES, Painted, seen
+from hmsa.labelling.quality import LEVELS, against, drift, queue
+from labelling.review.conftest import NAMES, Painted, seen
 
 
 @pytest.fixture
@@ -73,14 +70,14 @@ class TestQueue:
                 assert doubt.agreement == pytest.approx(agreed, abs=1 / 255)
                 assert doubt.doubt == pytest.approx(1 - (sure + agreed) / 2, abs=1 / 255)
                 told = f"scales disagree on {1 - doubt.agreement:.0%} of it"
-                assert told in doubt.why
+                assert told in doubt.reasons
 
     def test_without_agreement_confidence_alone_counts(self, autolabel):
         out, _ = autolabel(agreement=False)
         for doubt in queue(open_labelled(out)):
             assert doubt.agreement is None
             assert doubt.doubt == pytest.approx(1 - doubt.confidence)
-            assert not any("disagree" in why for why in doubt.why)
+            assert not any("disagree" in why for why in doubt.reasons)
 
     def test_a_rare_class_is_a_reason(self, autolabel, pictures):
         image = np.full((30, 30, 3), 10, np.uint8)
@@ -91,9 +88,9 @@ class TestQueue:
         image[:10] = 250
         Image.fromarray(image).save(pictures / "rare.png")
         out, _ = autolabel()
-        why = {d.name: d.why for d in queue(open_labelled(out))}
-        assert "car: in 1 of 61 pictures" in why["rare"]
-        assert not any("pictures" in each for name in why if name != "rare" for each in why[name])
+        why = {d.name: d.reasons for d in queue(open_labelled(out))}
+        assert "car: in 1 of 61 images" in why["rare"]
+        assert not any("images" in each for name in why if name != "rare" for each in why[name])
 
     def test_the_class_that_is_unsure_here_is_named(self, autolabel, pictures):
         image = np.full((20, 20, 3), 250, np.uint8)
@@ -104,8 +101,8 @@ class TestQueue:
         out, _ = autolabel()
         first = queue(open_labelled(out))[0]
         assert first.name == "unsure"
-        assert any(why.startswith("unsure of car: 0.08, usually") for why in first.why)
-        assert "100% of it less than 0.5 sure" in first.why
+        assert any(why.startswith("low confidence in car: 0.08, usually") for why in first.reasons)
+        assert "confidence below 0.5 on 100% of it" in first.reasons
 
 
 class TestTruth:
@@ -147,7 +144,7 @@ class TestTruth:
         assert kept == sorted(kept, reverse=True)
         assert set(told["class"]) == set(NAMES)
         html = page(out)
-        assert "Against the truth" in html
+        assert "Against true labels" in html
         assert f"{100 * told['miou']:.1f} mIoU" in html
 
     @pytest.mark.parametrize(
@@ -226,7 +223,7 @@ class TestDrift:
         other, _ = autolabel("two")
         ran = hmsa("review", other, "--before", out)
         assert ran.code == 2
-        assert "has no labelled picture" in ran.err
+        assert "has no labelled image" in ran.err
 
 
 class TestPage:
@@ -250,16 +247,16 @@ class TestPage:
         for told in ("by people", "auto label", "confidence", "agreement", "truth", "error"):
             assert f"<figcaption>{told}</figcaption>" in html
         assert "fixed 0.25 keeps" in html
-        assert html.count("less than 0.5 sure") >= 2
+        assert html.count("confidence below 0.5") >= 2
 
     def test_what_is_not_there_leaves_its_section_out(self, autolabel, hmsa):
         out, _ = autolabel(agreement=False)
         assert hmsa("review", out, "--report", out.parent / "p.html").code == 0
         assert not (out / "quality.html").exists()
         html = (out.parent / "p.html").read_text()
-        for told in ("Against the truth", "Changed since", "by people</figcaption>", "agreed"):
+        for told in ("Against true labels", "Changed since", "by people</figcaption>", "agreed"):
             assert told not in html
-        assert "To be looked at by people" in html
+        assert "To check by people" in html
 
     def test_labels_of_others_are_shown_as_counts_alone(self, autolabel, truth, hmsa, tmp_path):
         """A label by people of another picture that is called the same is not shown beside it."""
@@ -292,12 +289,12 @@ class TestPage:
         ran = hmsa("review", out)
         assert ran.code == 0, ran.err
         assert "4 corrected by people" in page(out)
-        assert "To be looked at by people" not in page(out)
+        assert "To check by people" not in page(out)
 
     @pytest.mark.parametrize(
         ("gone", "says"),
         [
-            ("settings.json", "is no folder that hmsa autolabel made"),
+            ("autolabel.json", "was not made by hmsa autolabel"),
             ("dataset.yaml", "is not finished"),
         ],
     )
@@ -319,15 +316,4 @@ class TestPage:
         Image.new("L", (3, 3)).save(out / "confidence" / "a.png")
         ran = hmsa("review", out, "--truth", truth())
         assert ran.code == 2
-        assert "label and confidence of a do not fit" in ran.err
-
-
-def test_reading_ahead_keeps_the_order_and_the_error():
-    def read(number):
-        if number == 7:
-            raise InputError("seven")
-        return -number
-
-    assert list(findings._ahead(read, range(6))) == [(n, -n) for n in range(6)]
-    with pytest.raises(InputError, match="seven"):
-        list(findings._ahead(read, range(20)))
+        assert "label and confidence of a differ in size" in ran.err

@@ -27,8 +27,7 @@ from hmsa.labelling.brush import pack_mask
 from hmsa.labelling.folder import figures, tally
 from hmsa.runs import InputError, Run
 from hmsa.runs.folder import read_records
-
-from .conftest import LABELS, NAMES, seen
+from labelling.review.conftest import LABELS, NAMES, seen
 
 TOOLS = {"cvat": "task.zip", "labelstudio": "tasks.json"}
 
