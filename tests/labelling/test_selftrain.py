@@ -128,7 +128,7 @@ def test_page(whole):
     for number in range(3):
         assert f'href="round-{number}/report-val.html"' in page
         assert (whole / f"round-{number}" / "report-val.html").is_file()
-    assert page.count("data:image/png") == 6, "three pictures, labels of two rounds"
+    assert page.count("data:image/") == 9, "three images, and labels of two rounds"
 
 
 def test_killed_and_gone_on_with(place, start, whole, words, tmp_path):
@@ -146,13 +146,16 @@ def test_killed_and_gone_on_with(place, start, whole, words, tmp_path):
         process.join()
         assert process.exitcode == -signal.SIGKILL
 
+    def lines(file):
+        return len(file.read_text().splitlines()) if file.exists() else 0
+
     def rows(number):
         file = run / f"round-{number}" / "metrics.csv"
         return len(file.read_text().splitlines()) - 1 if file.exists() else 0
 
     until(*words(), "--rounds", 1, reached=lambda: rows(0) >= 1)
     again = (*words(), "--resume")
-    until(*again, reached=lambda: len(list((run / "round-1/labels/rows").glob("0*"))) >= 2)
+    until(*again, reached=lambda: lines(run / "round-1/labels/autolabel.jsonl") >= 2)
     first = told(run)
     until(*again, reached=lambda: rows(1) >= 1)
     assert told(run) == first, "a round that is done stays as it was"
@@ -167,7 +170,7 @@ def test_killed_and_gone_on_with(place, start, whole, words, tmp_path):
     assert without_time(told(run)) == without_time(told(whole))
     mine, others = (HMSA.from_pretrained(r / "round-2").state_dict() for r in (run, whole))
     assert all((mine[name] == others[name]).all() for name in mine)
-    left = [f.name for f in run.rglob(".*") if f.is_file() and f.name != ".lock"]
+    left = [f.name for f in run.rglob(".*") if f.is_file() and f.suffix != ".lock"]
     assert not left, "nothing torn is left"
 
 
@@ -180,7 +183,7 @@ def test_every_part_of_the_section(place, whole, words, hmsa, tmp_path):
     (more / "bad.png").write_bytes(b"nonsense")
     ran = hmsa(*words("selftrain.rule=fixed", "selftrain.level=1"), "--resume")
     assert ran.code == 2
-    assert "no pixel of its labels is as sure as selftrain asks (fixed 1)" in ran.err
+    assert "no pixel of its labels reaches the confidence that selftrain needs (fixed 1)" in ran.err
     changes = [
         "split=null", f"images={more}", "coarse={split: more, fill: [road]}", "rule=precision",
         "level=0.1", "scales=[1]", "flip=true", "start=teacher", "share=0.25", "until=0.8",
@@ -192,10 +195,10 @@ def test_every_part_of_the_section(place, whole, words, hmsa, tmp_path):
     rounds = json.loads(ran.out)["rounds"]
     assert [one["round"] for one in rounds] == [0, 1]
     assert rounds[1]["labels"]["pictures"] == 4
-    assert f"begins from {run / 'round-0' / 'best.safetensors'}" in ran.err
+    assert f"starts from {run / 'round-0' / 'best.safetensors'}" in ran.err
     (extra,) = HMSA.from_pretrained(run / "round-1").card.recipe["sampling"]["extra"]
     assert (extra["share"], extra["until"], extra["border"]) == (0.25, 0.8, [1, 2, 3, 4])
-    made = json.loads((run / "round-1" / "labels" / "settings.json").read_text())
+    made = json.loads((run / "round-1" / "labels" / "autolabel.json").read_text())
     assert (made["scales"], made["flip"], made["coarse"]["fill"]) == ([1.0], True, [3])
     truth = open_dataset(place / "scenes", "more")
     auto = open_dataset(run / "round-1" / "labels", "auto")
@@ -204,7 +207,7 @@ def test_every_part_of_the_section(place, whole, words, hmsa, tmp_path):
         assert (auto.trusting(1.0).read_label(i)[road] == 3).all()
     ran = hmsa(*words(), "--resume")
     assert ran.code == 2
-    assert "begun with another recipe: selftrain" in ran.err
+    assert "begun with other settings, selftrain." in ran.err
 
 
 def test_two_processes_learn_as_one(words):
@@ -220,14 +223,13 @@ def test_two_processes_learn_as_one(words):
 
 
 def test_stopped_by_hand(words, hmsa, monkeypatch):
-    from hmsa.training import train as module
+    from hmsa.training import trainer
 
-    class Impatient(module.Schedule):
-        def __call__(self, optimizer, step):
-            os.kill(os.getpid(), signal.SIGINT)
-            return super().__call__(optimizer, step)
+    def impatient(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+        return 1e-3
 
-    monkeypatch.setattr(module, "Schedule", Impatient)
+    monkeypatch.setattr(trainer, "set_learning_rate", impatient)
     ran = hmsa(*words())
     assert ran.code == 130
     assert "go on with: hmsa selftrain" in ran.err
@@ -241,17 +243,17 @@ def test_stopped_by_hand(words, hmsa, monkeypatch):
         (["selftrain.split=null"], "either images, a folder, or split"),
         (["selftrain.images=x"], "either images, a folder, or split"),
         (["selftrain.split=mor"], "did you mean more"),
-        (["selftrain.split=null", "selftrain.images=nowhere"], "no folder"),
-        (["selftrain.split=null", "selftrain.images=empty"], "no pictures below"),
-        (["selftrain.split=val"], "is a picture of split val, on which networks are judged"),
-        (["selftrain.split=null", "selftrain.images=copies"], "is a picture of split val"),
+        (["selftrain.split=null", "selftrain.images=nowhere"], "no images below"),
+        (["selftrain.split=null", "selftrain.images=empty"], "no images below"),
+        (["selftrain.split=val"], "is an image of split val, which scores the networks"),
+        (["selftrain.split=null", "selftrain.images=copies"], "is an image of split val"),
         (["data.val=train"], "data.val: the recipe's teacher was trained on dataset.yaml"),
         (["sampling.extra=[{split: val}]"], "data.val: the recipe's teacher was trained on"),
         (["start={learnt}"], "data.val: {learnt} was trained on dataset.yaml, split val"),
         (["selftrain.rule=precision", "selftrain.held_out=train"], "selftrain.held_out: the"),
-        (["selftrain.rule=precision", "selftrain.held_out=more"], "is a picture of split more"),
+        (["selftrain.rule=precision", "selftrain.held_out=more"], "is an image of split more"),
         (["selftrain.rule=best"], "selftrain.rule"),
-        (["selftrain.level=2"], "selftrain.level: .*2 came"),
+        (["selftrain.level=2"], "selftrain.level: .*not 2"),
         (["selftrain.share=0.7", "sampling.extra=[{split: more, share: 0.4}]"], "more than 1"),
         (["selftrain.boost=[post]"], "set sampling.class_uniform"),
         (["selftrain.boost=[pots]", "sampling.class_uniform=0.5"], "did you mean 'post'"),
@@ -286,7 +288,7 @@ def test_other_folders_are_left_alone(whole, place, words, hmsa):
     assert "add --resume" in ran.err
     ran = hmsa(*words("seed=3", out=whole), "--resume")
     assert ran.code == 2
-    assert "another recipe: seed (0 -> 3)" in ran.err
+    assert "begun with other settings, seed 0 -> 3" in ran.err
     ran = hmsa(*words(out=whole / "round-0"))
     assert ran.code == 2
     assert "holds a run of hmsa train" in ran.err

@@ -98,6 +98,10 @@ def check_plan(plan: Plan, folder: Path) -> None:
     folder: where the rounds go.
     """
     labels, section = plan.learn.labels, plan.section
+    if sum(extra.share for extra in plan.recipe.sampling.extra) + section.share > 1:
+        raise InputError(
+            "selftrain.share and the shares of sampling.extra are more than 1; lower them"
+        )
     if section.boost and not plan.recipe.sampling.class_uniform:
         raise InputError("selftrain.boost needs class-uniform crops; set sampling.class_uniform")
     for name in section.boost:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from hmsa.labelling.brush import pack_mask, unpack_mask
-from hmsa.runs.errors import InputError
 
 MASKS = arrays.arrays(bool, arrays.array_shapes(min_dims=2, max_dims=2, max_side=40))
 
@@ -90,5 +89,5 @@ def test_first_bytes_of_a_mask_that_label_studio_wrote():
     ],
 )
 def test_damaged(packed, says):
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(ValueError, match=says):
         unpack_mask(packed, (9, 9))

