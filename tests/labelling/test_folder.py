@@ -30,7 +30,7 @@ class Counting(Predictor):
 
     def __call__(self, image, detail=False):
         self.count += 1
-        return super().__call__(image, detail)
+        return super().__call__(image, detail=detail)
 
 
 @pytest.fixture
