@@ -210,7 +210,7 @@ class TestWhatItGives:
         colours = np.array(seen.palette)[seen.label]
         expected = (image / 2 + colours / 2).round()
         assert np.abs(np.array(drawn) - expected).max() <= 1
-        with pytest.raises(InputError, match="the picture is 20x67, its label 41x67"):
+        with pytest.raises(InputError, match="image .20, 67, 3., label .41, 67."):
             seen.overlay(image[:20])
         with pytest.raises(InputError, match=r"saved as .png \(label\) or .npz"):
             seen.save(tmp_path / "label.jpg")
