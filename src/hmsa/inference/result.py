@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..data.images import OpenImage, read_image, to_rgb
 from ..data.labels import spread
-from ..report.pictures import overlay, palette_png
+from ..report.pictures import palette_png
 from ..runs import InputError, replace
 
 _IN_MEMORY = 1 << 28  # bytes of a map, above which it is kept in a file
@@ -53,7 +53,8 @@ class Prediction:
         if pixels.shape[:2] != self.label.shape:
             sizes = f"image {pixels.shape}, label {self.label.shape}"
             raise InputError(f"overlay: {sizes}; give the image that was predicted")
-        return Image.fromarray(overlay(pixels, self.label, self.colours, alpha))
+        tint = palette_png(self.label, self.colours).convert("RGB")
+        return Image.blend(Image.fromarray(pixels), tint, alpha)
 
     def save(self, file: Path | str) -> None:
         """Write the label as a .png (palette, class indices), or all maps as .npz."""
