@@ -80,7 +80,7 @@ def test_predict_from_the_file_equals_predict_from_the_checkpoint(
         precision = ["--precision", "fp32"] if source.suffix == ".safetensors" else []
         ran = hmsa("predict", source, picture, "-o", out, *precision)
         assert ran.code == 0, ran.err
-        label = Image.open(out / "labels" / "street.png")
+        label = Image.open(out / "label" / "street.png")
         assert label.getpalette()[:9] == [value for colour in PALETTE for value in colour]
         confidence = Image.open(out / "confidence" / "street.png")
         found[source.suffix] = np.asarray(label), np.asarray(confidence).astype(int)
@@ -142,7 +142,7 @@ def test_another_size_is_refused_and_named(hmsa, files, picture, tmp_path):
     assert f"{small}: " in ran.err
     assert "takes images of 75x101 (height x width), this one is 30x40" in ran.err
     assert "--size dynamic" in ran.err
-    assert (tmp_path / "out" / "labels" / "street.png").is_file(), "the rest is done"
+    assert (tmp_path / "out" / "label" / "street.png").is_file(), "the rest is done"
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_another_size_is_refused_and_named(hmsa, files, picture, tmp_path):
         (["--scales", "1,2"], "exported with scales [0.5, 1.0], not [1.0, 2.0]"),
         (["--flip"], "exported with flip False, not True"),
         (["--precision", "bf16"], "exported with precision fp32, not bf16"),
-        (["--panel"], "give the checkpoint"),
+        (["--save", "panel"], "give the checkpoint"),
         (["--save", "label,probabilities"], "give the checkpoint"),
         (["--save", "entropy"], "give the checkpoint"),
     ],

@@ -46,7 +46,7 @@ def predict(
     card = exported.card if exported else predictor.model.card
     writer = Writer(out, save, card, inference.scales or card.scales)
     if exported and any(writer.needs.values()):
-        raise InputError(f"{source} has label and confidence only: save from the checkpoint")
+        raise InputError(f"{source} has label and confidence only; for others give the checkpoint")
     settings = predictor.settings | {"checkpoint": fingerprint(source), "save": writer.save}
     stamps = {file: stamp(file) for file in found.values()}
 
