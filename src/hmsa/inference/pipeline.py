@@ -28,8 +28,7 @@ def flow(
 
     `read` and `write` run on `threads` threads each, on one in the order of the items; `work` runs
     here. Between reading and having written are at most 2 * threads items whose costs sum to at
-    most `room`, or one item. Any other error ends everything, after what is being written is
-    complete.
+    most `room`, or one item. Other errors end everything once what is being written is complete.
     """
     reading: deque[tuple[Item, int, Future[Any]]] = deque()
     writing: deque[tuple[Item, int, Future[None]]] = deque()

@@ -26,16 +26,14 @@ Readable = Path | str | Image.Image | NDArray[np.uint8] | OpenImage
 
 @dataclass(frozen=True)
 class Prediction:
-    """Maps of one image; those from `single` to `weights` only with `detail`."""
+    """Maps of one image; `single` to `weights` with `detail` only, no weights with fusion max."""
 
     label: NDArray[np.uint8]  # [H,W] class indices
     confidence: NDArray[np.uint8]  # [H,W] floor(255 * softmax maximum)
     single: dict[float, NDArray[np.uint8]] = field(default_factory=dict)  # scale -> its own label
     pooled: dict[str, NDArray[np.uint8]] = field(default_factory=dict)  # "average", "max" -> label
-    # "plain", "mirrored" -> label of each pass alone, where there were both
-    flips: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
-    # scale -> [H,W], 0..1; empty for a network that pools by maximum, where no scale has a weight
-    weights: dict[float, NDArray[np.float32]] = field(default_factory=dict)
+    flips: dict[str, NDArray[np.uint8]] = field(default_factory=dict)  # plain, mirrored -> label
+    weights: dict[float, NDArray[np.float32]] = field(default_factory=dict)  # scale -> [H,W] 0..1
     probabilities: NDArray[np.float16] | None = None  # [K,H,W]
     entropy: NDArray[np.uint8] | None = None  # [H,W] floor(255 * entropy / log K)
     computed: dict[float, float] = field(default_factory=dict)  # scale -> share, behind a gate
