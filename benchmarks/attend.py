@@ -21,12 +21,14 @@ from typing import Any
 
 import torch
 import yaml
+from hmsa.training.optim import Schedule, class_weights, make_optimizer, moving_average
+from hmsa.training.passes import Passes
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hmsa.checkpoint.files import save
-from hmsa.checkpoint.networks import IMAGENET_MEAN, IMAGENET_STD, logits_of
+from hmsa.checkpoint.networks import find
 from hmsa.config.recipe import Joint
 from hmsa.data.datasets import Dataset, open_dataset
 from hmsa.data.descriptions import describe
@@ -36,15 +38,14 @@ from hmsa.evaluation.measure import measure, score
 from hmsa.inference.predictor import Predictor
 from hmsa.inference.tiles import Gate
 from hmsa.model import HMSA, ScaleAttention
+from hmsa.model.adapter import logits_of
 from hmsa.model.fusion import resize
-from hmsa.model.scale_attention import find_network
+from hmsa.model.pretrained import save
 from hmsa.runs.files import replace
 from hmsa.runs.machine import autocast, best_device, describe_machine, keep_memory
 from hmsa.runs.progress import Progress
 from hmsa.training.attend import Head, Trainer, parts
 from hmsa.training.losses import cross_entropy
-from hmsa.training.optim import Schedule, class_weights, make_optimizer, moving_average
-from hmsa.training.passes import Passes
 
 LEARNT, UNSEEN = ("0001TP", "0016E5"), "0006R0"
 JUDGED = {"unseen": 3, "val": 6}  # split: every so many of its pictures
@@ -102,8 +103,8 @@ def learn(network: nn.Module, dataset: Dataset, stage: Joint) -> nn.Module:
     """Plain training at one scale, as any of the libraries' users would do it."""
     device = best_device()
     network = network.to(device).to(memory_format=torch.channels_last)
-    mean = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
+    mean = torch.tensor(IMAGENET_DEFAULT_MEAN, device=device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_DEFAULT_STD, device=device).view(3, 1, 1)
     weight = class_weights(dataset.frequencies(), 0.4).to(device)
     averaged = AveragedModel(network, multi_avg_fn=moving_average(stage.ema), use_buffers=True)
     optimizer, schedule = make_optimizer(network, stage), Schedule(stage)
@@ -171,13 +172,13 @@ class Proof:
     """One network: its head trained with several seeds, and everything judged."""
 
     def __init__(self, source: str, folder: Path, yaml: Path) -> None:
-        self.known, self.folder, self.yaml = find_network(source), folder, yaml
+        self.network, self.folder, self.yaml = find(source), folder, yaml
         self.learn = open_dataset(yaml, "learn")
         self.judged = {s: thinned(open_dataset(yaml, s), n) for s, n in JUDGED.items()}
 
     def model(self, seed: int, per_class: bool) -> ScaleAttention:
         torch.manual_seed(seed)
-        model = ScaleAttention(self.known, len(self.learn.labels.names), per_class=per_class)
+        model = ScaleAttention(self.network, len(self.learn.labels.names), per_class=per_class)
         return model.to(best_device()).eval()
 
     def trained(self, passes: Passes, seed: int, per_class: bool) -> tuple[ScaleAttention, Any]:

@@ -42,7 +42,7 @@ from hmsa.data.descriptions import describe
 from hmsa.data.images import read_image
 from hmsa.data.labels import IGNORE
 from hmsa.evaluation.confusion import Confusion
-from hmsa.evaluation.evaluate import evaluate
+from hmsa.evaluation.verbs import evaluate
 from hmsa.labelling.autolabel import Rules, autolabel
 from hmsa.labelling.out import SPLIT
 from hmsa.report.pictures import colorize, panel
@@ -154,7 +154,7 @@ class Proof:
         if found.get("checkpoint") != fingerprint(run):
             found = {"checkpoint": fingerprint(run)}
             for split in JUDGED:
-                summary, _ = evaluate(run, self.yaml, split)
+                summary = evaluate(run, self.yaml, split=split).summary
                 found[split] = {key: summary[key] for key in ("miou", "iou", "images", "scales")}
             replace(kept, lambda file: file.write_text(json.dumps(found)))
         return {split: found[split] for split in JUDGED}

@@ -5,8 +5,9 @@
 Scales 0.5, 1, 2. A share of the tiles of 2x is computed for real, each with its halo: those where
 its known weight (1 - a_0.5)(1 - a_1) is highest ("weight"), where the fused result of the coarser
 scales is least sure ("entropy"), where the product of both is highest ("both", what a gate does
-by default), or anywhere ("random", seeded). Share 0 leaves 2x out, 1 computes everything. `work` is GFLOP of convolutions and products, to those of everything; seconds are of the
-whole call, all ways taking turns on each picture. The last line is one JSON object.
+by default), or anywhere ("random", seeded). Share 0 leaves 2x out, 1 computes everything. `work` is
+GFLOP of convolutions and products, to those of everything; seconds are of the whole call, all ways
+taking turns on each picture. The last line is one JSON object.
 """
 
 from __future__ import annotations

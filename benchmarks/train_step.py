@@ -25,6 +25,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from hmsa.config.recipe import Joint
 from hmsa.model import build
 from hmsa.runs.machine import keep_memory
 from hmsa.training.losses import objective
@@ -40,6 +41,7 @@ OFFICIAL = {
     "step_s": {"single": 1, "hierarchical": 1.29, "explicit": 5.9},
 }
 CLASSES = 19
+STAGE = Joint(supervision=0)  # cross-entropy
 
 
 def measure(kind: str, options: argparse.Namespace) -> None:
@@ -59,7 +61,7 @@ def measure(kind: str, options: argparse.Namespace) -> None:
 
     def step() -> None:
         model.zero_grad()
-        objective(model(image, scales), label, auxiliary=0.4)["loss"].backward()
+        objective(model(image, scales), label, STAGE)["loss"].backward()
         if device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -73,7 +75,7 @@ def measure(kind: str, options: argparse.Namespace) -> None:
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = objective(model(image, scales), label, auxiliary=0.4)["loss"]
+        loss = objective(model(image, scales), label, STAGE)["loss"]
     loss.backward()
     peak = _held(device) - before
     with FlopCounterMode(display=False) as counter:

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from hmsa import HMSA
-from hmsa.config.recipe import Recipe, read
+from hmsa.config.reading import read
+from hmsa.config.recipe import Recipe
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 PAPER = {
@@ -55,4 +56,4 @@ def test_takes_a_step(hmsa, layout, tmp_path, name):
     assert card.flip == flip
     assert len(card.names) == classes
     if "start" in recipe.read_text():
-        assert "fresh: head.aux.1.weight, head.aux.1.bias, head.semantic.weight" in ran.err
+        assert "new: head.aux.1.weight, head.aux.1.bias, head.semantic.weight" in ran.err

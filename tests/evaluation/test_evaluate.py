@@ -16,8 +16,8 @@ from hmsa import HMSA
 from hmsa.data.datasets import open_dataset
 from hmsa.data.descriptions import read_classes
 from hmsa.evaluation.confusion import Confusion
-from hmsa.evaluation.evaluate import best, worst_first
 from hmsa.evaluation.measure import measure
+from hmsa.evaluation.page import best_windows, worst_first
 from hmsa.inference.predictor import Predictor
 from hmsa.model import average
 
@@ -67,7 +67,7 @@ def test_numbers_equal_a_naive_count(trained, scenes):
     for name, confusion in naive.items():
         assert torch.equal(confusion.matrix, found.confusion[name].matrix), name
     np.testing.assert_allclose(found.weights.sum(1), 1, atol=1e-5)
-    assert [w.index for w in best(found.windows)] == [
+    assert [w.index for w in best_windows(found)] == [
         w.index for s in (0.5, 1.0)
         for w in sorted((w for w in found.windows if w.scale == s and w.gained > 0),
                         key=lambda w: -w.gained)[:2]
@@ -98,7 +98,7 @@ def test_bad_scales(hmsa, trained, scenes, scales):
 
 
 def test_camvid_reads_through_every_fusion(hmsa, tmp_path, camvid):
-    """Real pictures, an untrained network: the verbs hold on data that was not made by us."""
+    """Real images, an untrained network: the verbs hold on data that was not made by us."""
     import yaml
 
     dataset = tmp_path / "camvid.yaml"
@@ -127,7 +127,7 @@ def test_camvid_reads_through_every_fusion(hmsa, tmp_path, camvid):
 
 
 def open_camvid_description():
-    from hmsa.data.layouts import KNOWN
+    from hmsa.data.descriptions import KNOWN
 
     return yaml.safe_load(KNOWN["camvid"].read_text())
 
@@ -187,7 +187,7 @@ def test_cityscapes_scores_are_those_of_its_own_scripts(hmsa, streets, tmp_path,
 
 def test_scores_beside_iou(trained, scenes):
     found = measure(Predictor.load(trained, (1,), "fp32"), open_dataset(scenes, "val"))
-    summary = found.summary(read_classes(scenes).names)
+    summary = found.summary()
     own = found.confusion["hierarchical"]
     assert summary["weighted_iou"]["hierarchical"] == own.weighted_iou()
     assert summary["mean_accuracy"]["hierarchical"] == own.mean_accuracy()
@@ -203,7 +203,7 @@ def test_scores_beside_iou(trained, scenes):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"encoding": "rgb", "ignore": [[0, 0, 0]]}, "its labels are colours, not values"),
+        ({"encoding": "rgb", "ignore": [[0, 0, 0]]}, "its labels are colours"),
     ],
 )
 def test_no_submission(hmsa, trained, scenes, tmp_path, change, says):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmsa.evaluation.thresholds import precise, surest, threshold
+from hmsa.evaluation.calibration import precise, surest, threshold
 
 
 def test_a_number_keeps_its_confidence_and_nothing_below():

@@ -22,8 +22,7 @@ from pyarrow import parquet
 from hmsa import HMSA, cli
 from hmsa.data.datasets import open_dataset
 from hmsa.data.scenes import NAMES
-from hmsa.evaluation.calibration import Calibration
-from hmsa.evaluation.thresholds import precise
+from hmsa.evaluation.calibration import Calibration, precise
 from hmsa.inference.predictor import Predictor
 from hmsa.labelling.labelling import locked
 

@@ -14,7 +14,7 @@ from pyarrow import parquet
 from hmsa.data.coarse import Coarse
 from hmsa.data.datasets import open_dataset
 from hmsa.data.labels import LabelSet, spread
-from hmsa.evaluation.thresholds import precise
+from hmsa.evaluation.calibration import precise
 from hmsa.inference.predictor import Prediction, Predictor
 from hmsa.labelling.autolabel import calibrate
 from hmsa.labelling.labelling import Labelling, locked

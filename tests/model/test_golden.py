@@ -17,6 +17,7 @@ from torch import nn
 
 from golden.rule import blocky_labels, image, weight
 from hmsa.checkpoint.official import NETWORKS, our_name
+from hmsa.config.recipe import Joint
 from hmsa.model import HMSA, build
 from hmsa.model.fusion import resize
 from hmsa.training.losses import objective
@@ -128,8 +129,8 @@ def test_a_training_step(arch, loss):
             module.p = 0.0
     scales = (1.0,) if model.attention is None else (0.5, 1.0)
     kind = "cross_entropy" if loss == "ce" else loss
-    supervision = 0.05 if len(scales) > 1 else 0.0
-    terms = objective(model(picture, scales), label, loss=kind, supervision=supervision)
+    stage = Joint(loss=kind, supervision=0.05 if len(scales) > 1 else 0.0)
+    terms = objective(model(picture, scales), label, stage)
     assert terms["loss"].item() == pytest.approx(run["loss"], rel=1e-6)
     terms["loss"].backward()
     ours = dict(model.named_parameters())

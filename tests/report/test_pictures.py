@@ -16,12 +16,6 @@ def test_colorize_gives_every_class_its_exact_colour_and_ignore_black() -> None:
     assert pictures.colorize(LABEL, PALETTE).tolist() == expected
 
 
-def test_colorize_takes_another_ignore_even_inside_the_palette() -> None:
-    assert pictures.colorize(np.array([[0, 1]], np.uint8), PALETTE, ignore=1).tolist() == [
-        [[128, 64, 128], [0, 0, 0]]
-    ]
-
-
 @pytest.mark.parametrize("draw", [pictures.colorize, pictures.palette_png])
 def test_a_label_outside_the_palette_is_named(draw) -> None:
     with pytest.raises(ValueError, match=r"label 7 has no colour.*3 classes"):
@@ -41,6 +35,15 @@ def test_overlay_ends_at_the_image_and_at_the_colours_and_lies_between() -> None
     assert (half[~known] == image[~known]).all()
     white = np.full((2, 3, 3), 255, np.uint8)
     assert (pictures.overlay(white, LABEL, np.full((3, 3), 255, np.uint8)) == 255).all()
+
+
+def test_overlay_of_many_bands_is_that_of_one(monkeypatch) -> None:
+    random = np.random.default_rng(1)
+    image = random.integers(0, 256, (50, 7, 3), dtype=np.uint8)
+    label = random.choice(np.array([0, 1, 2, 255], np.uint8), (50, 7))
+    whole = pictures.overlay(image, label, PALETTE)
+    monkeypatch.setattr(pictures, "_PIXELS", 20)
+    assert (pictures.overlay(image, label, PALETTE) == whole).all()
 
 
 def test_heat_grows_brighter_with_weight() -> None:

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from hmsa import HMSA
-from hmsa.checkpoint.files import hashed, save
+from hmsa.checkpoint.files import hashed
 from hmsa.data.scenes import NAMES
 from hmsa.model import PairScaleAttention, ScaleAttention
+from hmsa.model.pretrained import save
 
 K = len(NAMES)
 
@@ -41,7 +42,7 @@ class Blind(nn.Module):
 
     def forward(self, image):
         logits = torch.zeros_like(image[:, :1]).repeat(1, {K}, 1, 1)
-        logits[:, 0] = 1
+        logits[:, 0] = 1 + 0.1 * image.mean(1)
         logits[:, 1] = 3 * (image.shape[-1] > 100)
         return logits
 
@@ -88,7 +89,7 @@ def segformer(tmp_path):
 def test_from_a_folder_to_every_other_verb(hmsa, segformer, scenes, tmp_path):
     done = hmsa("attend", segformer, scenes, "-o", tmp_path / "run", "--steps", 3)
     assert done.code == 0, done.err
-    assert "attention looks at decode_head.classifier:input and at confidence, 19" in done.err
+    assert "attention sees decode_head.classifier:input and confidence, 19" in done.err
     told = json.loads(done.out.splitlines()[-1])
     assert set(told["miou"]) == {"single", "average", "max", "attention"}
     assert set(told["miou"]["single"]) == {"0.5", "1", "2"}
@@ -104,7 +105,7 @@ def test_from_a_folder_to_every_other_verb(hmsa, segformer, scenes, tmp_path):
     assert hashed(model.trunk.module.state_dict()) == told["network"]["sha256"]
     assert model.card.names == list(NAMES)
     assert model.card.gate is not None
-    assert model.card.gate.split == "train, 1 held out"
+    assert model.card.gate["split"] == "train, 1 held out"
 
     pictures = scenes.parent / "val" / "images"
     made = hmsa("predict", tmp_path / "run", pictures, "-o", tmp_path / "out", "--budget", "0.3")
@@ -157,7 +158,7 @@ def test_a_reference_leaves_the_weights_where_they_are(hmsa, segformer, scenes, 
     other.save_pretrained(segformer)
     done = hmsa("predict", runs[1], scenes.parent / "val", "-o", tmp_path / "out")
     assert done.code == 2
-    assert "is another network now than the one that this attention was trained for" in done.err
+    assert "has changed since this attention was trained for it" in done.err
     assert hmsa("predict", runs[0], scenes.parent / "val", "-o", tmp_path / "out").code == 0
 
 
@@ -170,57 +171,91 @@ def test_attention_learns_what_a_network_is_good_at(hmsa, somebodys, scenes, tmp
     assert told["attention"] != told["average"]
 
 
-def test_goes_on_after_a_kill(module, scenes, tmp_path):
-    """SIGKILL while it looks: nothing is torn, and it comes to what it would have come to."""
+def test_resumes_after_a_kill(module, scenes, tmp_path):
+    """SIGKILL while the network runs: nothing is torn, and the result is the same."""
 
     def command(out):
         return [sys.executable, "-m", "hmsa", "attend", "somebodys:make", str(scenes), "-o",
                 str(tmp_path / out), "--steps", "2", "--json"]  # fmt: skip
 
-    environment = os.environ | {"PYTHONPATH": str(module)}
+    paths = os.pathsep.join([str(module), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": paths}
     passes = tmp_path / "run" / "passes"
     child = subprocess.Popen(command("run"), env=environment, stderr=subprocess.PIPE)
-    while child.poll() is None and len(list(passes.glob("*.safetensors"))) < 2:
+    while child.poll() is None and len(list(passes.glob("*.pt"))) < 2:
         time.sleep(0.005)
     child.send_signal(signal.SIGKILL)
     child.communicate()
     assert child.returncode == -signal.SIGKILL
     assert not (tmp_path / "run" / "best.safetensors").exists()
-    told = []
+    found = []
     for out in ("run", "other"):
         done = subprocess.run(command(out), env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        told.append(json.loads(done.stdout))
-    assert told[0]["miou"] == told[1]["miou"]
-    assert told[0]["held_out_miou"] == told[1]["held_out_miou"]
+        found.append(json.loads(done.stdout))
+    assert found[0]["miou"] == found[1]["miou"]
+    assert found[0]["held_out_miou"] == found[1]["held_out_miou"]
 
 
-def test_passes_are_bounded_kept_and_made_anew(somebodys, scenes, tmp_path):
-    from hmsa.checkpoint.networks import allow
+def test_resume_equals_never_stopping(hmsa, somebodys, scenes, tmp_path, monkeypatch):
+    from hmsa.training.trainer import set_learning_rate
+
+    def attend(out, *more):
+        done = hmsa("attend", somebodys, scenes, "-o", tmp_path / out, "--steps", 4, *more)
+        return done.code, done.err
+
+    def impatient(optimizer, stage, step):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return set_learning_rate(optimizer, stage, step)
+
+    assert attend("whole")[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("hmsa.training.trainer.set_learning_rate", impatient)
+        code, error = attend("parts")
+    assert code == 130
+    assert "the same command goes on" in error
+    code, error = attend("parts", "--penalty", "0.5")
+    assert code == 2
+    assert "begun with other settings, penalty 0.0 -> 0.5" in error
+    assert attend("parts")[0] == 0
+    whole, parts = (HMSA.from_pretrained(tmp_path / o).state_dict() for o in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+    before = (tmp_path / "parts" / "best.safetensors").stat().st_mtime_ns
+    assert attend("parts")[0] == 0
+    assert (tmp_path / "parts" / "best.safetensors").stat().st_mtime_ns == before, "only scored"
+    assert attend("parts", "--penalty", "0.5", "--overwrite")[0] == 0
+    assert (tmp_path / "parts" / "best.safetensors").stat().st_mtime_ns > before
+
+
+def test_passes_are_computed_once_and_equal_the_network(somebodys, scenes, tmp_path):
+    from lightning_fabric import Fabric
+
+    from hmsa.checkpoint.networks import allow, find
     from hmsa.data.datasets import open_dataset
-    from hmsa.model.scale_attention import find_network
-    from hmsa.training.passes import Passes, spread_over
+    from hmsa.training.attend import Passes
 
     learn = open_dataset(scenes, "train")
     allow(somebodys)
-    model = ScaleAttention(find_network(somebodys)).eval()
-    passes = Passes(tmp_path / "passes", model, learn, [0.5, 1.0], spread_over(6, 4))
-    assert passes.look(1 << 30, "fp32", {"a": 1}).order == passes.order
-    files = {f: f.stat().st_mtime_ns for f in (tmp_path / "passes").glob("*.safetensors")}
-    assert len(files) == 4
-    some = passes.look(2 * max(f.stat().st_size for f in files), "fp32", {"a": 1})
-    assert some.order == passes.order[:2]
-    assert files == {f: f.stat().st_mtime_ns for f in files}, "none was made again"
-    passes.look(1 << 30, "fp32", {"a": 2})
-    assert all(f.stat().st_mtime_ns > then for f, then in files.items())
+    model = ScaleAttention(find(somebodys)).eval()
 
-    encoded, label = passes.read(some.order[0], torch.device("cpu"))
-    image, truth = learn.read(some.order[0])
-    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+    def load(number):
+        image, label = learn.read(number)
+        return torch.from_numpy(image.copy()).permute(2, 0, 1), torch.from_numpy(label)
+
+    passes = Passes(tmp_path / "passes", Fabric(accelerator="cpu"), model, [0.5, 1.0], load)
+    passes.compute([4, 2])
+    times = {n: passes.file(n).stat().st_mtime_ns for n in (2, 4)}
+    passes.compute([2, 3, 4])
+    assert times == {n: passes.file(n).stat().st_mtime_ns for n in (2, 4)}
+
+    encoded, label = passes.read([2, 4])
+    images, labels = zip(*(load(n) for n in (2, 4)), strict=True)
+    assert torch.equal(label, torch.stack(labels).long())
     with torch.no_grad():
-        live = model.attend(model.encode(pixels, [0.5, 1.0]), label.shape[-2:])
+        live = model(torch.stack(images), [0.5, 1.0])
         kept = model.attend(encoded, label.shape[-2:])
-    assert (label[0].numpy() == truth).all()
     for scale in (0.5, 1.0):
         assert (kept.maps[scale].logits - live.maps[scale].logits).abs().mean() < 0.1
     torch.testing.assert_close(
@@ -228,12 +263,20 @@ def test_passes_are_bounded_kept_and_made_anew(somebodys, scenes, tmp_path):
     )
 
 
-def test_spread_over():
-    from hmsa.training.passes import spread_over
+def test_the_cache_bounds_the_images(hmsa, somebodys, scenes, tmp_path):
+    done = hmsa("attend", somebodys, scenes, "-o", tmp_path / "a", "--steps", 1,
+                "--cache", 150e3 / 2**30)  # fmt: skip
+    assert done.code == 0, done.err
+    used = HMSA.from_pretrained(tmp_path / "a").card.trained_on["pictures"]
+    assert 2 <= used < 6
 
-    assert sorted(spread_over(7, 9)) == list(range(7))
-    assert sorted(spread_over(100, 5)) == [0, 20, 40, 60, 80]
-    assert spread_over(8, 8)[:2] == [0, 4], "a few of them are out of all of them"
+
+def test_images_are_split_evenly():
+    from hmsa.training.attend import _parts
+
+    assert _parts(6, 200) == ([0, 1, 2, 3, 4], [5])
+    assert _parts(100, 10) == ([0, 10, 20, 30, 40, 50, 60, 70], [80, 90])
+    assert _parts(2, 2) == ([0], [1])
 
 
 def test_refuses(hmsa, somebodys, segformer, scenes, folder_dataset, tmp_path):
@@ -246,22 +289,24 @@ def test_refuses(hmsa, somebodys, segformer, scenes, folder_dataset, tmp_path):
         return done.err
 
     other = folder_dataset({"a": np.zeros((32, 48), np.uint8), "b": np.zeros((32, 48), np.uint8)})
-    assert f"knows {K} classes" in refused(somebodys, other)
-    assert "both must have the same ones in the same order" in refused(segformer, other)
+    assert f"has {K} classes" in refused(somebodys, other)
+    assert "both need the same ones in the same order" in refused(segformer, other)
     ignored = np.full((32, 48), 255, np.uint8)
     names = {"names": list(NAMES), "palette": None}
     some = folder_dataset({"a": np.zeros((32, 48), np.uint8), "b": ignored}, **names)
-    assert "no labelled pixel in the 1 picture(s) held out" in refused(somebodys, some)
+    assert "no labelled pixel in the images to train on, or in the last ones" in refused(
+        somebodys, some
+    )
     none = folder_dataset({"a": ignored, "b": ignored}, **names)
-    assert "no labelled pixel in the 1 picture(s) to learn from" in refused(somebodys, none)
+    assert "no labelled pixel in the images to train on" in refused(somebodys, none)
     one = folder_dataset({"a": np.zeros((32, 48), np.uint8)})
     (tmp_path / "pictures" / "train" / "labels" / "b.png").unlink()
     (tmp_path / "pictures" / "train" / "images" / "b.jpg").unlink()
-    assert "1 labelled picture(s); attention needs 2 or more" in refused(somebodys, one)
-    assert "weighs two or more" in refused(somebodys, scenes, "--scales", "1")
+    assert "no labelled pixel in the images to train on" in refused(somebodys, one)
+    assert "needs two or more" in refused(somebodys, scenes, "--scales", "1")
     assert "no split 'other'" in refused(somebodys, scenes, "--val", "other")
-    assert "not two pictures fit into" in refused(somebodys, scenes, "--cache", "0.000001")
+    assert "are too little for two images" in refused(somebodys, scenes, "--cache", "0.000001")
     assert "no network nothing" in refused("nothing", scenes)
     assert "no module 'stems'" in refused(somebodys, scenes, "--features", "stems")
     save(tmp_path / "a.safetensors", HMSA(3, "hrnet_w18_small", width=8))
-    assert "knows 3 classes" in refused(tmp_path / "a.safetensors", scenes)
+    assert "has 3 classes" in refused(tmp_path / "a.safetensors", scenes)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
-from hmsa.training import demo
+from hmsa.training import verbs
 
 
 def test_demo(hmsa, tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "SIZE", (96, 128))
-    monkeypatch.setattr(demo, "COUNTS", {"train": 4, "val": 2, "test": 4})
+    monkeypatch.setattr(verbs, "DEMO_SIZE", (96, 128))
+    monkeypatch.setattr(verbs, "DEMO_COUNTS", {"train": 4, "val": 2, "test": 4})
     cut = ["joint.steps=2", "joint.batch=2", "attention.steps=1", "precision=bf16"]
     cut += ["joint.crop=[64, 64]", "attention.crop=[64, 64]", "attention.batch=2"]
     for _ in range(2):  # a second demo takes the place of the first

@@ -8,9 +8,14 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hmsa.config.recipe import Stage
 from hmsa.model import Output, ScaleOutput
 from hmsa.training.losses import cross_entropy, hard_cross_entropy, objective
 from hmsa.training.rmi import binary_cross_entropy, region_mutual_information
+
+
+def stage(**settings):
+    return Stage(steps=1, scales=(0.5, 1.0), **settings)
 
 
 @given(st.integers(0, 1000), st.booleans())
@@ -38,12 +43,12 @@ def test_objective_adds_each_scale_at_full_size():
     lo, hi = torch.randn(1, 3, 4, 4), torch.randn(1, 3, 8, 8)
     label = torch.randint(0, 3, (1, 8, 8))
     output = Output(hi + 1, {0.5: ScaleOutput(lo, None), 1.0: ScaleOutput(hi, None)})
-    terms = objective(output, label, supervision=0.5)
+    terms = objective(output, label, stage(supervision=0.5))
     up = F.interpolate(lo, size=(8, 8), mode="bilinear", align_corners=False)
     scales = F.cross_entropy(up, label) + F.cross_entropy(hi, label)
     torch.testing.assert_close(terms["scales"], scales)
     torch.testing.assert_close(terms["loss"], F.cross_entropy(hi + 1, label) + 0.5 * scales)
-    assert "scales" not in objective(output, label)
+    assert "scales" not in objective(output, label, stage())
 
 
 def test_objective_with_rmi_keeps_its_halves_apart():
@@ -51,7 +56,7 @@ def test_objective_with_rmi_keeps_its_halves_apart():
     lo, hi = torch.randn(1, 3, 16, 16), torch.randn(1, 3, 32, 32)
     label = torch.randint(0, 3, (1, 32, 32))
     output = Output(hi, {0.5: ScaleOutput(lo, None), 1.0: ScaleOutput(hi, None)})
-    terms = objective(output, label, supervision=0.05, loss="rmi")
+    terms = objective(output, label, stage(supervision=0.05, loss="rmi"))
     whole = region_mutual_information(hi, label)
     torch.testing.assert_close(terms["fused"], 0.5 * whole.bce + 0.5 * whole.rmi)
     up = F.interpolate(lo, size=(32, 32), mode="bilinear", align_corners=False)
@@ -68,7 +73,7 @@ def test_penalty_is_the_expected_share_of_fine_pixels():
         1.0: ScaleOutput(torch.zeros(1, 2, 8, 8), None),
     }
     output = Output(torch.zeros(1, 2, 8, 8), maps)
-    terms = objective(output, torch.zeros(1, 8, 8, dtype=torch.long), penalty=2.0)
+    terms = objective(output, torch.zeros(1, 8, 8, dtype=torch.long), stage(penalty=2.0))
     assert terms["cost"].item() == pytest.approx(0.25 * 0.25 + 0.75)
     torch.testing.assert_close(terms["loss"], terms["fused"] + 2 * terms["cost"])
     terms["loss"].backward()
@@ -110,6 +115,6 @@ class TestHardPixels:
         torch.manual_seed(0)
         logits, label = torch.randn(1, 3, 8, 8), torch.randint(0, 3, (1, 8, 8))
         output = Output(logits, {1.0: ScaleOutput(logits, None)})
-        terms = objective(output, label, loss="ohem", supervision=1.0)
+        terms = objective(output, label, stage(loss="ohem", supervision=1.0))
         torch.testing.assert_close(terms["fused"], hard_cross_entropy(logits, label))
         torch.testing.assert_close(terms["scales"], cross_entropy(logits, label))

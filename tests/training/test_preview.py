@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hmsa.data import preview as module
+from hmsa.data.datasets import open_dataset
+from hmsa.report import pictures
 
 
 @pytest.fixture
 def drawn(monkeypatch):
     """The captions and cells of the sheet."""
     sheets = []
-    panel = module.panel
-    monkeypatch.setattr(module, "panel", lambda rows: (sheets.append(rows), panel(rows))[1])
+    panel = pictures.panel
+    monkeypatch.setattr(pictures, "panel", lambda rows: (sheets.append(rows), panel(rows))[1])
     return sheets
 
 
@@ -42,7 +43,7 @@ def test_sheet_says_what_a_crop_is_for(scenes, hmsa, tmp_path, drawn, monkeypatc
     assert ran.code == 0, ran.err
     names = [text for row in drawn[0] for text, _ in row]
     assert {text for text in names[1::2] if text.startswith("around ")} == {
-        f"around {name}" for name in module.open_dataset(scenes, "train").labels.names
+        f"around {name}" for name in open_dataset(scenes, "train").labels.names
     }
     assert names[1::2].count("plain") == 7
     assert all(("(val)" in name) == (why == "plain") for name, why in
@@ -64,7 +65,7 @@ def test_ignored_pixels_stay_as_they_are(folder_dataset, hmsa, tmp_path, drawn):
         (("--split", "trian"), "did you mean train"),
         (("--set", "sampling.class_unifrm=1"), "did you mean 'class_uniform'"),
         (("--set", "sampling.extra=[{split: val, boost: [post]}]"), "set class_uniform"),
-        (("--count", "0"), "not a whole number from 1 up"),
+        (("--count", "0"), "Must be >= 1"),
     ],
 )
 def test_mistakes(scenes, hmsa, tmp_path, options, says):

@@ -18,7 +18,7 @@ import yaml
 from conftest import TINY_RECIPE
 from hmsa import HMSA
 from hmsa.config.recipe import Joint
-from hmsa.training.train import Schedule, class_weights
+from hmsa.training.trainer import class_weights, set_learning_rate
 
 
 def rows(run):
@@ -34,7 +34,8 @@ def test_a_run_leaves_everything_that_is_promised(trained):
     names = {p.name for p in trained.iterdir()}
     assert {"best.safetensors", "last.safetensors", "resume.pt", "metrics.csv"} <= names
     assert any(n.startswith("events.out.tfevents") for n in names)
-    assert not [n for n in names if n.startswith(".")], "no temporary file is left"
+    assert {n for n in names if n.startswith(".")} <= {".train.lock"}, "no temporary file is left"
+    assert not [n for n in names if "passes" in n], "what is needed for training only is gone"
     model = HMSA.from_pretrained(trained)
     card = model.card
     assert card.names[0] == "sky"
@@ -63,19 +64,16 @@ def test_attention_stage_trains_the_attention_head_alone(recipe, hmsa, tmp_path)
 def test_resume_equals_never_stopping(recipe, hmsa, tmp_path, monkeypatch, stop):
     """Stopped anywhere (4 is the last joint step, 5 the attention stage's first) and gone on with:
     the very weights of an uninterrupted run."""
-    from hmsa.training import train as module
-
     assert hmsa("train", recipe, "--out", tmp_path / "whole").code == 0
     steps = []
 
-    class Impatient(module.Schedule):
-        def __call__(self, optimizer, step):
-            steps.append(step)
-            if len(steps) == stop:
-                os.kill(os.getpid(), signal.SIGINT)
-            return super().__call__(optimizer, step)
+    def impatient(optimizer, stage, step):
+        steps.append(step)
+        if len(steps) == stop:
+            os.kill(os.getpid(), signal.SIGINT)
+        return set_learning_rate(optimizer, stage, step)
 
-    monkeypatch.setattr(module, "Schedule", Impatient)
+    monkeypatch.setattr("hmsa.training.trainer.set_learning_rate", impatient)
     stopped = hmsa("train", recipe, "--out", tmp_path / "parts")
     assert stopped.code == 130
     assert "go on with: hmsa train" in stopped.err
@@ -102,8 +100,6 @@ def test_resume_of_a_finished_run_is_nothing_to_do(recipe, hmsa, tmp_path):
 
 def test_class_uniform_crops_and_a_further_set(recipe, hmsa, tmp_path, monkeypatch):
     """The index is made once and kept; a run that is gone on with ends with equal weights."""
-    from hmsa.training import train as module
-
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     content = yaml.safe_load(recipe.read_text()) | {"sampling": {
         "class_uniform": 0.5, "tile": 32, "until": 0.75,
@@ -115,14 +111,13 @@ def test_class_uniform_crops_and_a_further_set(recipe, hmsa, tmp_path, monkeypat
     assert len(kept) == 2
     times = [file.stat().st_mtime_ns for file in kept]
 
-    class Impatient(module.Schedule):
-        def __call__(self, optimizer, step):
-            if step == 1:
-                os.kill(os.getpid(), signal.SIGINT)
-            return super().__call__(optimizer, step)
+    def impatient(optimizer, stage, step):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return set_learning_rate(optimizer, stage, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "Schedule", Impatient)
+        patch.setattr("hmsa.training.trainer.set_learning_rate", impatient)
         assert hmsa("train", recipe, "--out", tmp_path / "parts").code == 130
     assert hmsa("train", recipe, "--out", tmp_path / "parts", "--resume").code == 0
     assert [file.stat().st_mtime_ns for file in kept] == times
@@ -146,7 +141,7 @@ def test_killed_run_can_be_gone_on_with(recipe, tmp_path):
         process.kill()
         process.wait()
     state = torch.load(run / "resume.pt", weights_only=True)
-    assert 1 <= state["step"] < 500
+    assert 1 <= state["state"]["step"] < 500
     HMSA.from_pretrained(run / "best.safetensors")
     assert [float(r["step"]) for r in rows(run)]
 
@@ -161,7 +156,7 @@ def test_refuses_to_go_on_with_another_recipe(trained, hmsa):
     recipe = trained.parent / "recipe.yaml"
     ran = hmsa("train", recipe, "--out", trained, "--resume", "--set", "seed=9")
     assert ran.code == 2
-    assert "seed (0 -> 9)" in ran.err
+    assert "seed 0 -> 9; continue with the same recipe" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -190,11 +185,11 @@ def test_schedule():
     class Optimizer:
         param_groups = [{}]  # noqa: RUF012
 
-    schedule = Schedule(Joint(steps=100, lr=1.0, power=2.0, warmup=9))
-    assert schedule(Optimizer, 0) == pytest.approx(0.1)
-    assert schedule(Optimizer, 50) == pytest.approx(0.25)
+    stage = Joint(steps=100, lr=1.0, power=2.0, warmup=9)
+    assert set_learning_rate(Optimizer, stage, 0) == pytest.approx(0.1)
+    assert set_learning_rate(Optimizer, stage, 50) == pytest.approx(0.25)
     assert Optimizer.param_groups[0]["lr"] == pytest.approx(0.25)
-    assert 0 < schedule(Optimizer, 99) < 1e-3
+    assert 0 < set_learning_rate(Optimizer, stage, 99) < 1e-3
 
 
 def test_class_weights():
@@ -253,7 +248,7 @@ def test_begins_from_another_network(recipe, hmsa, trained, tmp_path):
     run = tmp_path / "run"
     ran = hmsa("train", recipe, "--out", run, *(a for s in settings for a in ("--set", s)))
     assert ran.code == 0
-    assert "fresh: nothing" in ran.err
+    assert "new: nothing" in ran.err
     before, after = weights(trained), weights(run)
     kept = [name for name, value in before.items() if not name.endswith(("mean", "var", "tracked"))
             and torch.allclose(after[name], value, atol=1e-6)]  # fmt: skip
@@ -261,7 +256,9 @@ def test_begins_from_another_network(recipe, hmsa, trained, tmp_path):
     assert all(name in kept for name in before if name.endswith("weight"))
 
 
-@pytest.mark.parametrize(("value", "says"), [(0, "hold land alone"), (255, "hold no class alone")])
+@pytest.mark.parametrize(
+    ("value", "says"), [(0, "have land only"), (255, "have ignored pixels only")]
+)
 def test_nothing_to_tell_apart_is_said_before_the_first_step(hmsa, folder_dataset, value, says):
     """Such as 0/255 masks, whose 255 means "no label" by default."""
     data = folder_dataset({"a": np.full((64, 64), value, np.uint8)})

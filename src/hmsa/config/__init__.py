@@ -1,5 +1,1 @@
-"""Every knob once: type, unit, range, default and help.
-
-`recipe` has the sections of a training recipe; `options` what several verbs share. The command
-line and Python read the same objects.
-"""
+"""Every setting once, with type, range, default and help: recipes, and options of verbs."""

@@ -1,122 +1,92 @@
-"""Scores of outlines: how well the borders between classes are met, whatever their insides.
+"""Scores of the borders between classes, whatever the insides of the classes are.
 
-Ignored pixels, in both scores: they are not counted, and what was predicted there is taken to be
-true. So a border that runs on into an ignored region is not broken there, and one that the truth
-hides in it is met by one that was predicted in it or beside it. The rim of an ignored region is no
-border itself: a pixel counts only for a border between pixels that have a label.
+Ignored pixels, in both scores: they are not counted, and their truth is taken to be what was
+predicted. So a border that runs on into an ignored region is not broken there, and one that the
+truth hides in it is met by one that was predicted in it or beside it. The rim of an ignored region
+is no border itself: a pixel counts only for a border between pixels that have a label.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter, minimum_filter
+from scipy.spatial import KDTree
 from torch import Tensor
 
-from .confusion import checked
+from .confusion import Ids, checked
+
+Map = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
 
 
-class BoundaryF1:
-    """`counts` `[K,4]` int64: boundary pixels of the truth, those of them met, boundary pixels of
-    the prediction, those of them met.
+class Boundary:
+    """`counts` `[K,7]` int64: boundary pixels of the truth, those of them met, boundary pixels of
+    the prediction, those of them met; pixels in both bands, in the truth's, in the prediction's.
 
     A boundary pixel of a class has one of its four neighbours in another class (the frame of the
-    picture is none). It is met by a boundary pixel of the same class in the other map at a
-    Euclidean distance below `tolerance` times the picture's diagonal. Csurka et al., "What is a
-    good evaluation measure for semantic segmentation?", BMVC 2013, from where also its default;
-    but they average over pictures, here pixels are pooled over the split, as for IoU.
+    image is none). It is met by a boundary pixel of the same class in the other map at a Euclidean
+    distance below `tolerance` times the image's diagonal. Csurka et al., "What is a good evaluation
+    measure for semantic segmentation?", BMVC 2013, also for the default; but they average over
+    images, here pixels are pooled over the split, as for IoU.
+
+    The band of a class is its mask less the mask's erosion by `width` times the image's diagonal
+    (rounded, at least 1 pixel; a square neighbourhood); beyond the frame is outside of every mask,
+    so that the band runs along the frame too. Cheng et al., "Boundary IoU", CVPR 2021 (arXiv
+    2103.16562) and their public code, also for the default of 2 %.
     """
 
-    def __init__(
-        self, classes: int, tolerance: float = 0.0075, device: torch.device | str = "cpu"
-    ) -> None:
-        self.tolerance = tolerance
-        self.counts = torch.zeros(classes, 4, dtype=torch.int64, device=device)
+    def __init__(self, classes: int, tolerance: float = 0.0075, width: float = 0.02) -> None:
+        self.tolerance, self.width = tolerance, width
+        self.counts = torch.zeros(classes, 7, dtype=torch.int64)
 
-    def add(self, label: Tensor, predicted: Tensor) -> None:
-        """label, predicted: one picture's train ids `[H,W]`, 255 in label = ignore."""
+    def add(self, label: Ids, predicted: Ids) -> None:
+        """label, predicted: one image's train ids `[H,W]`, 255 in label = ignore."""
+        if label.ndim != 2:
+            raise ValueError(f"one image [H,W] at a time, this has shape {[*label.shape]}")
         k = len(self.counts)
-        truth, predicted, known = _completed(k, label, predicted)
-        everywhere = torch.ones_like(known)
-        limit = (self.tolerance * math.hypot(*truth.shape)) ** 2
-        for column, mine, other in ((0, truth, predicted), (2, predicted, truth)):
-            counted = _outline(mine, known)
-            met = _met(mine, counted, other, _outline(other, everywhere), limit)
-            self.counts[:, column] += torch.bincount(mine[counted], minlength=k)
-            self.counts[:, column + 1] += torch.bincount(mine[met], minlength=k)
-
-    def recall(self) -> Tensor:
-        """`[K]` float64: share of the true boundary that is met; nan where there is none."""
-        return self.counts[:, 1].double() / self.counts[:, 0]
-
-    def precision(self) -> Tensor:
-        """`[K]` float64: share of the predicted boundary that is met; nan where there is none."""
-        return self.counts[:, 3].double() / self.counts[:, 2]
+        ids, guess, known = (each.numpy() for each in checked(k, label, predicted))
+        truth, everywhere = np.where(known, ids, guess), np.ones_like(known)
+        diagonal = math.hypot(*truth.shape)
+        limit, reach = (self.tolerance * diagonal) ** 2, max(1, round(self.width * diagonal))
+        found: list[Map] = []  # the class of each counted pixel, for each column
+        for mine, other in ((truth, guess), (guess, truth)):
+            line = _outline(mine, known)
+            met = _near(_points(mine, line), _points(other, _outline(other, everywhere)), limit)
+            found += [mine[line], mine[line][met]]
+        counted = known & (_band(truth, known, reach) | _band(guess, known, reach))
+        bands = [counted & _band(each, everywhere, reach) for each in (truth, guess)]
+        both = bands[0] & bands[1] & (truth == guess)
+        found += [truth[both], truth[bands[0]], guess[bands[1]]]
+        self.counts += torch.tensor(np.stack([np.bincount(ids, minlength=k) for ids in found], 1))
 
     def f1(self) -> Tensor:
-        """`[K]` float64: harmonic mean of both; nan where neither map has a boundary, 0 where only
-        one has."""
-        precision, recall = self.precision().nan_to_num(), self.recall().nan_to_num()
-        score: Tensor = (2 * precision * recall / (precision + recall)).nan_to_num()
-        score[self.counts.sum(1) == 0] = math.nan
+        """`[K]` float64: harmonic mean of precision and recall; nan where neither map has a
+        boundary, 0 where only one has."""
+        true, met, guessed, right = self.counts[:, :4].double().unbind(1)
+        precision, recall = (right / guessed).nan_to_num(), (met / true).nan_to_num()
+        score = (2 * precision * recall / (precision + recall)).nan_to_num()
+        score[(true + guessed) == 0] = math.nan
         return score
-
-    def mf1(self) -> float:
-        return float(self.f1().nanmean())
-
-
-class BoundaryIoU:
-    """`counts` `[K,3]` int64: pixels in both bands, in the band of the truth, of the prediction.
-
-    The band of a class is its mask less the mask's erosion by `width` times the picture's diagonal
-    (rounded, at least 1 pixel; a square neighbourhood); beyond the frame is outside of every mask,
-    so that the band runs along the frame too. Cheng et al., "Boundary IoU", CVPR 2021
-    (arXiv 2103.16562) and their public code, from where also its default of 2 %; their tool for
-    instances of Cityscapes takes 0.5 %.
-    """
-
-    def __init__(
-        self, classes: int, width: float = 0.02, device: torch.device | str = "cpu"
-    ) -> None:
-        self.width = width
-        self.counts = torch.zeros(classes, 3, dtype=torch.int64, device=device)
-
-    def add(self, label: Tensor, predicted: Tensor) -> None:
-        """label, predicted: one picture's train ids `[H,W]`, 255 in label = ignore."""
-        k = len(self.counts)
-        truth, predicted, known = _completed(k, label, predicted)
-        everywhere = torch.ones_like(known)
-        reach = max(1, round(self.width * math.hypot(*truth.shape)))
-        counted = known & (_band(truth, known, reach) | _band(predicted, known, reach))
-        true_band = counted & _band(truth, everywhere, reach)
-        predicted_band = counted & _band(predicted, everywhere, reach)
-        both = true_band & predicted_band & (truth == predicted)
-        for column, of in enumerate((truth[both], truth[true_band], predicted[predicted_band])):
-            self.counts[:, column] += torch.bincount(of, minlength=k)
 
     def iou(self) -> Tensor:
         """`[K]` float64 in 0..1, nan where neither map has a band of the class."""
-        both = self.counts[:, 0].double()
-        return both / (self.counts[:, 1] + self.counts[:, 2] - both)
+        both, true, guessed = self.counts[:, 4:].double().unbind(1)
+        return both / (true + guessed - both)
 
-    def miou(self) -> float:
+    def mean_f1(self) -> float:
+        return float(self.f1().nanmean())
+
+    def mean_iou(self) -> float:
         return float(self.iou().nanmean())
 
 
-def _completed(classes: int, label: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Truth without a gap, prediction (uint8 `[H,W]` each), and where there is a label."""
-    if label.ndim != 2:
-        raise ValueError(f"one picture [H,W] at a time, this has shape {[*label.shape]}")
-    label, predicted, known = checked(classes, label, predicted)
-    return torch.where(known, label, predicted), predicted, known
-
-
-def _outline(ids: Tensor, known: Tensor) -> Tensor:
-    """Bool `[H,W]`: pixels with one of four neighbours of another class, both of them known."""
-    found = torch.zeros_like(known)
+def _outline(ids: Map, known: Mask) -> Mask:
+    """`[H,W]`: pixels with one of four neighbours of another class, both of them known."""
+    found = np.zeros_like(known)
     for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
         step = (ids[here] != ids[there]) & known[here] & known[there]
         found[here] |= step
@@ -124,54 +94,24 @@ def _outline(ids: Tensor, known: Tensor) -> Tensor:
     return found
 
 
-def _met(mine: Tensor, marked: Tensor, other: Tensor, targets: Tensor, limit: float) -> Tensor:
-    """Bool `[H,W]`: marked pixels of mine with a target of their class in the other map at a
-    squared distance below limit. Eight classes at once, one in each bit of a byte."""
-    met = torch.zeros_like(marked)
-    bit, other_bit = (1 << (ids % 8) for ids in (mine, other))
-    for eight in (mine[marked] // 8).unique():
-        near = _grown(other_bit.where(targets & (other // 8 == eight), 0), limit)
-        met |= marked & (mine // 8 == eight) & ((near & bit) != 0)
-    return met
+def _points(ids: Map, where: Mask) -> NDArray[np.int64]:
+    """Row, column and class of pixels `[N,3]`; pixels of two classes are never near each other."""
+    apart = 4 * sum(ids.shape)
+    return np.stack([*np.nonzero(where), ids[where].astype(np.int64) * apart], 1)
 
 
-def _grown(bits: Tensor, limit: float) -> Tensor:
-    """Each byte of `[H,W]` or-ed with all others at a squared distance below limit.
-
-    The disk is taken row by row from its narrow end, so that the runs within a row only grow.
-    """
-    largest = math.ceil(limit) - 1
-    height, width = bits.shape
-    grown, run, aside = torch.zeros_like(bits), bits.clone(), 0
-    for down in range(math.isqrt(largest), -1, -1):
-        while aside < math.isqrt(largest - down**2):
-            aside += 1
-            left = max(width - aside, 0)
-            run[:, aside:] |= bits[:, :left]
-            run[:, :left] |= bits[:, aside:]
-        left = max(height - down, 0)
-        grown[down:] |= run[:left]
-        grown[:left] |= run[down:]
-    return grown
+def _near(points: NDArray[np.int64], targets: NDArray[np.int64], limit: float) -> Mask:
+    """`[N]`: points with a target at a squared distance below limit."""
+    distance, _ = KDTree(targets).query(points, distance_upper_bound=math.sqrt(limit) + 1)
+    near: Mask = np.round(distance**2) < limit  # the squares are whole numbers
+    return near
 
 
-def _band(ids: Tensor, known: Tensor, reach: int) -> Tensor:
-    """Bool `[H,W]`: pixels with a known one of another class, or the outside of the picture, at
-    most `reach` rows and columns away. All classes at once: least and greatest id around differ."""
-    pad = (reach,) * 4
-    low = F.pad(ids.where(known, 255), pad, value=255)
-    high = F.pad(ids.where(known, 0), pad, value=255)
-    size = 2 * reach + 1
-    return _around(torch.minimum, low, size) != _around(torch.maximum, high, size)
-
-
-def _around(extreme: Callable[[Tensor, Tensor], Tensor], ids: Tensor, size: int) -> Tensor:
-    """Extreme of each window of size x size, windows doubling: 2 log2(size) passes."""
-    for dim in (0, 1):
-        done = 1
-        while done < size:
-            step = min(done, size - done)
-            left = ids.shape[dim] - step
-            ids = extreme(ids.narrow(dim, 0, left), ids.narrow(dim, step, left))
-            done += step
-    return ids
+def _band(ids: Map, known: Mask, reach: int) -> Mask:
+    """`[H,W]`: pixels with a known one of another class, or the outside of the image, at most
+    `reach` rows and columns away. All classes at once: least and greatest id around differ."""
+    around = {"size": 2 * reach + 1, "mode": "constant", "cval": 255}
+    low = minimum_filter(np.where(known, ids, 255), **around)
+    high = maximum_filter(np.where(known, ids, 0), **around)
+    differ: Mask = low != high
+    return differ

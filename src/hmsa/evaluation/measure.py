@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from ..checkpoint.files import GatePoint
 from ..data.datasets import Dataset
@@ -17,73 +20,102 @@ from ..data.labels import IGNORE
 from ..inference.predictor import Predictor
 from ..inference.result import Prediction
 from ..inference.tiles import Gate
-from ..runs.progress import Progress
-from .boundary import BoundaryF1, BoundaryIoU
+from ..runs import InputError, Progress, replace
+from .boundary import Boundary
 from .calibration import Calibration
-from .confusion import Confusion
-from .instances import InstanceConfusion
+from .confusion import Confusion, InstanceConfusion
 
-SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)  # of a picture, where finer scales are looked at
+SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)  # of an image, where finer scales are computed
 
 
 @dataclass(frozen=True)
 class Window:
-    """A square of one picture where fusion mended what one scale got wrong."""
+    """A square of one image where fusion is right and one scale is wrong."""
 
-    gained: float  # mended less spoilt, as a share of its pixels
+    gained: float  # share of its pixels that fusion mended, less those that it spoiled
     index: int
     scale: float
     place: tuple[slice, slice]
 
 
-@dataclass
 class Evaluation:
-    """What one pass over a split found.
+    """Scores of a network with `scales` on `dataset`, in memory that does not grow with it.
 
-    Fusions: each scale ("0.5"), "average", "max", and the network's own, "hierarchical" as a rule.
+    `confusion`: for each scale ("0.5"), "average", "max", and `own`, the network's own fusion. All
+    other scores are of the own fusion. `mious`: of each image.
     """
 
-    scales: list[float]
-    own: str  # name of the network's own fusion
-    confusion: dict[str, Confusion]
-    outlines: tuple[BoundaryF1, BoundaryIoU]  # of the own fusion, as is all below
-    calibration: Calibration
-    categories: dict[str, float]  # IoU
-    instances: InstanceConfusion | None
-    # [K,S] mean effective weight of each scale on each true class
-    weights: NDArray[np.float64] | None
-    mious: list[float]  # of the fused label, per picture
-    windows: list[Window]
+    def __init__(self, dataset: Dataset, scales: Sequence[float], own: str) -> None:
+        self.dataset, self.scales, self.own, self.names = dataset, scales, own, dataset.labels.names
+        k = len(self.names)
+        fusions = [*map("{:g}".format, scales), "average", "max", own]
+        self.confusion = {name: Confusion(k) for name in fusions}
+        self.boundary, self.calibration = Boundary(k), Calibration(k)
+        complete = dataset.instance_sizes and all(pair.instances for pair in dataset.pairs)
+        self.instances = InstanceConfusion(dataset.instance_sizes) if complete else None
+        self.mious: list[float] = []
+        self.windows: list[Window] = []
+        self._weights = np.zeros((k, len(scales)))
 
-    def summary(self, names: Sequence[str]) -> dict[str, Any]:
-        """The JSON object; keys are relied upon by scripts."""
-        scores = {name: confusion.miou() for name, confusion in self.confusion.items()}
-        single = {f"{s:g}": scores.pop(f"{s:g}") for s in self.scales}
-        own = self.confusion[self.own]
-        iou = zip(names, own.iou().tolist(), strict=True)
-        f1, band = self.outlines
-        summary: dict[str, Any] = {
-            "miou": {"single": single} | scores,
-            "iou": {self.own: dict(iou)},
-            "accuracy": {self.own: own.accuracy()},
-            "mean_accuracy": {self.own: own.mean_accuracy()},
-            "weighted_iou": {self.own: own.weighted_iou()},
-            "boundary": {self.own: {"f1": f1.mf1(), "iou": band.miou()}},
-            "calibration": {self.own: {"ece": self.calibration.ece()}},
-            "images": len(self.mious),
+    def add(self, index: int, label: NDArray[np.uint8], prediction: Prediction) -> None:
+        """label `[H,W]`: the truth of image `index`, whose prediction has all details."""
+        alone = Confusion(len(self.names))
+        alone.add(label, prediction.label)
+        self.mious.append(alone.miou())
+        single = {f"{scale:g}": predicted for scale, predicted in prediction.single.items()}
+        for name, predicted in (single | prediction.pooled | {self.own: prediction.label}).items():
+            self.confusion[name].add(label, predicted)
+        self.boundary.add(label, prediction.label)
+        self.calibration.add(label, prediction.label, prediction.confidence)
+        if self.instances and (ids := self.dataset.read_instances(index)) is not None:
+            self.instances.add(label, prediction.label, ids)
+        for column, weight in enumerate(prediction.weights.values()):
+            sums = np.bincount(label.ravel(), weight.ravel(), minlength=256)
+            self._weights[:, column] += sums[: len(self.names)]
+        self.windows += [_mended(prediction, label, scale, index) for scale in self.scales]
+
+    @property
+    def weights(self) -> NDArray[np.float64] | None:
+        """Mean effective weight of each scale on each true class `[K,S]`; None without weights."""
+        pixels = self.confusion[self.own].matrix.sum(1, keepdim=True).numpy()
+        with np.errstate(invalid="ignore"):
+            return self._weights / pixels if self._weights.any() else None
+
+    def columns(self) -> dict[str, list[float]]:
+        """IoU of each class and the mean, by fusion."""
+        return {name: [*each.iou().tolist(), each.miou()] for name, each in self.confusion.items()}
+
+    def summary(self) -> dict[str, Any]:
+        """The JSON object; scripts rely on its keys. What has no score is null."""
+        own, names = self.confusion[self.own], self.names
+        scores = {name: each.miou() for name, each in self.confusion.items()}
+        single = {f"{scale:g}": scores.pop(f"{scale:g}") for scale in self.scales}
+        of_own: dict[str, Any] = {
+            "iou": _named(names, own.iou()),
+            "accuracy": own.accuracy(),
+            "mean_accuracy": own.mean_accuracy(),
+            "weighted_iou": own.weighted_iou(),
+            "boundary": {"f1": self.boundary.mean_f1(), "iou": self.boundary.mean_iou()},
+            "calibration": {"ece": self.calibration.ece()},
         }
-        if self.categories:
-            summary["category_iou"] = {self.own: self.categories}
+        if groups := self.dataset.categories:
+            place = {k: number for number, ids in enumerate(groups.values()) for k in ids}
+            merged = own.grouped([place[k] for k in range(len(names))])
+            of_own["category_iou"] = _named(groups, merged.iou())
         if self.instances:
-            each = dict(zip(names, self.instances.iou().tolist(), strict=True))
-            summary["instance_iou"] = {self.own: {"mean": self.instances.miou(), "class": each}}
+            each = _named(names, self.instances.iou())
+            of_own["instance_iou"] = {"mean": self.instances.miou(), "class": each}
+        summary = {"miou": {"single": single} | scores, "images": len(self.mious)}
+        summary |= {key: {self.own: value} for key, value in of_own.items()}
         if self.weights is not None:
-            summary["weight"] = {
-                name: {f"{s:g}": w for s, w in zip(self.scales, row.tolist(), strict=True)}
-                for name, row in zip(names, self.weights, strict=True)
-            }
-        told: dict[str, Any] = _without_nan(summary)
-        return told
+            rows = zip(names, self.weights, strict=True)
+            summary["weight"] = {name: _named(single, row) for name, row in rows}
+        plain: dict[str, Any] = json.loads(json.dumps(summary), parse_constant=lambda _: None)
+        return plain
+
+
+def _named(names: Iterable[str], scores: Tensor | NDArray[np.float64]) -> dict[str, float]:
+    return dict(zip(names, scores.tolist(), strict=True))
 
 
 def measure(
@@ -91,68 +123,55 @@ def measure(
     dataset: Dataset,
     each: Callable[[int, Prediction], object] | None = None,
 ) -> Evaluation:
-    """One pass over the split: everything but pictures, in memory that does not grow with it.
-
-    each: also called with the number of every picture and what was seen of it.
-    """
-    k, scales = len(dataset.labels.names), predictor.scales
-    own = predictor.model.fusion
-    fusions = [*(f"{s:g}" for s in scales), "average", "max", own]
-    confusion = {name: Confusion(k) for name in fusions}
-    outlines, calibration = (BoundaryF1(k), BoundaryIoU(k)), Calibration(k)
-    instances = None
-    if dataset.instance_sizes and all(pair.instances for pair in dataset.pairs):
-        instances = InstanceConfusion(dataset.instance_sizes)
-    weights = np.zeros((len(scales), k))
-    mious: list[float] = []
-    windows: list[Window] = []
-    with Progress("evaluate", len(dataset)) as meter:
+    """One pass over the split; each: also called with the number and prediction of every image."""
+    found = Evaluation(dataset, predictor.scales, predictor.model.fusion)
+    with Progress("evaluate", len(dataset)) as progress:
         for index in range(len(dataset)):
             image, label = dataset.read(index)
-            seen = predictor(image, detail=True)
-            alone = Confusion(k)
-            truth, guess = torch.from_numpy(label), torch.from_numpy(seen.label)
-            alone.add(truth, guess)
-            mious.append(alone.miou())
-            alone_or_pooled = {f"{s:g}": one for s, one in seen.single.items()} | seen.pooled
-            for name, predicted in (alone_or_pooled | {own: seen.label}).items():
-                confusion[name].add(truth, torch.from_numpy(predicted))
-            for outline in outlines:
-                outline.add(truth, guess)
-            calibration.add(truth, guess, torch.from_numpy(seen.confidence))
-            ids = dataset.read_instances(index) if instances else None
-            if instances and ids is not None:
-                instances.add(truth, guess, torch.from_numpy(ids))
+            prediction = predictor(image, detail=True)
+            found.add(index, label, prediction)
             if each:
-                each(index, seen)
-            for row, scale in enumerate(seen.weights):
-                heavy = np.bincount(label.ravel(), seen.weights[scale].ravel(), minlength=256)
-                weights[row] += heavy[:k]
-            windows += [_mended(seen, label, scale, index) for scale in scales]
-            meter.advance()
-    with np.errstate(invalid="ignore"):
-        pixels = confusion[own].matrix.sum(1).numpy()
-        mean_weights = (weights / pixels).T if weights.any() else None
-    categories = {}
-    if dataset.categories:
-        group = {i: n for n, ids in enumerate(dataset.categories.values()) for i in ids}
-        scores = confusion[own].grouped([group[i] for i in range(k)]).iou().tolist()
-        categories = dict(zip(dataset.categories, scores, strict=True))
-    return Evaluation(
-        scales, own, confusion, outlines, calibration, categories, instances, mean_weights, mious,
-        windows,
-    )  # fmt: skip
+                each(index, prediction)
+            progress.advance()
+    return found
+
+
+def writer(dataset: Dataset, folder: Path) -> Callable[[int, Prediction], None]:
+    """A function that writes a prediction in the dataset's own label values, named like its image.
+
+    Raises InputError for two images of one name, or labels that are colours.
+    """
+    stem, count = Counter(pair.image.stem for pair in dataset.pairs).most_common(1)[0]
+    if count > 1 or dataset.labels.encoding != "index":
+        why = f"{count} images are named {stem}" if count > 1 else "its labels are colours"
+        raise InputError(f"no submission of {dataset.source}, split {dataset.split}: {why}")
+
+    def write(index: int, prediction: Prediction) -> None:
+        image = Image.fromarray(dataset.labels.to_raw(prediction.label))
+        file = folder / f"{dataset.pairs[index].image.stem}.png"
+        replace(file, lambda temporary: image.save(temporary, format="PNG"))
+
+    return write
+
+
+def score(predictor: Predictor, dataset: Dataset, rank: int = 0, processes: int = 1) -> Confusion:
+    """The fused prediction alone, on this process's share of the images."""
+    confusion = Confusion(len(dataset.labels.names))
+    for index in range(rank, len(dataset), processes):
+        image, label = dataset.read(index)
+        confusion.add(label, predictor(image).label)
+    return confusion
 
 
 def gate_curve(
     predictor: Predictor, dataset: Dataset, shares: Sequence[float] = SHARES
 ) -> list[GatePoint]:
     """What each share of the finer scales costs and reaches; every tile is computed for real."""
-    classes, before = len(dataset.labels.names), predictor.gate
+    before, pixels = predictor.gate, 0
     shares = sorted({0.0, *shares, 1.0})
-    confusion = {share: Confusion(classes) for share in shares}
-    cost, agreement, pixels = dict.fromkeys(shares, 0.0), dict.fromkeys(shares, 0), 0
-    with Progress("gate", len(dataset)) as meter:
+    confusion = {share: Confusion(len(dataset.labels.names)) for share in shares}
+    cost, same = dict.fromkeys(shares, 0.0), dict.fromkeys(shares, 0)
+    with Progress("gate", len(dataset)) as progress:
         for index in range(len(dataset)):
             image, label = dataset.read(index)
             predictor.gate = None
@@ -160,41 +179,24 @@ def gate_curve(
             pixels += whole.size
             for share in shares:
                 predictor.gate = Gate(share)
-                seen = predictor(image)
-                confusion[share].add(torch.from_numpy(label), torch.from_numpy(seen.label))
-                cost[share] += seen.cost / len(dataset)
-                agreement[share] += int((seen.label == whole).sum())
-            meter.advance()
+                prediction = predictor(image)
+                confusion[share].add(label, prediction.label)
+                cost[share] += prediction.cost / len(dataset)
+                same[share] += int((prediction.label == whole).sum())
+            progress.advance()
     predictor.gate = before
     return [
-        GatePoint(share=s, cost=cost[s], miou=confusion[s].miou(), agreement=agreement[s] / pixels)
+        GatePoint(share=s, cost=cost[s], miou=confusion[s].miou(), agreement=same[s] / pixels)
         for s in shares
     ]
 
 
-def score(predictor: Predictor, dataset: Dataset, rank: int = 0, processes: int = 1) -> Confusion:
-    """The fused prediction alone, on this process's share of the pictures."""
-    confusion = Confusion(len(dataset.labels.names))
-    for index in range(rank, len(dataset), processes):
-        image, label = dataset.read(index)
-        confusion.add(torch.from_numpy(label), torch.from_numpy(predictor(image).label))
-    return confusion
-
-
-def _mended(seen: Prediction, label: NDArray[np.uint8], scale: float, index: int) -> Window:
-    """The square of this picture where the fused label is right most where `scale` is wrong."""
-    valid = label != IGNORE
-    gain = (seen.label == label) * 1.0 - (seen.single[scale] == label) * 1.0
+def _mended(prediction: Prediction, label: NDArray[np.uint8], scale: float, index: int) -> Window:
+    """The square of this image where the fused label is right most where `scale` is wrong."""
+    gain = (prediction.label == label) * 1.0 - (prediction.single[scale] == label)
     side = max(1, min(label.shape) // 3)
-    sums = np.pad(np.cumsum(np.cumsum(gain * valid, 0), 1), ((1, 0), (1, 0)))
+    sums = np.pad(np.cumsum(np.cumsum(gain * (label != IGNORE), 0), 1), ((1, 0), (1, 0)))
     boxes = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-    y, x = np.unravel_index(int(boxes.argmax()), boxes.shape)
-    place = (slice(int(y), int(y) + side), slice(int(x), int(x) + side))
+    y, x = (int(place) for place in np.unravel_index(boxes.argmax(), boxes.shape))
+    place = (slice(y, y + side), slice(x, x + side))
     return Window(float(boxes[y, x]) / side**2, index, scale, place)
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no nan: what could not be scored is null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(each) for key, each in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value

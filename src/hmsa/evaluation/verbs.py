@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from ..config.options import Chain, Checkpoint, Compute, Dataset, Files, Inference
-from ..runs import Outcome, command_line
+from ..runs import InputError, Outcome, say
 
 Split = Annotated[str, Parameter(help="split to score")]
 
@@ -27,19 +28,37 @@ def evaluate(
         Path | None, Parameter(help="folder for labels as the Cityscapes server takes them")
     ] = None,
     inference: Inference = Inference(),
+    only: Annotated[Sequence[int] | None, Parameter(parse=False)] = None,
 ) -> Outcome:
     """Compare fusions on labelled images.
 
     example: hmsa evaluate runs/camvid camvid --data CamVid --split val --scales 0.5,1,2
     """
-    from .evaluate import evaluate as work
+    from ..checkpoint.files import require_classes
+    from ..data.datasets import open_dataset
+    from ..inference.predictor import Predictor
+    from ..report.tables import terminal
+    from .measure import measure, writer
+    from .page import class_table, verdict, write_evaluation
 
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    page = report or folder / f"report-{split}.html"
-    summary, table = work(
-        checkpoint, dataset, split, pictures=files, report=page, submission=submission,
-        command=command_line(), **vars(inference),
-    )  # fmt: skip
+    predictor = Predictor.load(checkpoint, **vars(inference))
+    opened = open_dataset(dataset, split, files)
+    require_classes(predictor.model.card, opened.labels.names, dataset, checkpoint)
+    opened = opened if only is None else opened.only(only)
+    found = measure(predictor, opened, writer(opened, submission) if submission else None)
+    run = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    page = report or run / f"report-{split}.html"
+    write_evaluation(page, found, predictor, checkpoint)
+    summary = found.summary() | {
+        "split": split,
+        "checkpoint": str(checkpoint),
+        "dataset": str(dataset),
+        "scales": predictor.scales,
+        "flip": predictor.flip,
+        "report": str(page),
+    }
+    title = f"IoU in %, {split}, {len(opened)} images"
+    table = terminal(class_table(found), title, verdict(found))
     return Outcome(summary, table, notes=[f"report: {page}"])
 
 
@@ -57,7 +76,40 @@ def gate(
 
     example: hmsa gate runs/camvid camvid --data CamVid --split val --scales 0.5,1,2
     """
-    from .gate import gate as work
+    from ..checkpoint.files import GateCurve, amend, require_classes, trained_on
+    from ..data.datasets import open_dataset
+    from ..inference.predictor import Predictor
+    from ..report.page import Table
+    from ..report.tables import percent, terminal
+    from .measure import gate_curve
 
-    settings = vars(chain) | vars(compute)
-    return Outcome(*work(checkpoint, dataset, split, pictures=files, **settings))
+    predictor = Predictor.load(checkpoint, **vars(chain), **vars(compute))
+    card, scales = predictor.model.card, predictor.scales
+    gated = predictor.model.attention is not None and predictor.model.tiles
+    if not gated or len(scales) < 2 or scales[-1] <= 1:
+        raise InputError(
+            f"{checkpoint}, {predictor.model.fusion}, scales {','.join(f'{s:g}' for s in scales)}: "
+            "a gate is for scales above 1 after a coarser one, with attention; try 0.5,1,2"
+        )
+    opened = open_dataset(dataset, split, files)
+    require_classes(card, opened.labels.names, dataset, checkpoint)
+    if trained_on(card, opened.source, split):
+        say(f"note: {checkpoint} was trained on this split; its curve is too good")
+    points = gate_curve(predictor, opened)
+    curve = GateCurve(dataset=opened.source.name, split=split, scales=scales, points=points)
+    amend(checkpoint, gate=curve.model_dump())
+    rows = [
+        [
+            percent(point.share, 0),
+            percent(point.cost),
+            percent(point.miou),
+            percent(point.agreement, 2),
+        ]
+        for point in points
+    ]
+    table = terminal(
+        Table(["share %", "work %", "mIoU %", "labels as with all of it %"], rows),
+        f"Finer scales in a share of the image, {split}",
+        "work: pixels that the network computes, halos included; kept in the checkpoint",
+    )
+    return Outcome(curve.model_dump() | {"checkpoint": str(checkpoint)}, table)

@@ -24,7 +24,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ..data.images import Picture, open_image
+from ..checkpoint.networks import load
+from ..data.images import OpenImage, open_image
 from ..data.labels import spread
 from ..model import HMSA, ordered
 from ..runs.errors import InputError, as_input_error
@@ -39,7 +40,7 @@ _IN_MEMORY = 1 << 28  # bytes of a map, above which it lies in a file
 _LARGEST = 2048  # side of a tile that is chosen for the free memory
 _LEAST, _BLOCK = 1024, 4608  # sides of the blocks that larger images are predicted in
 
-Pixels = Path | str | Image.Image | NDArray[np.uint8] | Tensor | Picture
+Pixels = Path | str | Image.Image | NDArray[np.uint8] | Tensor | OpenImage
 
 
 class Wanted(TypedDict, total=False):
@@ -99,7 +100,7 @@ class Predictor:
         budget: run scales above 1 in this share of an image only; gate: or where their mean
         weight is at least this. further: device, tile, halo.
         """
-        model = HMSA.from_pretrained(source)
+        model = load(source)
         if budget is not None or isinstance(gate, float):
             gate = Gate(budget, gate)  # type: ignore[arg-type]
         flip, edge = model.card.flip if flip is None else flip, model.card.long_edge
@@ -133,8 +134,8 @@ class Predictor:
         self, image: Pixels | list[Pixels] | tuple[Pixels, ...], **wanted: Unpack[Wanted]
     ) -> Prediction | list[Prediction]:
         """image: a file, a Pillow image, `[H,W,3]` uint8 RGB, a tensor `[3,H,W]`, uint8 or float in
-        0..1, or a `Picture`; any size. A list of these, or a tensor `[B,3,H,W]`, gives a list; all
-        of one size go through the network together.
+        0..1, or an `OpenImage`; any size. A list of these, or a tensor `[B,3,H,W]`, gives a list;
+        all of one size go through the network together.
         """
         if isinstance(image, Path | str):
             with open_image(Path(image)) as picture:
@@ -151,7 +152,7 @@ class Predictor:
                 return self._predict(torch.cat(tensors), **wanted)
         return [self._predict(each, **wanted)[0] for each in images]
 
-    def _predict(self, image: Tensor | Picture, **wanted: Unpack[Wanted]) -> list[Prediction]:
+    def _predict(self, image: Tensor | OpenImage, **wanted: Unpack[Wanted]) -> list[Prediction]:
         """Of a batch `[B,3,H,W]` or one image; of a very large one, block by block."""
         height, width = image.shape[2:] if isinstance(image, Tensor) else image.size
 
@@ -270,11 +271,10 @@ class Predictor:
         self._fits = half
 
 
-def _pixels(image: Pixels) -> Tensor | Picture:
-    """`[1,3,H,W]`, uint8 or float; a very large `Picture` is read later, part by part."""
-    held = isinstance(image, Path | str | Image.Image | np.ndarray | Tensor)
-    if not held and math.prod(image.size) > _BLOCK**2:  # type: ignore[union-attr, arg-type]
-        return image  # type: ignore[return-value]
+def _pixels(image: Pixels) -> Tensor | OpenImage:
+    """`[1,3,H,W]`, uint8 or float; a very large `OpenImage` is read later, part by part."""
+    if isinstance(image, OpenImage) and math.prod(image.size) > _BLOCK**2:
+        return image
     array = image if isinstance(image, Tensor) else as_array(image)
     kind, axis = str(array.dtype).removeprefix("torch."), 0 if isinstance(array, Tensor) else 2
     kinds = ("uint8", "float16", "bfloat16", "float32", "float64") if axis == 0 else ("uint8",)

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data.images import Picture, read_image, to_rgb
+from ..data.images import OpenImage, read_image, to_rgb
 from ..data.labels import spread
 from ..report.pictures import palette_png, tinted
 from ..runs.errors import InputError
 from ..runs.files import replace
 
-Readable = Path | str | Image.Image | NDArray[np.uint8] | Picture
+Readable = Path | str | Image.Image | NDArray[np.uint8] | OpenImage
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -14,8 +14,8 @@ from ..config.options import (
     Inference,
     Names,
     Out,
-    _parsed,
     height_width,
+    parsed_by,
 )
 from ..runs import Outcome
 
@@ -70,10 +70,7 @@ def export(
     /,
     *,
     out: Annotated[Out, Parameter(help="file to write: .onnx, or .pt2 for torch")],
-    to: Annotated[
-        Literal["onnx", "torch"] | None, Parameter(help="default: by the suffix of OUT")
-    ] = None,
-    size: Annotated[Any, Parameter(n_tokens=1, converter=_parsed(graph_size),
+    size: Annotated[Any, parsed_by(graph_size), Parameter(
         help="HEIGHTxWIDTH, the one size of images that it takes; default: dynamic, any")] = None,
     chain: Chain = Chain(),
 ) -> Outcome:  # fmt: skip
@@ -83,5 +80,4 @@ def export(
     """
     from .export import export as work
 
-    table, problem = work(checkpoint, out, to, chain.scales, size, chain.flip)
-    return Outcome(table=table, path=out, failure=problem)
+    return work(checkpoint, out, size, chain)

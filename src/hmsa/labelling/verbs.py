@@ -147,8 +147,9 @@ def selftrain(
 
     example: hmsa selftrain recipe.yaml --rounds 2 --set selftrain.images=more --out runs/self
     """
-    from ..config.recipe import Recipe, read
-    from ..data.layouts import beside
+    from ..config.reading import read
+    from ..config.recipe import Recipe
+    from ..data.descriptions import beside
     from .selftrain import selftrain as work
 
     recipe, near = read(Recipe, config, changes), config.parent

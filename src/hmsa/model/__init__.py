@@ -3,9 +3,9 @@
 Knows no config, data or loss, so that it can be lifted out.
 """
 
+from .adapter import PairScaleAttention, ScaleAttention
 from .fusion import ScaleOutput, average, chain, effective_weights, fuse, maximum, ordered
 from .hmsa import HMSA, Encoded, Output
-from .scale_attention import PairScaleAttention, ScaleAttention
 from .variants import FUSIONS, build
 
 __all__ = [

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from ..checkpoint.files import Card, Pretrained
-from ..checkpoint.networks import IMAGENET_MEAN, IMAGENET_STD
 from .fusion import Fold, ScaleOutput, chain, effective_weights, ordered, resize, wide
 from .heads import DeepLabHead, Head, OCRHead, PlainHead, Reading, StackedHead, predictor
+from .pretrained import Card, Pretrained
 from .trunk import Trunk
 
 Size = tuple[int, int]  # height, width
@@ -89,7 +89,7 @@ HEADS: dict[str, Callable[[list[int], int, int], Head]]
 HEADS = {"plain": PlainHead, "stacked": StackedHead, "ocr": OCRHead, "deeplab": DeepLabHead}
 
 
-class HMSA(nn.Module, Pretrained):
+class HMSA(Pretrained):
     """One network for every scale; `forward` folds any list of them.
 
     classes: K. trunk, pretrained, stride, official: see `Trunk`. head: a key of `HEADS`.
@@ -117,8 +117,8 @@ class HMSA(nn.Module, Pretrained):
         head: str = "plain",
         width: int = 128,
         official: bool = False,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+        std: Sequence[float] = IMAGENET_DEFAULT_STD,
     ) -> None:
         super().__init__()
         if head not in HEADS:

@@ -1,109 +1,220 @@
-"""A template and what it shows -> one offline HTML page, in the style that all pages share.
+"""One kind of offline page: a title, one sentence, facts, and sections that any room fills.
 
-Everything a page needs is inside it, and its own content policy forbids the browser to fetch
-anything else. page.html.j2 is the frame; page_parts.html.j2 what more than one page draws.
+Everything a page needs is inside its one file, and its own content policy forbids the browser to
+fetch anything else. `page.html.j2` draws it. A colour is three numbers in 0..255.
 """
+
+from __future__ import annotations
 
 import base64
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..runs.files import replace
+from .. import __version__
+from ..runs import command_line, replace
+from .pictures import heat
 
-SIDE = 640  # longest side of an embedded picture, in pixels: ten of them stay near half a megabyte
+SIDE = 640  # longest side of an embedded image, in pixels: ten of them stay near half a megabyte
+DASH = "–"  # where there is no number
 
-View = dict[str, Any]  # what a template draws
+Colour = Sequence[int] | NDArray[np.uint8]
+Named = Sequence[tuple[str, Colour]]  # names and their colours
 
 
-def css(colour: Sequence[float] | NDArray[Any]) -> str:
+@dataclass
+class Cell:
+    """One cell of a table; every part but the text may be left out.
+
+    kind: any of best (bold), none (grey), up (green), down (red), left (aligned), wrap (a long
+    first cell), other (a grey bar). small: a smaller text behind the first one. bar: length 0..1 of
+    a bar below the text, or of its parts. shade: 0..1, of the background. link: relative address.
+    """
+
+    text: str
+    kind: str = ""
+    colour: Colour | None = None
+    small: str = ""
+    bar: float | Sequence[float] | NDArray[np.floating] | None = None
+    shade: float | None = None
+    link: str = ""
+
+
+@dataclass
+class Table:
+    """Rows of equal length under `columns`; the first cell of a row is its head.
+
+    kind: "matrix" for upright column heads; "total": the last row sums up the others; "facts": a
+    plain list of names and values; "bars": names with a bar. key: for the parts of the bars.
+    """
+
+    columns: Sequence[str | Cell]
+    rows: Sequence[Sequence[str | Cell]]
+    kind: Literal["", "matrix", "total", "facts", "bars"] = ""
+    key: Named = ()
+
+
+@dataclass
+class Chart:
+    """A curve over two axes with numbers.
+
+    points `[N,2]`: the curve, dashed or not. x, y: ends of the axes; by default those of the curve.
+    stages: where each begins on the x axis, its name. bars: (left, right, height, opacity, text
+    under the pointer), drawn behind the curve.
+    """
+
+    title: str
+    summary: str
+    axis: str  # name of the x axis
+    points: NDArray[np.float64]
+    x: tuple[float, float] | None = None
+    y: tuple[float, float] | None = None
+    stages: Sequence[tuple[float, str]] = ()
+    bars: Sequence[tuple[float, float, float, float, str]] = ()
+    dashed: bool = False
+
+    def __post_init__(self) -> None:
+        (left, bottom), (right, top) = self.points.min(0), self.points.max(0)
+        left, right = self.x or (left, right)
+        self.left, self.right = left, max(right, left + 1)
+        self.y_ticks = ticks(*(self.y or (bottom, top)))
+        steps = ticks(self.left, self.right)
+        self.x_ticks = [t for t in steps if self.left <= t <= self.right and abs(t % 1) < 1e-9]
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """A point as coordinates in a box of 480 x 250."""
+        low, high = self.y_ticks[0], self.y_ticks[-1]
+        across = (x - self.left) / (self.right - self.left)
+        return round(46 + 420 * across, 1), round(214 - 190 * (y - low) / (high - low), 1)
+
+
+@dataclass
+class Curve:
+    """A small curve in a box of 1 x 1. points `[N,2]` in 0..1; notes: lines below it; marks:
+    vertical lines as (place 0..1, CSS class, text under the pointer)."""
+
+    title: str
+    points: NDArray[np.float64]
+    notes: Sequence[str] = ()
+    colour: Colour | None = None
+    marks: Sequence[tuple[float, str, str]] = ()
+
+
+@dataclass
+class Figure:
+    """An image `[H,W,3]` with a caption.
+
+    kind: a "photo" has many colours, which need not stay exact; the colours of a "label" are those
+    of the page, so that the pointer can name them; those of a "map" are exact without a name.
+    """
+
+    caption: str
+    image: NDArray[np.uint8]
+    kind: Literal["photo", "label", "map"] = "photo"
+    wrong: bool = False  # outlined in red
+
+
+@dataclass
+class Card:
+    """A framed item: title, a text beside it, reasons, and strips of images below each other; with
+    columns: side by side, each with so many images in a row. level: colours a message."""
+
+    title: str
+    strips: Sequence[Sequence[Figure]] = ()
+    text: str = ""
+    reasons: Sequence[str] = ()
+    columns: Sequence[int] = ()
+    level: Literal["", "error", "warning", "note"] = ""
+
+
+Block = str | Table | Chart | Curve | Card  # a str is a short paragraph
+
+
+@dataclass
+class Section:
+    """A heading with blocks; those of an inner sequence stand side by side. Empty: left out."""
+
+    title: str
+    blocks: Sequence[Block | Sequence[Block]]
+    note: str = ""
+
+
+@dataclass
+class Legend:
+    """Colours that stay in view while the sections after it are scrolled; keys: further ones, each
+    with a heading; ramp: what the colours of `heat` stand for."""
+
+    colours: Named
+    keys: Sequence[tuple[str, Named]] = ()
+    ramp: str = ""
+
+
+@dataclass
+class Page:
+    """All that a page shows; sections of an inner sequence stand side by side, the facts beside
+    the first one. colours: names for the colours of label images."""
+
+    title: str
+    verdict: str
+    facts: Sequence[tuple[str, str]]
+    sections: Sequence[Section | Sequence[Section] | Legend]
+    colours: Named = ()
+    command: str = field(default_factory=command_line)
+
+
+def write_page(path: Path, page: Page) -> None:
+    """Write one HTML file; an existing page is replaced whole or left as it was."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined,
+        autoescape=True, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"css": css, "uri": uri, "kind": lambda block: type(block).__name__}
+    made = f"hmsa {__version__}, {datetime.now():%Y-%m-%d %H:%M}"
+    facts = [*page.facts, ("Version", made), ("Command", page.command)]
+    about = Section("Details", [Table((), [each for each in facts if each[1]], "facts")])
+    sections = [[*page.sections[:1], about], *page.sections[1:]]
+    template = environment.get_template("page.html.j2")
+    html = template.render(page=page, sections=sections, ramp=heat(np.linspace(0, 1, 8)[None])[0])
+    replace(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
+
+
+def css(colour: Colour) -> str:
+    """`#rrggbb`."""
     return "#" + "".join(f"{round(float(part)):02x}" for part in colour)
 
 
-def uri(picture: NDArray[np.uint8], photo: bool) -> str:
-    """Picture [H,W,3] -> data URI. What is not a photo has few colours and keeps each exactly."""
-    shrink = min(1.0, SIDE / max(picture.shape[:2]))
-    size = (round(picture.shape[1] * shrink) or 1, round(picture.shape[0] * shrink) or 1)
-    stream = io.BytesIO()
+def uri(figure: Figure) -> str:
+    """The image as a data URI, at most SIDE pixels long; only a photo loses exact colours."""
+    image, photo = figure.image, figure.kind == "photo"
+    shrink = min(1.0, SIDE / max(image.shape[:2]))
+    size = (round(image.shape[1] * shrink) or 1, round(image.shape[0] * shrink) or 1)
+    way = Image.Resampling.LANCZOS if photo else Image.Resampling.NEAREST
+    small, stream = Image.fromarray(image).resize(size, way), io.BytesIO()
     if photo:
-        small = Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS)
         small.save(stream, "JPEG", quality=85)
     else:
-        flat = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.NEAREST))
-        codes, index = np.unique(flat @ np.array([1 << 16, 1 << 8, 1]), return_inverse=True)
-        colours = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1).astype(np.uint8)
-        small = Image.fromarray(index.reshape(flat.shape[:2]).astype(np.uint8))
-        small.putpalette(colours.tobytes())
+        colours = max(1, len(small.getcolors(1 << 24) or ()))
+        if colours <= 256:
+            small = small.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
         small.save(stream, "PNG", optimize=True)
-    kind = "jpeg" if photo else "png"
-    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+    text = base64.b64encode(stream.getvalue()).decode("ascii")
+    return f"data:image/{'jpeg' if photo else 'png'};base64,{text}"
 
 
-def line_chart(
-    title: str,
-    summary: str,
-    axis: str,
-    points: NDArray[np.float64],
-    start: float,
-    end: float,
-    stages: Sequence[tuple[float, str]] = (),
-) -> View:
-    """points [N,2] as SVG coordinates in a 480 x 250 box, for the template's `chart`.
-
-    start, end: of the axis, whose ticks are whole numbers. stages: where each begins, its name.
-    """
-    y_ticks = _ticks(points[:, 1].min(), points[:, 1].max())
-    end = max(end, start + 1)
-
-    def x(place: float) -> float:
-        return 46 + 420 * (place - start) / (end - start)
-
-    def y(value: float) -> float:
-        return 214 - 190 * (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
-
-    whole = [t for t in _ticks(start, end) if start <= t <= end and abs(t - round(t)) < 1e-9]
-    return {
-        "title": title,
-        "summary": summary,
-        "axis": axis,
-        "line": " ".join(f"{x(place):.1f},{y(value):.1f}" for place, value in points),
-        "dots": [(x(place), y(value)) for place, value in points] if len(points) <= 40 else [],
-        "y": [(y(tick), f"{tick:.6g}") for tick in y_ticks],
-        "x": [(x(tick), f"{tick:.6g}") for tick in whole],
-        "stages": [(x(place), name) for place, name in stages],
-    }
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Round values (1, 2 or 5 times a power of ten), about four, from below low to above high."""
+def ticks(low: float, high: float) -> list[float]:
+    """Round values (1, 2 or 5 times a power of ten), about five, from below low to above high."""
     span = (high - low) or abs(high) or 1.0
-    rough = span / 4
+    rough = span / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [index * step for index in range(first, max(last, first + 1) + 1)]
-
-
-def render(template: str, enlarge: bool, **shown: Any) -> str:
-    """enlarge: whether a click on a picture shows it large; needs `legend`, (name, css) pairs."""
-    house = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    house.filters["css"] = css
-    return house.get_template(template).render(enlarge=enlarge, **shown)
-
-
-def write(path: Path, page: str) -> None:
-    """As one file; an existing page is replaced whole or left as it was."""
-    replace(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))

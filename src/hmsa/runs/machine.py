@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from .errors import InputError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+_FABRIC: Any = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}  # its words
 
 
 def best_device() -> torch.device:
@@ -51,27 +52,26 @@ def use_bf16(device: torch.device, precision: Precision) -> bool:
 
 
 def in_use(device: torch.device, precision: Precision) -> str:
-    """What "auto" comes to: bf16 or fp32."""
+    """bf16, fp16 or fp32; "auto" is bf16 or fp32. Raises InputError for fp16 on a CPU."""
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError("precision: fp16 is for GPUs; use bf16 or fp32 on a CPU")
     return precision if precision == "fp16" else "bf16" if use_bf16(device, precision) else "fp32"
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    if precision == "fp16":
-        if device.type == "cpu":
-            raise InputError("precision: fp16 is for GPUs; give bf16 or fp32 on the CPU")
-        return torch.autocast(device.type, torch.float16)
-    if use_bf16(device, precision):
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
+    used = in_use(device, precision)
+    if used == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.float16 if used == "fp16" else torch.bfloat16)
 
 
 def launch(accelerator: str, devices: int | str, precision: Precision) -> Fabric:
-    """Lightning Fabric, started: one process per device."""
+    """Lightning Fabric, started: one process per device. accelerator: may name one, as cuda:1."""
     device = find_device(None if accelerator == "auto" else accelerator)
     fabric = Fabric(
         accelerator=device.type,
-        devices=devices,
-        precision="bf16-mixed" if use_bf16(device, precision) else "32-true",
+        devices=devices if device.index is None else [device.index],
+        precision=_FABRIC[in_use(device, precision)],
     )
     fabric.launch()
     return fabric
@@ -92,7 +92,7 @@ def keep_memory() -> None:
 
 
 def trim_memory() -> None:
-    """Have glibc hand back all freed memory, where the next tensors are too large to fit into it."""
+    """Have glibc hand back freed memory, before tensors that are too large to fit into it."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -1,254 +1,232 @@
-"""`hmsa attend`: scale attention for a network that others made, which stays as it is."""
+"""Trains an attention head on a frozen network, which runs only once on each image."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import re
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from rich.table import Table
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map, tree_map_only
 
-from ..checkpoint.files import GateCurve, amend, hashed, save
-from ..checkpoint.networks import allow
-from ..config.recipe import Attention
+from ..checkpoint.files import GateCurve, amend, hashed
+from ..checkpoint.networks import allow, find
+from ..config.options import Compute, HeadTraining
+from ..config.recipe import Attention, Stage
 from ..data.datasets import Dataset, open_dataset
 from ..data.descriptions import describe
 from ..evaluation.confusion import Confusion
-from ..evaluation.evaluate import evaluate
 from ..evaluation.measure import gate_curve
 from ..inference.predictor import Predictor
-from ..model import PairScaleAttention, ScaleAttention, ordered
-from ..model.scale_attention import find_network
-from ..runs.errors import InputError, as_input_error
-from ..runs.machine import Precision, autocast, find_device, in_use
-from ..runs.progress import Progress, say
-from .losses import objective
-from .optim import Schedule, class_weights, make_optimizer
-from .passes import Passes, spread_over
+from ..model import HMSA, Encoded, PairScaleAttention, ScaleAttention, ordered
+from ..runs import InputError, Progress, replace, say, sweep
+from ..runs.errors import as_input_error
+from ..runs.machine import in_use, launch
+from .trainer import BEST, LAST, RESUME, Outputs, Trainer, Work, class_weights
 
-HELD_OUT = 5  # of as many pictures one says when to stop: the last, since neighbours are alike
-PATIENCE = 3  # looks at the held-out pictures without a gain
-CURVE = 12  # pictures that the gate's curve is measured on
-
-
-@dataclasses.dataclass(frozen=True)
-class Head:
-    """What is trained, and how long; see `ScaleAttention`."""
-
-    features: str | None = "auto"
-    per_class: bool = False
-    pairs: bool = False
-    steps: int = 600  # at most
-    penalty: float = 0.0  # weight of the use of fine scales, as `objective` has it
-    balance: float = 0.4  # class weights, as `class_balance` of a recipe
-    pictures: int = 200  # that are looked at
-    seed: int = 0
+PASSES = "passes"  # folder in the run folder
+HELD_OUT = 5  # one image in this many is held out: the last ones, as neighbours are alike
+VALIDATE_EVERY, PATIENCE = 200, 3  # steps; validations without a gain that end training
+BALANCE = 0.4  # `class_balance` of a recipe
+CURVE = 12  # images for the curve of the gate
 
 
-def attend(
-    source: str,
-    data: Path,
-    out: Path,
-    split: str = "train",
-    scales: Sequence[float] = (0.5, 1.0, 2.0),
-    head: Head = Head(),
-    *,
-    val: str | None = None,
-    files: Path | None = None,
-    cache: int = 4 << 30,
-    reference: bool = False,
-    precision: Precision = "auto",
-    device: str | None = None,
-    command: str = "",
-) -> tuple[dict[str, Any], Table]:
-    """Train a head for the network `source` on a split; write it, as a run, into the folder `out`.
+@dataclass(frozen=True)
+class Passes:
+    """Passes of a frozen network at `scales`: a file for each image, never computed twice.
 
-    val: the split that all fusions are then compared on; None: "val" if the dataset has it, else
-    what was held out. files: where the dataset's pictures are. cache: bytes on disk for what the
-    network says of the pictures. reference: leave the network's weights where they are.
-    Returns the JSON object and the table for people.
+    load: number -> image `[3,H,W]` and label `[H,W]`, both uint8.
     """
-    with as_input_error():
-        chain = ordered(scales)
-    if len(chain) < 2:
-        raise InputError(f"scales {chain[0]:g}: attention weighs two or more, such as 0.5,1,2")
-    learn = open_dataset(data, split, files)
-    fit, held = parts(learn, head.pictures)
-    for what, some in (("to learn from", fit), ("held out to tell when to stop", held)):
-        if not learn.only(some).frequencies().any():
-            raise InputError(
-                f"{learn.source}, split {split}: no labelled pixel in the {len(some)} picture(s) "
-                f"{what}; label some, or name another split"
-            )
-    torch.manual_seed(head.seed)
-    model, about = _model(source, learn, head, reference)
-    on = val or ("val" if "val" in describe(data, files)[1].splits else None)
-    if on:
-        open_dataset(data, on, files)  # what is wrong with it shows now
-    model.to(find_device(device)).to(memory_format=torch.channels_last)
-    where, began = model.mean.device, time.monotonic()
-    settings = about | {
-        "scales": chain, "features": model.trunk.looked_at, "pairs": head.pairs,
-        "dataset": str(learn.source.resolve()), "split": split,
-        "pictures": [learn.pairs[i].name for i in range(len(learn))],
-        "precision": in_use(where, precision),
-    }  # fmt: skip
-    # Of both parts alike, so that a beginning of it will do
-    order = sorted((i / len(part), index) for part in (fit, held) for i, index in enumerate(part))
-    passes = Passes(out / "passes", model.eval(), learn, chain, [index for _, index in order])
-    passes = passes.look(cache, precision, settings)
-    if len(passes.order) < 2:
-        raise InputError(f"cache: not two pictures fit into {cache / (1 << 30):g} GiB; give more")
-    if len(passes.order) < len(order):
-        say(f"{len(passes.order)} of {len(order)} pictures fit into {cache / (1 << 30):g} GiB")
-    looked, began = time.monotonic() - began, time.monotonic()
-    seen = set(passes.order)
-    trainer = Trainer(model, passes, head, precision)
-    best, steps = trainer.run([i for i in fit if i in seen], [i for i in held if i in seen])
-    trained = time.monotonic() - began
-    card = model.card
-    card.names, card.palette = list(learn.labels.names), list(learn.labels.palette)
-    card.scales = chain
-    card.trained_on = {
-        "dataset": learn.source.name, "split": split, "pictures": len(seen), **about,
-    }  # fmt: skip
-    card.metrics = {"step": steps, "held_out_miou": best}
-    file = out / "best.safetensors"
-    save(file, model)
-    if chain[-1] > 1 and not head.pairs:
-        _keep_curve(file, model, learn, held, chain, precision)
-    passes.clear()
-    say(f"{file}: looked for {looked:.0f} s, trained for {trained:.0f} s")
-    summary, table = evaluate(
-        file, data, on or split, pictures=files, precision=precision, device=device,
-        report=out / f"report-{on or 'held-out'}.html", command=command,
-        only=None if on else held,
-    )  # fmt: skip
-    told = {"seconds": {"look": round(looked, 1), "train": round(trained, 1)}, "steps": steps}
-    return summary | told | {"network": about, "held_out_miou": best}, table
 
+    folder: Path
+    fabric: Fabric
+    model: HMSA
+    scales: Sequence[float]
+    load: Callable[[int], tuple[Tensor, Tensor]]
 
-def parts(learn: Dataset, most: int) -> tuple[list[int], list[int]]:
-    """Pictures to learn from and, the last ones of the split, to judge by."""
-    if len(learn) < 2:
-        raise InputError(
-            f"{learn.source}, split {learn.split}: {len(learn)} labelled picture(s); attention "
-            "needs 2 or more, one of them to tell when to stop"
+    def compute(self, numbers: Sequence[int]) -> None:
+        """Run the network on the images that it has not run on before."""
+        missing = [number for number in numbers if not self.file(number).is_file()]
+        with Progress("frozen network", len(missing)) as progress:
+            for number in missing:
+                replace(self.file(number), partial(torch.save, self._run(number)))
+                progress.advance()
+
+    @torch.no_grad()
+    def _run(self, number: int) -> Any:
+        image, label = self.load(number)
+        with self.fabric.autocast():
+            image = self.fabric.to_device(image[None])
+            encoded = self.model.eval().encode(image, self.scales)
+        # Training needs no logits on a finer grid than that of attention
+        grids = {s: one.features.shape for s, one in encoded.items() if one.features is not None}
+        cell = max(encoded[s].logits.shape[-1] // grid[-1] for s, grid in grids.items())
+        pooled = {s: F.avg_pool2d(one.logits.float(), cell) for s, one in encoded.items()}
+        kept = {s: tuple(one._replace(logits=pooled[s])) for s, one in encoded.items()}
+        return tree_map_only(Tensor, lambda tensor: tensor.half().cpu(), (kept, label[None]))
+
+    def read(self, numbers: Sequence[int]) -> tuple[dict[float, Encoded], Tensor]:
+        """Images of one size as a batch: output of `HMSA.encode` and label `[B,H,W]`."""
+        kept = [torch.load(self.file(n), self.fabric.device, weights_only=True) for n in numbers]
+        encoded, label = tree_map(
+            lambda one, *more: torch.cat([one, *more]).float() if isinstance(one, Tensor) else one,
+            *kept,
         )
-    cut = len(learn) - max(1, len(learn) // HELD_OUT)
-    fit = spread_over(cut, max(1, most - most // HELD_OUT))
-    return fit, [cut + i for i in spread_over(len(learn) - cut, max(1, most // HELD_OUT))]
+        return {scale: Encoded(*one) for scale, one in encoded.items()}, label.long()
+
+    def outputs(
+        self, stage: Stage, numbers: Sequence[int], seed: Sequence[int], network: Any, start: int
+    ) -> Outputs:
+        """Of the attention head on images drawn from `numbers`; see `Work`."""
+        self.compute(numbers)
+        for step in range(start, stage.steps):
+            random = np.random.default_rng((*seed, step))
+            drawn = random.choice(numbers, min(stage.batch, len(numbers)), replace=False)
+            encoded, label = self.read(drawn.tolist())
+            yield network.attend(encoded, label.shape[-2:]), label
+
+    def file(self, number: int) -> Path:
+        return self.folder / f"{number}.pt"
+
+
+class HeadJob:
+    """Trains a head for the network `source` on a dataset; mistakes raise InputError at once.
+
+    files: folder of the dataset's files, if elsewhere.
+    """
+
+    def __init__(
+        self, source: str, data: Path, files: Path | None, options: HeadTraining, compute: Compute
+    ) -> None:
+        self.options = options
+        with as_input_error("scales"):
+            scales = ordered(options.scales)
+        if len(scales) < 2:
+            raise InputError(f"scales {scales[0]:g}: attention needs two or more, such as 0.5,1,2")
+        self.learn = learn = open_dataset(data, options.split, files)
+        parts = _parts(len(learn), options.images)
+        if not all(part and learn.only(part).frequencies().any() for part in parts):
+            raise InputError(
+                f"{learn.source}, split {learn.split}: no labelled pixel in the images to train "
+                f"on, or in the last ones (1 in {HELD_OUT}), which are held out; label more"
+            )
+        val = options.val or ("val" if "val" in describe(data, files)[1].splits else None)
+        if val:
+            open_dataset(data, val, files)  # finds mistakes now
+        # What to score: a split, and the numbers of its images or all
+        self.scored = (val, None) if val else (options.split, parts[1])
+        torch.manual_seed(options.seed)
+        self.model, self.network = _model(source, learn, options)
+        self.model.card.scales = scales
+        self.fabric = launch(compute.device or "auto", 1, compute.precision)
+        self.settings = dataclasses.asdict(options) | self.network | {
+            "dataset": str(learn.source.resolve()), "names": [pair.name for pair in learn.pairs],
+            "precision": in_use(self.fabric.device, compute.precision),
+            "val": None, "cache": None,  # these may change
+        }  # fmt: skip
+
+    def train(self, out: Path) -> dict[str, Any]:
+        """Write best.safetensors into the run folder `out`; returns what came of it, as JSON."""
+        began, model, options, learn = time.monotonic(), self.model, self.options, self.learn
+        sweep(out / name for name in (BEST, LAST, RESUME))
+        passes = Passes(out / PASSES, self.fabric, model, model.card.scales, self._load)
+        self.fabric.to_device(model)
+        passes.compute([0])
+        most = int(options.cache * 2**30 / passes.file(0).stat().st_size)
+        if most < 2:
+            raise InputError(f"--cache: {options.cache:g} GiB are too little for two images")
+        fit, held = _parts(len(learn), min(most, options.images))
+        passes.compute([*fit, *held])
+        model.card.trained_on |= {"pictures": len(fit) + len(held)}
+        stage = Attention(  # one image in a step, as their sizes may differ
+            steps=options.steps, batch=1, penalty=options.penalty, validate_every=VALIDATE_EVERY
+        )
+        head, outputs = model.attention, partial(passes.outputs, stage, fit, [options.seed])
+        validate, scales = partial(_held_out_miou, passes, held), model.card.scales
+        work = Work("attention", stage, cast(nn.Module, head), scales, outputs, validate, PATIENCE)
+        weight = class_weights(learn.only([*fit, *held]).frequencies(), BALANCE)
+        state = Trainer(self.fabric, model, out, weight).run(work)
+        if scales[-1] > 1 and not options.pairs:
+            _keep_gate(out / BEST, scales, learn.only(held[:CURVE]), self.fabric.device)
+        seconds = round(time.monotonic() - began, 1)
+        return {"steps": state.best_step, "held_out_miou": state.best, "seconds": seconds}
+
+    def _load(self, number: int) -> tuple[Tensor, Tensor]:
+        image, label = self.learn.read(number)
+        return torch.from_numpy(image.copy()).permute(2, 0, 1), torch.from_numpy(label)
+
+
+def _keep_gate(file: Path, scales: list[float], held: Dataset, device: torch.device) -> None:
+    """Measure what a gate saves and costs, for `predict --budget`; the checkpoint keeps it."""
+    points = gate_curve(Predictor(HMSA.from_pretrained(file), scales, device=device), held)
+    split = f"{held.split}, {len(held)} held out"
+    curve = GateCurve(dataset=held.source.name, split=split, scales=scales, points=points)
+    amend(file, gate=curve.model_dump())
+
+
+def clear(out: Path) -> None:
+    """Remove from a run folder what is needed only while the head is trained."""
+    shutil.rmtree(out / PASSES, ignore_errors=True)
+    for name in (LAST, RESUME):
+        (out / name).unlink(missing_ok=True)
+
+
+def _held_out_miou(passes: Passes, held: Sequence[int], network: HMSA) -> float:
+    confusion = Confusion(network.classes)
+    network.eval()
+    for number in held:
+        encoded, label = passes.read([number])
+        with torch.inference_mode(), passes.fabric.autocast():
+            output = network.attend(encoded, label.shape[-2:])
+        confusion.add(label[0].cpu(), output.logits.argmax(1)[0].cpu())
+    return confusion.miou()
+
+
+def _parts(count: int, most: int) -> tuple[list[int], list[int]]:
+    """At most `most` of `count` images, evenly: numbers to train on, and numbers to hold out."""
+    cut = count - max(1, count // HELD_OUT)
+    held = max(1, min(most // HELD_OUT, count - cut))
+    fit = min(max(1, most - held), cut)
+    kept = [cut + i * (count - cut) // held for i in range(held)]
+    return [i * cut // fit for i in range(fit)], kept
 
 
 def _model(
-    source: str, learn: Dataset, head: Head, reference: bool
+    source: str, learn: Dataset, options: HeadTraining
 ) -> tuple[ScaleAttention, dict[str, Any]]:
-    """The network with a fresh head, and what tells it from any other."""
-    allow(source)  # it was asked for by name
-    network, names = find_network(source), learn.labels.names
+    """The network with a new head, and what identifies the network."""
+    allow(source)  # the user named it
+    network = find(source)
     about = {"network": source, "sha256": hashed(network.module.state_dict())}
-    if reference:
-        # A folder or file is found from anywhere
+    if options.reference:
         place = os.path.abspath(source) if Path(source).exists() else source
         made = {"reference": place, "sha256": about["sha256"]}
         network = dataclasses.replace(network, made=made)
-    kind = PairScaleAttention if head.pairs else ScaleAttention
-    model = kind(network, None, features=head.features, per_class=head.per_class)
-    alike = network.names is None or list(map(_plain, network.names)) == list(map(_plain, names))
-    if model.classes != len(names) or not alike:
-        own = f" ({', '.join(network.names[:4])}, ...)" if network.names else ""
+    kind = PairScaleAttention if options.pairs else ScaleAttention
+    features = None if options.features == "none" else options.features
+    with as_input_error(source):
+        model = kind(network, features=features, per_class=options.per_class)
+    names, own = learn.labels.names, network.names or learn.labels.names
+    plain, own_plain = ([re.sub(r"[\W_]", "", n.lower()) for n in some] for some in (names, own))
+    if model.classes != len(names) or plain != own_plain:
         raise InputError(
-            f"{source} knows {model.classes} classes{own}, {learn.source} has {len(names)} "
-            f"({', '.join(names[:4])}, ...); both must have the same ones in the same order"
+            f"{source} has {model.classes} classes ({', '.join(own[:4])}, ...), {learn.source} has "
+            f"{len(names)} ({', '.join(names[:4])}, ...); both need the same ones in the same order"
         )
-    looked = model.trunk.looked_at or "no features"
-    say(f"{source}: attention looks at {looked} and at confidence, {model.head.features} channels")
+    card = model.card
+    card.names, card.palette = list(names), list(learn.labels.palette)
+    card.trained_on = {"dataset": learn.source.name, "split": learn.split, **about}
+    source_name = model.trunk.feature_source or "no features"
+    say(f"{source}: attention sees {source_name} and confidence, {model.head.features} channels")
     return model, about
-
-
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
-
-
-def _keep_curve(
-    file: Path, model: ScaleAttention, learn: Dataset, held: Sequence[int], chain: list[float],
-    precision: Precision,
-) -> None:  # fmt: skip
-    """What a gate saves and costs, for `predict --budget`."""
-    shown = learn.only(held[:CURVE])
-    predictor = Predictor(model, chain, precision, model.mean.device)
-    points = gate_curve(predictor, shown)
-    split = f"{learn.split}, {len(shown)} held out"
-    amend(file, gate=GateCurve(dataset=learn.source.name, split=split, scales=chain, points=points))
-
-
-class Trainer:
-    """The head alone, on what the network said of each picture once."""
-
-    def __init__(
-        self, model: ScaleAttention, passes: Passes, head: Head, precision: Precision
-    ) -> None:
-        self.model, self.passes, self.head, self.precision = model, passes, head, precision
-        self.device = model.mean.device
-        pixels = passes.dataset.only(passes.order).frequencies()
-        self.weight = class_weights(pixels, head.balance).to(self.device)
-
-    def run(self, fit: Sequence[int], held: Sequence[int]) -> tuple[float, int]:
-        """Train until it no longer gets better on `held`; the best mean IoU there, at what step."""
-        head, stage = self.model.attention, Attention(steps=self.head.steps)
-        assert head is not None
-        every = min(stage.validate_every, max(1, stage.steps))
-        optimizer, schedule = make_optimizer(head, stage), Schedule(stage)
-        draw = np.random.default_rng(self.head.seed)
-        best, at, kept = -1.0, 0, _copy(head)
-        smooth: float | None = None
-        with Progress("attention", stage.steps) as meter:
-            for step in range(stage.steps):
-                head.train()
-                schedule(optimizer, step)
-                chosen = draw.choice(fit, min(stage.batch, len(fit)), replace=False)
-                optimizer.zero_grad()
-                for index in chosen.tolist():  # one by one: of any sizes
-                    loss = self._loss(index)
-                    (loss / len(chosen)).backward()
-                    now = loss.item()
-                    smooth = now if smooth is None else 0.98 * smooth + 0.02 * now
-                optimizer.step()
-                note = f"loss {smooth:.3f}"
-                if (step + 1) % every == 0 or step + 1 == stage.steps:
-                    miou = self._judge(held)
-                    if miou > best:
-                        best, at, kept = miou, step + 1, _copy(head)
-                meter.advance(f"{note}  held out {best:.3f}" if at else note)
-                if at and step + 1 - at >= PATIENCE * every:
-                    break
-        head.load_state_dict(kept)
-        head.eval()
-        return best, at
-
-    def _loss(self, index: int) -> torch.Tensor:
-        encoded, label = self.passes.read(index, self.device)
-        with autocast(self.device, self.precision):
-            output = self.model.attend(encoded, label.shape[-2:])
-        return objective(output, label, self.weight, penalty=self.head.penalty)["loss"]
-
-    @torch.inference_mode()
-    def _judge(self, held: Sequence[int]) -> float:
-        assert self.model.attention is not None
-        self.model.attention.eval()
-        confusion = Confusion(self.model.classes)
-        for index in held:
-            encoded, label = self.passes.read(index, self.device)
-            with autocast(self.device, self.precision):
-                output = self.model.attend(encoded, label.shape[-2:])
-            confusion.add(label[0].cpu(), output.logits.argmax(1)[0].cpu())
-        return confusion.miou()
-
-
-def _copy(head: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in head.state_dict().items()}

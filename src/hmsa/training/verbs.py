@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
 from ..config.options import (
     Changes,
@@ -16,17 +17,18 @@ from ..config.options import (
     Dataset,
     Files,
     Flag,
+    HeadTraining,
+    Inference,
     Out,
-    ScaleList,
-    Share,
 )
-from ..runs import Outcome, command_line
+from ..runs import Outcome, Run, replace, say
 
-Recipe = Annotated[Path, Parameter(help="recipe, a YAML file")]
+DEMO = Path(__file__).with_name("demo.yaml")
+DEMO_SIZE, DEMO_COUNTS = (256, 512), {"train": 400, "val": 16, "test": 60}
 
 
 def train(
-    config: Recipe,
+    config: Annotated[Path, Parameter(help="recipe, a YAML file")],
     /,
     *,
     changes: Changes = [],
@@ -38,15 +40,15 @@ def train(
 
     example: hmsa train configs/camvid.yaml --data CamVid --set joint.steps=100 --out runs/try
     """
-    from ..config.recipe import Recipe, read
-    from ..data.layouts import beside
+    from ..config.reading import read
+    from ..config.recipe import Recipe
+    from ..data.descriptions import beside
     from ..runs.machine import keep_memory
     from .train import train as work
 
     keep_memory()
     recipe = read(Recipe, config, changes)
-    folder = out or Path("runs") / config.stem
-    data = beside(config.parent, recipe.data.dataset)
+    folder, data = out or Path("runs") / config.stem, beside(config.parent, recipe.data.dataset)
     best = work(recipe, folder, data, pictures=files, resume=resume, near=config.parent)
     return Outcome(path=best, notes=[f"done: {best}"])
 
@@ -54,34 +56,14 @@ def train(
 def attend(
     network: Annotated[str, Parameter(
         help="transformers:NAME, smp:NAME, torchvision:NAME[@FILE], a folder of save_pretrained, "
-        "MODULE:FUNCTION of your own, or a checkpoint of hmsa; its weights stay as they are")],
+        "MODULE:FUNCTION of your own, or a checkpoint of hmsa; its weights do not change")],
     dataset: Dataset,
     /,
     *,
     out: Annotated[Out, Parameter(help="run folder, for predict, autolabel and the others")],
     files: Files = None,
-    split: Annotated[str, Parameter(help="split to learn from")] = "train",
-    val: Annotated[
-        str | None, Parameter(help="split to score; default: val, or what is held out")
-    ] = None,
-    scales: Annotated[ScaleList, Parameter(help="chain to learn")] = (0.5, 1.0, 2.0),
-    reference: Annotated[
-        Flag, Parameter(help="keep the network's weights where they are, out of OUT")
-    ] = False,
-    features: Annotated[str, Parameter(
-        help="input of the attention head beside confidence: output of a module of the network, "
-        "such as backbone.layer4, or its input, such as classifier.4:input; none; auto: input of "
-        "the last convolution")] = "auto",
-    per_class: Annotated[Flag, Parameter(help="one attention map for each class")] = False,
-    pairs: Annotated[Flag, Parameter(
-        help="the head also sees the finer scale of a pair: no gate, no tiles")] = False,
-    penalty: Annotated[Share, Parameter(help="weight of the use of fine scales in the loss")] = 0.0,
-    steps: Annotated[Count, Parameter(help="at most, of two images each")] = 600,
-    pictures: Annotated[Count, Parameter(
-        help="images at most, evenly out of the split; the last fifth is held out")] = 200,
-    seed: int = 0,
-    cache: Annotated[float, Parameter(validator=Number(gt=0),
-        help="GiB on disk for the outputs of the network")] = 4.0,
+    overwrite: Annotated[Flag, Parameter(help="train again if a setting has changed")] = False,
+    head: HeadTraining = HeadTraining(),
     compute: Compute = Compute(),
 ) -> Outcome:  # fmt: skip
     """Give any segmentation network attention over scales.
@@ -89,36 +71,52 @@ def attend(
     example: hmsa attend transformers:nvidia/segformer-b0-finetuned-cityscapes-1024-1024 cityscapes
     --data Cityscapes -o runs/segformer
     """
+    from ..evaluation.verbs import evaluate
     from ..runs.machine import keep_memory
-    from .attend import Head
-    from .attend import attend as work
+    from .attend import HeadJob, clear
 
     keep_memory()
-    head = Head(
-        None if features == "none" else features, per_class, pairs, steps, penalty,
-        pictures=pictures, seed=seed,
-    )  # fmt: skip
-    summary, table = work(
-        network, dataset, out, split, scales, head, val=val, files=files,
-        cache=int(cache * (1 << 30)), reference=reference, command=command_line(), **vars(compute),
-    )  # fmt: skip
-    return Outcome(summary, table)
+    job = HeadJob(network, dataset, files, head, compute)
+    with Run(out, "attend", job.settings, overwrite=overwrite) as run:
+        if overwrite:
+            clear(out)
+        if "attention" not in run.records:
+            run.add("attention", job.train(out))
+        clear(out)
+        split, only = job.scored
+        scored = evaluate(
+            out, dataset, split=split, files=files, only=only, inference=Inference(**vars(compute))
+        )
+    found = run.records["attention"] | {"network": job.network}
+    return dataclasses.replace(scored, summary=(scored.summary or {}) | found)
 
 
 def demo(
     *,
-    out: Annotated[Path, Parameter(help="folder, made anew")] = Path("runs/demo"),
+    out: Annotated[Path, Parameter(help="folder, overwritten")] = Path("runs/demo"),
     changes: Changes = [],
 ) -> Outcome:
     """Train, evaluate and predict on generated scenes.
 
     example: hmsa demo --out runs/demo
     """
-    from ..runs.machine import keep_memory
-    from .demo import demo as work
+    from ..data.scenes import write_scenes
+    from ..evaluation.verbs import evaluate
+    from ..inference.verbs import predict
 
-    keep_memory()
-    return Outcome(*work(out, changes))
+    scenes, run, predictions = (out / name for name in ("scenes", "run", "predictions"))
+    for folder in (scenes, run, predictions):
+        shutil.rmtree(folder, ignore_errors=True)
+    say(f"1/4 drawing {sum(DEMO_COUNTS.values())} street scenes in {scenes}")
+    data = write_scenes(scenes, DEMO_COUNTS, DEMO_SIZE)
+    say("2/4 training the network at two scales, then the attention head at 0.5, 1 and 2")
+    train(DEMO, changes=[*changes, f"data.dataset={json.dumps(str(data.resolve()))}"], out=run)
+    say("3/4 evaluating on held-out scenes: each scale, average pooling, hierarchical attention")
+    scored = evaluate(run, data, split="test", report=out / "report.html")
+    say(f"4/4 predicting four scenes into {predictions}")
+    images = sorted(str(path) for path in (scenes / "test" / "images").iterdir())
+    predict(run, *images[:4], out=predictions, panel=True)
+    return scored
 
 
 def preview(
@@ -132,16 +130,34 @@ def preview(
     count: Annotated[Count, Parameter(help="samples on the sheet")] = 8,
     files: Files = None,
 ) -> Outcome:
-    """Draw a sheet of what the network will see.
+    """Draw the first samples that `hmsa train` would use, with their labels.
 
     example: hmsa data preview camvid --recipe configs/camvid.yaml -o sheet.png
     """
-    from ..config.recipe import Recipe, changed, read_yaml, validate
-    from .preview import preview as work
+    from numpy import array, uint8
 
-    content: dict[str, Any] = read_yaml(recipe) if recipe else {}
+    from ..config.reading import read
+    from ..config.recipe import Recipe
+    from ..data.datasets import open_dataset
+    from ..data.sampling import open_mix
+    from ..report.pictures import overlay, panel
+    from .train import stream_of
+
     fixed = [f"data.dataset={json.dumps(str(dataset))}"]
     fixed += [f"data.train={json.dumps(split)}"] if split else []
-    checked = validate(Recipe, changed(content, [*changes, *fixed]), recipe or "default recipe")
-    near = (recipe or dataset).parent
-    return Outcome(path=work(checked, dataset, out, count, pictures=files, near=near))
+    checked, near = read(Recipe, recipe, [*changes, *fixed]), (recipe or dataset).parent
+    stage, sampling = checked.joint, checked.sampling
+    learn = open_dataset(dataset, checked.data.train, files).trusting(sampling.confidence)
+    samples = max(count, stage.steps * stage.batch)
+    mix = open_mix(learn, sampling, samples, near, files)
+    stream, labels = stream_of(checked, "joint", learn, mix), learn.labels
+    palette, cells = array(labels.palette, uint8), []
+    for position in range(count):
+        draw, (image, label) = stream.draw(position), stream[position]
+        source, crop = stream.source(draw), image.permute(1, 2, 0).numpy()
+        name = source.pairs[draw.index].name + f" ({source.split})" * bool(draw.source)
+        why = "plain" if draw.class_ is None else f"around {labels.names[draw.class_]}"
+        cells += [(name, crop), (why, overlay(crop, label.numpy(), palette, 0.6))]
+    sheet = panel([cells[i : i + 4] for i in range(0, len(cells), 4)])
+    replace(out, lambda temporary: sheet.save(temporary, format="PNG"))
+    return Outcome(path=out)

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
-from hmsa.training.record import Record, read_curves
+from hmsa.training.trainer import Metrics, read_curves
 
 
-def test_rows_after_the_place_of_a_resume_are_cut_off(tmp_path):
-    first = Record(tmp_path, 0)
+def test_rows_after_the_step_of_a_resume_are_removed(tmp_path):
+    first = Metrics(tmp_path, 0)
     for step in (10, 20, 30):
         first.write(
             "joint", step, {"loss": step / 10, "val_miou": 0.5} if step == 20 else {"loss": 1}
         )
-    again = Record(tmp_path, 20)
+    again = Metrics(tmp_path, 20)
     again.write("joint", 30, {"loss": 7.0})
     rows = read_curves(tmp_path)
     assert [row["step"] for row in rows] == [10, 20, 30]

@@ -1,0 +1,200 @@
+"""Trains a network in stages, in a run folder; stopped at any moment, it resumes exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+from pyarrow import csv
+from timm.optim import create_optimizer_v2
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from ..config.recipe import Stage
+from ..model import HMSA, Output
+from ..model.pretrained import save
+from ..runs import Interrupted, Progress, replace
+from ..runs.progress import interruptible
+from .losses import objective
+
+BEST, LAST, RESUME, METRICS = "best.safetensors", "last.safetensors", "resume.pt", "metrics.csv"
+LOG_EVERY = 10  # steps
+WARMUP = {"warmup_gamma": 9, "warmup_power": 1}
+PARTS = ("model", "optimizer", "validated")  # attributes of `Trainer` in resume.pt
+
+Outputs = Iterator[tuple[Output, Tensor]]  # with the label `[B,H,W]`
+
+
+@dataclass
+class Work:
+    """A stage: its settings, what it trains, on what, and how it is validated."""
+
+    name: str
+    stage: Stage
+    trained: nn.Module  # the network or a part of it; the rest is frozen
+    scales: list[float]  # the default of its checkpoints
+    outputs: Callable[[Any, int], Outputs]  # of the network, one for each step from this one on
+    validate: Callable[[HMSA], float]  # mean IoU
+    patience: int = 0  # validations without a gain that end the stage; 0: nothing ends it
+
+
+@dataclass
+class State:
+    """Where training is."""
+
+    stage: str = ""
+    step: int = 0  # steps done in this stage
+    total: int = 0  # steps done in all stages
+    best: float = -1.0  # highest mean IoU in this stage
+    best_step: int = 0
+
+    def finished(self, work: Work) -> bool:
+        waited = (self.step - self.best_step) // work.stage.validate_every
+        return self.step >= work.stage.steps or 0 < work.patience <= waited
+
+
+class Trainer:
+    """weight: of each class in the loss, `[K]`."""
+
+    def __init__(self, fabric: Fabric, model: HMSA, folder: Path, weight: Tensor) -> None:
+        self.fabric, self.model, self.folder = fabric, model, folder
+        self.weight, self.saved = weight.to(fabric.device), {}
+        if (folder / RESUME).is_file():
+            self.saved = torch.load(folder / RESUME, "cpu", weights_only=True)
+            model.load_state_dict(self.saved["model"])
+        self.state = State(**self.saved.get("state", {}))
+        self.metrics = Metrics(folder, self.state.total) if fabric.is_global_zero else None
+
+    def run(self, work: Work) -> State:
+        """Train what is left of a stage; the network then has the weights that are validated."""
+        stage, fabric = work.stage, self.fabric
+        if self.state.stage != work.name:
+            self.state, self.saved = State(work.name, total=self.state.total), {}
+        self.model.requires_grad_(False)
+        work.trained.requires_grad_(True)
+        network, self.optimizer = fabric.setup(self.model, make_optimizer(work.trained, stage))
+        network.mark_forward_method("attend")
+        self.average = None
+        if stage.ema:  # the weight of step n is at least 9 / (9 + n), so that it forgets the start
+            self.average = ModelEmaV3(self.model, stage.ema, use_warmup=True, **WARMUP)
+        self.validated: HMSA = self.average.module if self.average else self.model
+        for name in PARTS if self.saved else ():
+            getattr(self, name).load_state_dict(self.saved.pop(name))
+        outputs = work.outputs(network, self.state.step)
+        with (
+            Progress(work.name, stage.steps, self.state.step) as progress,
+            interruptible() as interrupted,
+        ):
+            while not self.state.finished(work):
+                self._step(work, outputs, progress)
+                if fabric.broadcast(interrupted()):  # all processes stop at the same step
+                    self._save(work)
+                    raise Interrupted(
+                        f"stopped in stage {work.name}, step {self.state.step}; saved"
+                    )
+        self.model.load_state_dict(self.validated.state_dict())
+        return self.state
+
+    def _step(self, work: Work, outputs: Outputs, progress: Progress) -> None:
+        state, stage = self.state, work.stage
+        row = {"lr": set_learning_rate(self.optimizer, stage, state.step)}
+        self.model.eval()  # what is frozen keeps the statistics of its norms, too
+        work.trained.train()
+        self.optimizer.zero_grad()
+        output, label = next(outputs)
+        terms = objective(output, label, stage, self.weight)
+        self.fabric.backward(terms["loss"])
+        self.optimizer.step()
+        row |= {name: float(term.detach()) for name, term in terms.items()}
+        state.step, state.total = state.step + 1, state.total + 1
+        if not math.isfinite(row["loss"]):
+            raise RuntimeError(f"the loss is {row['loss']} at step {state.step}; lower lr")
+        if self.average:
+            self.average.update(self.model, state.step + 1)
+        if state.step % stage.validate_every == 0 or state.step == stage.steps:
+            row["val_miou"] = work.validate(self.validated)
+            self._save(work, row["val_miou"])
+        if self.metrics and ("val_miou" in row or state.step % LOG_EVERY == 0):
+            self.metrics.write(work.name, state.total, row | {"rate": progress.rate()})
+        progress.advance(f"loss {row['loss']:.3f}  best mIoU {max(0, state.best):.3f}")
+
+    def _save(self, work: Work, miou: float = -1.0) -> None:
+        """Write last.safetensors, resume.pt and, after the best validation, best.safetensors."""
+        state, better = self.state, miou > self.state.best
+        if better:
+            state.best, state.best_step = miou, state.step
+        if not self.fabric.is_global_zero:
+            return
+        scores = {"step": state.step} | ({"val_miou": miou} if miou >= 0 else {})
+        card = dataclasses.replace(self.model.card, scales=work.scales, metrics=scores)
+        self.validated.card = card
+        for name in [BEST, LAST] if better else [LAST]:
+            save(self.folder / name, self.validated)
+        parts = {name: getattr(self, name).state_dict() for name in PARTS}
+        content = parts | {"state": vars(state)}
+        replace(self.folder / RESUME, lambda temporary: torch.save(content, temporary))
+
+
+class Metrics:
+    """metrics.csv and TensorBoard events; rows after step `done` of an earlier process are removed.
+
+    Steps count over all stages, `rate` is steps per second, `seconds` do not include pauses.
+    Fabric's CSVLogger would delete the metrics.csv that it finds.
+    """
+
+    def __init__(self, folder: Path, done: int) -> None:
+        self.folder = folder
+        self.rows = [row for row in read_curves(folder) if row["step"] <= done]
+        self.started = time.monotonic() - (self.rows[-1]["seconds"] if self.rows else 0.0)
+        purge = done + 1 if done else None
+        self.events = TensorBoardLogger(folder, name="", version="", purge_step=purge)
+
+    def write(self, stage: str, step: int, values: dict[str, float]) -> None:
+        seconds = time.monotonic() - self.started
+        self.rows.append({"stage": stage, "step": step, **values, "seconds": seconds})
+        names = dict.fromkeys(name for row in self.rows for name in row)
+        table = pa.table({name: [row.get(name) for row in self.rows] for name in names})
+        replace(self.folder / METRICS, lambda temporary: csv.write_csv(table, temporary))
+        self.events.log_metrics({f"{stage}/{name}": v for name, v in values.items()}, step)
+        self.events.save()
+
+
+def read_curves(folder: Path) -> list[dict[str, Any]]:
+    """Rows of the metrics.csv of a run, without empty cells; none if there is no such file."""
+    file = folder / METRICS
+    rows = csv.read_csv(file).to_pylist() if file.is_file() else []
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+def make_optimizer(trained: nn.Module, stage: Stage) -> torch.optim.Optimizer:
+    """The optimizer of a stage; norms and biases have no weight decay."""
+    name = "momentum" if stage.optimizer == "sgd" else stage.optimizer  # timm's sgd is Nesterov's
+    made = create_optimizer_v2(trained, name, stage.lr, stage.weight_decay, stage.momentum)
+    return cast(torch.optim.Optimizer, made)
+
+
+def set_learning_rate(optimizer: Any, stage: Stage, step: int) -> float:
+    """Set and return the learning rate of `step`, from 0: a linear warm-up, then a polynomial."""
+    rise = min(1.0, (step + 1) / (stage.warmup + 1))
+    lr: float = stage.lr * rise * (1 - step / stage.steps) ** stage.power
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    return lr
+
+
+def class_weights(pixels: np.ndarray[Any, Any], balance: float) -> Tensor:
+    """(median frequency / frequency) ** balance, `[K]` float32; 1 for classes that do not occur."""
+    present = pixels > 0
+    weight = np.ones(len(pixels))
+    weight[present] = (np.median(pixels[present]) / pixels[present]) ** balance
+    return torch.tensor(weight, dtype=torch.float32)
