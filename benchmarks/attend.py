@@ -36,10 +36,10 @@ from hmsa.data.sampling import TrainingStream, batches
 from hmsa.data.transforms import training_transform
 from hmsa.evaluation.measure import measure, score
 from hmsa.inference.predictor import Predictor
+from hmsa.inference.tiles import Gate
 from hmsa.model import HMSA, ScaleAttention
 from hmsa.model.adapter import logits_of
-from hmsa.model.gate import Gate
-from hmsa.model.heads import resize
+from hmsa.model.fusion import resize
 from hmsa.model.pretrained import save
 from hmsa.runs.files import replace
 from hmsa.runs.machine import autocast, best_device, describe_machine, keep_memory

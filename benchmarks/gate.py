@@ -1,13 +1,13 @@
-"""What looking closer only in places saves and costs, against its rivals at equal work.
+"""What computing 2x only in places saves and costs, against other choices at equal work.
 
     python benchmarks/gate.py RUN DATA --data FOLDER --split val --picture a.png --plot b.png
 
 Scales 0.5, 1, 2. A share of the tiles of 2x is computed for real, each with its halo: those where
 its known weight (1 - a_0.5)(1 - a_1) is highest ("weight"), where the fused result of the coarser
-scales is least sure ("entropy"), where the product of both is ("both", what a gate does), or any
-("random", seeded). Share 0 leaves 2x out, 1 computes
-everything. `work` is GFLOP of convolutions and products, to those of everything; seconds are of the
-whole call, all ways taking turns on each picture. The last line is one JSON object.
+scales is least sure ("entropy"), where the product of both is highest ("both", what a gate does
+by default), or anywhere ("random", seeded). Share 0 leaves 2x out, 1 computes everything. `work` is
+GFLOP of convolutions and products, to those of everything; seconds are of the whole call, all ways
+taking turns on each picture. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +25,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hmsa.data.datasets import open_dataset
 from hmsa.evaluation.confusion import Confusion
+from hmsa.inference.fold import Pass
 from hmsa.inference.predictor import Predictor
-from hmsa.model.bands import Size
-from hmsa.model.gate import Gate, doubt, known_weight, worth
-from hmsa.model.look import Seen
+from hmsa.inference.tiles import Gate, doubt, worth
+from hmsa.model.hmsa import Size
 from hmsa.report.pictures import colorize, heat, panel
 from hmsa.runs.machine import describe_machine, keep_memory
 from hmsa.runs.progress import Progress
@@ -41,12 +40,12 @@ class Chance:
     def __init__(self) -> None:
         self.generator = torch.Generator().manual_seed(0)
 
-    def __call__(self, coarser: Mapping[float, Seen], size: Size) -> Tensor:
+    def __call__(self, coarser: Pass, size: Size) -> Tensor:
         return torch.rand(1, 1, *size, generator=self.generator)
 
 
 def ways(cell: int, halo: int) -> dict[tuple[str, float], Gate | None]:
-    judges = {"both": worth, "weight": known_weight, "entropy": doubt, "random": Chance()}
+    judges = {"both": worth, "weight": Pass.known_weight, "entropy": doubt, "random": Chance()}
     found: dict[tuple[str, float], Gate | None] = {("left out", 0.0): Gate(0.0)}
     for share in SHARES:
         for name, judge in judges.items():
@@ -62,10 +61,10 @@ def sheet(predictor: Predictor, pictures: list[np.ndarray], share: float, option
         whole = predictor(image, detail=True)
         predictor.gate = Gate(share, None, options.cell, options.halo)
         gated = predictor(image, detail=True)
-        looked = gated.weights[predictor.scales[-1]] > 0
-        shown = np.where(looked[..., None], image, image // 4 + 24)
+        computed = gated.weights[predictor.scales[-1]] > 0
+        shown = np.where(computed[..., None], image, image // 4 + 24)
         rows.append([
-            (f"looked closer in {gated.computed[2.0]:.0%}, {gated.cost:.0%} of the work", shown),
+            (f"2x computed in {gated.computed[2.0]:.0%}, {gated.cost:.0%} of the work", shown),
             ("weight of 2x, everything computed", heat(whole.weights[2.0])),
             ("gated", colorize(gated.label, palette)),
             ("everything", colorize(whole.label, palette)),

@@ -67,7 +67,7 @@ def measure(way: str, options: argparse.Namespace) -> dict[str, float]:
         heads.ROWS = 1 << 30
         model.to(memory_format=torch.contiguous_format)
 
-    def look() -> np.ndarray:
+    def run() -> np.ndarray:
         if way != "plain":
             return predictor(image).label
         with torch.inference_mode():
@@ -78,11 +78,11 @@ def measure(way: str, options: argparse.Namespace) -> dict[str, float]:
     times = []
     for _ in range(options.repeats):
         start = time.perf_counter()
-        label = look()
+        label = run()
         times.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     with FlopCounterMode(display=False) as counter:
-        look()
+        run()
     np.save(Path(options.keep) / f"{way}.npy", label)
     return {
         "seconds": min(times), "peak_mib": peak / 1024, "gflop": counter.get_total_flops() / 1e9
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--head", default="ocr")
     parser.add_argument("--official", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--checkpoint", help="a trained network instead")
-    parser.add_argument("--picture", help="what to look at, brought to each size")
+    parser.add_argument("--picture", help="the image, brought to each size")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--keep", help=argparse.SUPPRESS)

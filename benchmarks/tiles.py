@@ -4,7 +4,8 @@
 
 Scales 0.5, 1, 2. Each way has its own process; `peak` is what it holds above what it held with the
 network loaded, the picture and its label included. `agreement` is the share of pixels with the
-label of the first way. LABEL: class indices, 255 is ignored. The last line is one JSON object.
+label of the first way; `process`: all that the process holds. LABEL: class indices, 255 is ignored.
+The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -24,21 +25,20 @@ from PIL import Image
 
 from hmsa.evaluation.confusion import Confusion
 from hmsa.inference.predictor import Predictor
-from hmsa.runs.machine import describe_machine, keep_memory
+from hmsa.runs.machine import describe_machine
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
-    keep_memory()
     (tile,) = options.tiles
     side = None if tile == "none" else tile if tile == "auto" else int(tile)
     predictor = Predictor.load(options.checkpoint, (0.5, 1, 2), options.precision, tile=side)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    seen = predictor(options.picture)
+    prediction = predictor(options.picture)
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    np.save(Path(options.keep) / f"{tile}.npy", seen.label)
-    return {"seconds": seconds, "peak_mib": peak / 1024}
+    whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    np.save(Path(options.keep) / f"{tile}.npy", prediction.label)
+    return {"seconds": seconds, "peak_mib": (whole - before) / 1024, "process_mib": whole / 1024}
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
         width, height = picture.size
     print(f"{options.checkpoint}, {height}x{width}, scales 0.5, 1, 2, {options.precision}, "
           f"{describe_machine(torch.device('cpu'))}")  # fmt: skip
-    print(f"{'tile':>8}{'s':>9}{'MiB':>9}{'agreement':>11}{'mIoU':>9}")
+    print(f"{'tile':>8}{'s':>9}{'MiB':>9}{'process':>9}{'agreement':>11}{'mIoU':>9}")
     found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for tile in options.tiles:
@@ -76,8 +76,9 @@ def main() -> None:
                 confusion.add(torch.from_numpy(truth), torch.from_numpy(label))
                 row["miou"] = confusion.miou()
             found[tile] = row
-            print(f"{tile:>8}{row['seconds']:9.1f}{row['peak_mib']:9.0f}{row['agreement']:11.3%}"
-                  f"{row.get('miou', float('nan')):9.2%}", flush=True)  # fmt: skip
+            print(f"{tile:>8}{row['seconds']:9.1f}{row['peak_mib']:9.0f}{row['process_mib']:9.0f}"
+                  f"{row['agreement']:11.3%}{row.get('miou', float('nan')):9.2%}",
+                  flush=True)  # fmt: skip
     print(json.dumps(found))
 
 

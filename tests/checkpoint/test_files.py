@@ -116,7 +116,7 @@ class TestFolder:
         assert HMSA.from_pretrained(tmp_path).fusion == "max"
 
     def test_other_kinds_are_refused_where_one_is_asked_for(self, tmp_path, model):
-        from hmsa.model.baselines import MaxPooling
+        from hmsa.model.variants import MaxPooling
 
         model.save_pretrained(tmp_path)
         with pytest.raises(ValueError, match="fusion 'hierarchical', which MaxPooling is not"):

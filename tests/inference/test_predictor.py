@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from hmsa import Predictor
+from hmsa.inference.tiles import Tiling
 from hmsa.model import HMSA
 from hmsa.runs.errors import InputError
 
@@ -132,13 +133,17 @@ class TestWhatItTakes:
         different = predictor([image, image[:20]])
         assert [one.label.shape for one in different] == [(41, 67), (20, 67)]
 
-    def test_windows_of_a_large_picture(self, predictor, image, monkeypatch):
-        """A picture too large for the device is read where it is looked at."""
-        monkeypatch.setattr("hmsa.inference.predictor._AT_ONCE", 100)
+    def test_a_very_large_image_is_read_and_predicted_block_by_block(self, predictor, monkeypatch):
+        """Where not even its results would fit into memory."""
+        image = np.random.default_rng(0).integers(0, 255, (36, 24, 3), np.uint8)
+        image = image.repeat(16, 0).repeat(16, 1)  # 576x384
+        whole = predictor(image, detail=True, probabilities=True)
+        for limit in ("_LEAST", "_BLOCK"):
+            monkeypatch.setattr(f"hmsa.inference.predictor.{limit}", 256)
         reads = []
 
         class Large:
-            size = (41, 67)
+            size = image.shape[:2]
 
             def read(self, rows, cols):
                 reads.append((rows, cols))
@@ -146,18 +151,22 @@ class TestWhatItTakes:
                 window.flags.writeable = False
                 return window
 
-        seen = predictor(Large())
-        assert reads
-        assert (seen.label == predictor(image).label).all()
+        found = predictor(Large(), detail=True, probabilities=True)
+        assert len(reads) == 6
+        assert reads[0] == (slice(0, 512), slice(0, 384))
+        assert (found.label == whole.label).mean() > 0.97
+        assert (found.single[2.0] == whole.single[2.0]).mean() > 0.97
+        assert np.abs(found.weights[2.0] - whole.weights[2.0]).mean() < 0.01
+        assert np.abs(found.probabilities - whole.probabilities).mean() < 0.01
 
     @pytest.mark.parametrize(
         ("wrong", "told"),
         [
-            (np.zeros((4, 4), np.uint8), "an array [4, 4] of uint8; it must be [H,W,3]"),
+            (np.zeros((4, 4), np.uint8), "[4, 4] of uint8; give an array [H,W,3] of uint8 RGB"),
             (np.zeros((4, 4, 3), np.float32), "of float32"),
-            (torch.zeros(4, 4, 3), "a tensor [1, 4, 4, 3]; it must be [3,H,W]"),
+            (torch.zeros(4, 4, 3), "[4, 4, 3] of float32; give"),
             (torch.zeros(3, 0, 4), "not empty"),
-            (torch.zeros(3, 4, 4, dtype=torch.int64), "give uint8, or float in 0..1"),
+            (torch.zeros(3, 4, 4, dtype=torch.int64), "of int64; give"),
         ],
     )
     def test_refuses(self, predictor, wrong, told):
@@ -207,7 +216,7 @@ class TestWhatItGives:
             seen.save(tmp_path / "label.jpg")
 
     def test_a_giant_result_lies_in_a_file(self, predictor, image, monkeypatch):
-        monkeypatch.setattr("hmsa.inference.result._IN_MEMORY", 1000)
+        monkeypatch.setattr("hmsa.inference.predictor._IN_MEMORY", 1000)
         seen = predictor(image)
         assert isinstance(seen.label, np.memmap)
         monkeypatch.undo()
@@ -215,19 +224,18 @@ class TestWhatItGives:
 
 
 class TestTiles:
-    """What tiles see is told in tests/model/test_look.py; here: when a picture is cut."""
+    """What tiles are worth: test_tiles.py. Here: when an image is cut."""
 
     def test_only_what_does_not_fit(self, predictor, monkeypatch):
-        assert predictor._tiling((400, 600)) is None
+        assert predictor._tiling(400 * 600) is None
         monkeypatch.setattr("hmsa.inference.predictor.free_memory", lambda device: 300 << 20)
-        tiling = predictor._tiling((4000, 6000))
-        assert tiling is not None
-        assert tiling.tile % 64 == 0
-        assert tiling.tile**2 * predictor._need() <= 150 << 20
+        side, halo = predictor._tiling(4000 * 6000)
+        assert (side + 2 * halo) % 32 == 0
+        assert (side + 2 * halo) ** 2 * predictor._need <= 150 << 20
         predictor.tile = None
-        assert predictor._tiling((4000, 6000)) is None
+        assert predictor._tiling(4000 * 6000) is None
         predictor.tile = 512
-        assert predictor._tiling((400, 600)).tile == 512
+        assert predictor._tiling(400 * 600) == Tiling(256, 128)
 
     def test_a_tiled_picture_is_labelled_like_the_whole(self, predictor):
         picture = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
@@ -266,9 +274,9 @@ class TestTiles:
         def poor(pixels, *others):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-        predictor._need()
+        assert predictor._need > 0
         monkeypatch.setattr(predictor.model, "see", poor)
-        with pytest.raises(InputError, match="not enough memory on cpu for a picture of 300x300"):
+        with pytest.raises(InputError, match="not enough memory on cpu for an image of 300 pixels"):
             predictor(np.zeros((300, 300, 3), np.uint8))
 
     def test_other_errors_are_not_taken_for_that(self, predictor, monkeypatch):

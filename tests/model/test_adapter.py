@@ -16,10 +16,10 @@ from torch import nn
 from hmsa import HMSA, InputError, Predictor, ScaleAttention
 from hmsa.checkpoint.files import hashed
 from hmsa.checkpoint.networks import allow, find
+from hmsa.inference.tiles import Gate
 from hmsa.model import PairScaleAttention, adapter
 from hmsa.model.adapter import confidence_of, logits_of
-from hmsa.model.gate import Gate
-from hmsa.model.heads import resize
+from hmsa.model.fusion import resize
 from hmsa.model.pretrained import save
 
 K = 5

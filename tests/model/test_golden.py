@@ -19,7 +19,7 @@ from golden.rule import blocky_labels, image, weight
 from hmsa.checkpoint.official import NETWORKS, our_name
 from hmsa.config.recipe import Joint
 from hmsa.model import HMSA, build
-from hmsa.model.heads import resize
+from hmsa.model.fusion import resize
 from hmsa.training.losses import objective
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -1,172 +1,110 @@
-"""The invariants of the idea: what `fuse` and the chain must do whatever the network says."""
+"""The network: any size and scales, one formula, and what lifting the folder out leaves."""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from hmsa.model import HMSA, ScaleOutput, average, chain, effective_weights, fuse
-from hmsa.model.heads import resize
-from hmsa.runs.errors import InputError
-
-sizes = st.tuples(st.integers(1, 23), st.integers(1, 23))
-scale_lists = st.lists(
-    st.sampled_from([0.25, 0.4, 0.5, 0.75, 1.0, 1.3, 1.5, 2.0, 3.0]), min_size=1, unique=True
-)
+import hmsa.model
+from hmsa.model import HMSA, fuse
+from hmsa.model.fusion import resize
 
 
-def random_maps(scales, size, seed=0, classes=3) -> dict[float, ScaleOutput]:
-    generator = torch.Generator().manual_seed(seed)
-    maps = {}
-    for s in scales:
-        h, w = max(1, int(size[0] * s)), max(1, int(size[1] * s))
-        maps[s] = ScaleOutput(
-            torch.randn(1, classes, h, w, generator=generator),
-            torch.rand(1, 1, h, w, generator=generator),
-        )
-    return maps
+@pytest.mark.parametrize("size", [(64, 64), (50, 70), (33, 1), (1, 1), (31, 97)])
+@pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0), (2, 0.25, 1.5), (0.5,), (0.3, 0.7)])
+def test_any_size_any_scales(tiny, size, scales):
+    with torch.no_grad():
+        logits, maps, _ = tiny(torch.rand(1, 3, *size), scales)
+    assert logits.shape == (1, 4, *size)
+    assert logits.isfinite().all()
+    assert list(maps) == sorted(float(s) for s in scales)
+    assert maps[max(maps)].attention is None, "nothing is finer than the finest"
+    for scale in list(maps)[:-1]:
+        attention = maps[scale].attention
+        assert attention.shape[-2:] == maps[scale].logits.shape[-2:]
+        assert 0 < attention.min() <= attention.max() < 1
 
 
-class TestFuse:
-    @given(sizes, sizes, sizes)
-    def test_attention_one_gives_lo(self, low, high, out):
-        lo, hi = torch.randn(1, 3, *low), torch.randn(1, 3, *high)
-        fused = fuse(lo, torch.ones(1, 1, *low), hi, out)
-        torch.testing.assert_close(fused, resize(lo, out), atol=1e-5, rtol=0)
-
-    @given(sizes, sizes, sizes)
-    def test_attention_zero_gives_hi(self, low, high, out):
-        lo, hi = torch.randn(1, 3, *low), torch.randn(1, 3, *high)
-        fused = fuse(lo, torch.zeros(1, 1, *low), hi, out)
-        torch.testing.assert_close(fused, resize(hi, out), atol=1e-5, rtol=0)
-
-    def test_product_is_taken_before_resizing(self):
-        """R(a * lo), not R(a) * R(lo): a hand-computed case in which the two differ."""
-        lo = torch.tensor([[[[0.0, 4.0]]]])
-        attention = torch.tensor([[[[1.0, 0.0]]]])
-        fused = fuse(lo, attention, torch.zeros(1, 1, 1, 4), (1, 4))
-        assert fused.abs().max() == 0  # a * lo is 0 everywhere; R(a) * R(lo) is 0.75 in the middle
-
-    def test_against_numbers_by_hand(self):
-        lo, hi = torch.full((1, 1, 1, 1), 10.0), torch.full((1, 1, 2, 2), 2.0)
-        fused = fuse(lo, torch.full((1, 1, 1, 1), 0.25), hi, (2, 2))
-        assert fused.tolist() == [[[[4.0, 4.0], [4.0, 4.0]]]]
+def test_one_scale_is_the_plain_network(tiny):
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        plain = tiny.head(tiny.trunk(tiny.normalise(image))).logits
+        chained = tiny(image, (1.0,)).logits
+    torch.testing.assert_close(chained, resize(plain, (64, 96)), atol=0, rtol=0)
 
 
-class TestChain:
-    @given(scale_lists, st.tuples(st.integers(1, 17), st.integers(1, 17)))
-    def test_weights_sum_to_one(self, scales, size):
-        weights = effective_weights(random_maps(scales, size), size)
-        assert set(weights) == set(scales)
-        total = sum(weights.values())
-        assert total.shape == (1, 1, *size)
-        torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
-        assert all(w.min() >= 0 for w in weights.values())
-
-    def test_two_scales_are_one_fusion(self):
-        maps = random_maps((0.5, 1.0), (12, 20))
-        by_hand = fuse(maps[0.5].logits, maps[0.5].attention, maps[1.0].logits, (12, 20))
-        torch.testing.assert_close(chain(maps, (12, 20)), by_hand, atol=0, rtol=0)
-
-    def test_three_scales_by_hand(self):
-        """2.0 is brought down to 1.0 first; then 0.5 is brought up."""
-        maps = random_maps((0.5, 1.0, 2.0), (12, 20))
-        inner = fuse(maps[1.0].logits, maps[1.0].attention, maps[2.0].logits, (12, 20))
-        outer = fuse(maps[0.5].logits, maps[0.5].attention, inner, (12, 20))
-        torch.testing.assert_close(chain(maps, (12, 20)), outer, atol=0, rtol=0)
-
-    def test_order_given_does_not_matter(self):
-        maps = random_maps((0.5, 1.0, 2.0), (9, 7))
-        shuffled = {s: maps[s] for s in (2.0, 0.5, 1.0)}
-        assert torch.equal(chain(maps, (9, 7)), chain(shuffled, (9, 7)))
-
-    @pytest.mark.parametrize("favoured", [0.5, 1.0, 2.0])
-    def test_attention_can_pick_any_single_scale(self, favoured):
-        maps = {
-            s: m._replace(attention=torch.full_like(m.attention, float(s == favoured)))
-            for s, m in random_maps((0.5, 1.0, 2.0), (8, 8)).items()
-        }
-        expected = resize(maps[favoured].logits, (8, 8))
-        torch.testing.assert_close(chain(maps, (8, 8)), expected)
-        assert effective_weights(maps, (8, 8))[favoured].min() == 1
-
-    def test_average_is_the_mean(self):
-        maps = {s: ScaleOutput(torch.full((1, 2, 4, 4), s), None) for s in (1.0, 2.0, 6.0)}
-        assert average(maps, (3, 5)).unique().tolist() == [3.0]
+def test_two_scale_equals_chain_of_the_same_two(tiny):
+    image = torch.rand(1, 3, 50, 70)
+    with torch.no_grad():
+        logits, maps, _ = tiny(image, (0.5, 1.0))
+        by_hand = fuse(maps[0.5].logits, maps[0.5].attention, maps[1.0].logits, (50, 70))
+    torch.testing.assert_close(logits, by_hand, atol=0, rtol=0)
 
 
-class TestNetwork:
-    @pytest.mark.parametrize("size", [(64, 64), (50, 70), (33, 1), (1, 1), (31, 97)])
-    @pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0), (2, 0.25, 1.5), (0.5,), (0.3, 0.7)])
-    def test_any_size_any_scales(self, tiny, size, scales):
-        with torch.no_grad():
-            logits, maps, _ = tiny(torch.rand(1, 3, *size), scales)
-        assert logits.shape == (1, 4, *size)
-        assert logits.isfinite().all()
-        assert list(maps) == sorted(float(s) for s in scales)
-        assert maps[max(maps)].attention is None, "nothing is finer than the finest"
-        for scale in list(maps)[:-1]:
-            attention = maps[scale].attention
-            assert attention.shape[-2:] == maps[scale].logits.shape[-2:]
-            assert 0 < attention.min() <= attention.max() < 1
+def test_order_and_repetition_of_scales_do_not_matter(tiny):
+    image = torch.rand(1, 3, 40, 40)
+    with torch.no_grad():
+        first, second = tiny(image, (0.5, 1, 2)).logits, tiny(image, (2, 0.5, 1, 2)).logits
+    assert torch.equal(first, second)
 
-    def test_one_scale_is_the_plain_network(self, tiny):
-        image = torch.rand(1, 3, 64, 96)
-        with torch.no_grad():
-            plain = tiny.head(tiny.trunk(tiny.normalise(image))).logits
-            chained = tiny(image, (1.0,)).logits
-        torch.testing.assert_close(chained, resize(plain, (64, 96)), atol=0, rtol=0)
 
-    def test_two_scale_equals_chain_of_the_same_two(self, tiny):
-        image = torch.rand(1, 3, 50, 70)
-        with torch.no_grad():
-            logits, maps, _ = tiny(image, (0.5, 1.0))
-            by_hand = fuse(maps[0.5].logits, maps[0.5].attention, maps[1.0].logits, (50, 70))
-        torch.testing.assert_close(logits, by_hand, atol=0, rtol=0)
+def test_bytes_and_floats_mean_the_same(tiny):
+    image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(tiny(image).logits, tiny(image.float() / 255).logits)
 
-    def test_order_and_repetition_of_scales_do_not_matter(self, tiny):
-        image = torch.rand(1, 3, 40, 40)
-        with torch.no_grad():
-            first, second = tiny(image, (0.5, 1, 2)).logits, tiny(image, (2, 0.5, 1, 2)).logits
-        assert torch.equal(first, second)
 
-    def test_bytes_and_floats_mean_the_same(self, tiny):
-        image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
-        with torch.no_grad():
-            torch.testing.assert_close(tiny(image).logits, tiny(image.float() / 255).logits)
+def test_normalisation_travels_with_the_weights():
+    model = HMSA(2, "hrnet_w18_small", width=8, mean=(0.1, 0.2, 0.3), std=(1, 2, 4))
+    other = HMSA(2, "hrnet_w18_small", width=8)
+    other.load_state_dict(model.state_dict())
+    pixel = torch.tensor([0.6, 1.2, 0.3]).view(1, 3, 1, 1)
+    torch.testing.assert_close(other.normalise(pixel).flatten(), torch.tensor([0.5, 0.5, 0.0]))
 
-    def test_normalisation_travels_with_the_weights(self):
-        model = HMSA(2, "hrnet_w18_small", width=8, mean=(0.1, 0.2, 0.3), std=(1, 2, 4))
-        other = HMSA(2, "hrnet_w18_small", width=8)
-        other.load_state_dict(model.state_dict())
-        pixel = torch.tensor([0.6, 1.2, 0.3]).view(1, 3, 1, 1)
-        torch.testing.assert_close(other.normalise(pixel).flatten(), torch.tensor([0.5, 0.5, 0.0]))
 
-    def test_finest_attention_is_not_computed(self, tiny):
-        calls = []
-        hook = tiny.attention.register_forward_hook(lambda *_: calls.append(1))
-        with torch.no_grad():
-            tiny(torch.rand(1, 3, 32, 32), (0.5, 1.0, 2.0))
-        hook.remove()
-        assert len(calls) == 2
+def test_finest_attention_is_not_computed(tiny):
+    calls = []
+    hook = tiny.attention.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        tiny(torch.rand(1, 3, 32, 32), (0.5, 1.0, 2.0))
+    hook.remove()
+    assert len(calls) == 2
 
-    def test_learns_attention_from_the_pair(self, tiny):
-        tiny.zero_grad()
-        tiny(torch.rand(1, 3, 64, 64), (0.5, 1.0)).logits.square().mean().backward()
-        gradients = [p.grad for p in tiny.parameters()]
-        assert all(g is not None and g.isfinite().all() for g in gradients)
-        assert any(p.grad.abs().sum() > 0 for p in tiny.attention.parameters())
-        tiny.zero_grad()
 
-    def test_fusion_stays_float32_under_autocast(self, tiny):
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            logits, maps, _ = tiny(torch.rand(1, 3, 32, 32), (0.5, 1.0))
-        assert logits.dtype == torch.float32
-        assert maps[0.5].attention.dtype == torch.float32
+def test_learns_attention_from_the_pair(tiny):
+    tiny.zero_grad()
+    tiny(torch.rand(1, 3, 64, 64), (0.5, 1.0)).logits.square().mean().backward()
+    gradients = [p.grad for p in tiny.parameters()]
+    assert all(g is not None and g.isfinite().all() for g in gradients)
+    assert any(p.grad.abs().sum() > 0 for p in tiny.attention.parameters())
+    tiny.zero_grad()
 
-    @pytest.mark.parametrize("scales", [(), (0,), (-1,), (float("nan"),), (float("inf"),), ("1",)])
-    def test_refuses_what_is_no_scale(self, tiny, scales):
-        with pytest.raises(InputError, match="scales"):
-            tiny(torch.rand(1, 3, 32, 32), scales)
+
+def test_fusion_stays_float32_under_autocast(tiny):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits, maps, _ = tiny(torch.rand(1, 3, 32, 32), (0.5, 1.0))
+    assert logits.dtype == torch.float32
+    assert maps[0.5].attention.dtype == torch.float32
+
+
+@pytest.mark.parametrize("scales", [(), (0,), (-1,), (float("nan"),), (float("inf"),), ("1",)])
+def test_refuses_what_is_no_scale(tiny, scales):
+    with pytest.raises(ValueError, match="scales"):
+        tiny(torch.rand(1, 3, 32, 32), scales)
+
+
+def test_the_folder_works_without_the_rest(tmp_path):
+    """torch and timm are all that it needs."""
+    shutil.copytree(Path(hmsa.model.__file__).parent, tmp_path / "lifted")
+    code = (
+        "import sys, torch; from lifted import HMSA\n"
+        "output = HMSA(3, 'hrnet_w18_small', width=8)(torch.rand(1, 3, 50, 70), (0.5, 1, 2))\n"
+        "assert output.logits.shape == (1, 3, 50, 70)\n"
+        "assert 'hmsa' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

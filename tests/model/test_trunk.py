@@ -9,7 +9,6 @@ import torchvision
 
 from hmsa.model import HMSA
 from hmsa.model.trunk import Trunk
-from hmsa.runs.errors import InputError
 
 TRUNKS = [
     ("hrnet_w18_small", 4),
@@ -89,7 +88,7 @@ def test_a_file_of_another_network_is_refused(tmp_path, spoil):
     flat = timm.create_model("resnet18").state_dict()
     flat = {} if "all" in spoil else {k: v for k, v in flat.items() if k != "layer1.0.conv1.weight"}
     torch.save(flat, tmp_path / "imagenet.pth")
-    with pytest.raises(InputError, match="imagenet.pth"):
+    with pytest.raises(ValueError, match="imagenet.pth"):
         Trunk("resnet18", pretrained=str(tmp_path / "imagenet.pth"))
 
 
@@ -103,5 +102,5 @@ def test_a_file_of_another_network_is_refused(tmp_path, spoil):
     ],
 )
 def test_refusals_name_the_way_out(arguments, says):
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(ValueError, match=says):
         Trunk(**arguments)

@@ -19,7 +19,7 @@ from ..data.datasets import Dataset
 from ..data.labels import IGNORE
 from ..inference.predictor import Predictor
 from ..inference.result import Prediction
-from ..model.gate import Gate
+from ..inference.tiles import Gate
 from ..runs import InputError, Progress, replace
 from .boundary import Boundary
 from .calibration import Calibration

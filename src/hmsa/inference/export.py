@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from ..config.options import Chain
 from ..data.images import OpenImage
 from ..data.scenes import scene
-from ..model.heads import resize
-from ..model.hmsa import ordered
+from ..model import ordered
+from ..model.fusion import resize
 from ..model.pretrained import Card
 from ..runs import Outcome, replace
 from ..runs.errors import InputError, first_line

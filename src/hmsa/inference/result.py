@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from ..data.images import OpenImage, read_image, to_rgb
 from ..data.labels import spread
 from ..report.pictures import palette_png
 from ..runs import InputError, replace
-
-_IN_MEMORY = 1 << 28  # bytes of a map, above which it is kept in a file
 
 Readable = Path | str | Image.Image | NDArray[np.uint8] | OpenImage
 
@@ -89,37 +84,3 @@ def as_array(image: Readable) -> NDArray[np.uint8]:
     if isinstance(image, Image.Image):
         return to_rgb(image)
     return image if isinstance(image, np.ndarray) else image.read()
-
-
-class Filling:
-    """One picture's maps, filled band by band."""
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        self.size = size
-        self.maps: dict[tuple[str, Any], NDArray[Any]] = {}
-
-    def put(self, rows: range, parts: dict[tuple[str, Any], Tensor]) -> None:
-        for name, part in parts.items():
-            array = part.cpu().numpy()
-            if name not in self.maps:
-                self.maps[name] = _room((*array.shape[:-2], *self.size), array.dtype)
-            self.maps[name][..., rows.start : rows.stop, :] = array
-
-    def segmentation(
-        self, computed: dict[float, float], cost: float, palette: Sequence[tuple[int, int, int]]
-    ) -> Prediction:
-        kinds = ("single", "pooled", "flips", "weights", "map")
-        groups: dict[str, dict[Any, Any]] = {kind: {} for kind in kinds}
-        for (group, name), array in self.maps.items():
-            groups[group][name] = array
-        plain: dict[str, Any] = groups.pop("map")
-        further: dict[str, Any] = {**groups}
-        return Prediction(**plain, **further, computed=computed, cost=cost, palette=palette)
-
-
-def _room(shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
-    """An empty array, in a file that nobody else sees where memory is no place for it."""
-    if math.prod(shape) * np.dtype(kind).itemsize <= _IN_MEMORY:
-        return np.empty(shape, kind)
-    with tempfile.TemporaryFile() as file:  # the map holds it open
-        return np.memmap(file, kind, "w+", shape=shape)

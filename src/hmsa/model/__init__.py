@@ -1,11 +1,12 @@
-"""The network: trunk -> head -> logits and attention per scale, folded by `fuse`.
+"""The network: trunk -> head -> logits and attention per scale, folded into one by `fusion`.
 
 Knows no config, data or loss, so that it can be lifted out.
 """
 
 from .adapter import PairScaleAttention, ScaleAttention
-from .baselines import FUSIONS, average, build, maximum
-from .hmsa import HMSA, Encoded, Output, ScaleOutput, chain, effective_weights, fuse
+from .fusion import ScaleOutput, average, chain, effective_weights, fuse, maximum, ordered
+from .hmsa import HMSA, Encoded, Output
+from .variants import FUSIONS, build
 
 __all__ = [
     "FUSIONS",
@@ -21,4 +22,5 @@ __all__ = [
     "effective_weights",
     "fuse",
     "maximum",
+    "ordered",
 ]

@@ -17,11 +17,11 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from .baselines import PairAttention
+from .fusion import wide
 from .heads import Head, Reading, predictor
 from .hmsa import HMSA
-from .look import wide
 from .pretrained import Card
+from .variants import PairAttention
 
 STRIDE = 4  # pixels a cell: the finest grid that the attention head works on
 CONFIDENCE = 3  # channels of `confidence_of`

@@ -1,32 +1,36 @@
-"""Heads: feature levels of one scale in, logits out, and the features that attention looks at.
+"""Heads: feature levels of one scale in, logits out, and the features that attention needs.
 
 Contract: `head(levels, attended, context)` takes the levels of a `Trunk` and returns a `Reading` on
-the grid of the finest level; attended: whether attention will look at it. A head that knows
-something of the whole image, its context, says it in its reading and, of a part of the image, takes
-it from there. Attention over scales is no part of a head: see `HMSA` and its rivals.
+the grid of the finest level. attended: whether the features are needed. A contextual head returns
+what it knows of the whole image as `context`, and takes it as an argument when its input is a tile.
+Attention over scales is no part of a head: see `HMSA` and `variants`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .bands import Resized, Whole, bands
+from .fusion import resize
 
 ROWS = 32  # of a band, on the trunk's grid
 
+Levels = list[Tensor]  # of a trunk, finest first
+Context = Tensor | None  # what a contextual head knows of the whole image
+
 
 class Reading(NamedTuple):
-    """What a head says of one scale."""
+    """What a head returns for one scale."""
 
-    features: Tensor | None  # [B,C,h,w], what attention looks at; may be None where it does not
+    features: Tensor | None  # [B,C,h,w], the input of attention; may be None where it is not needed
     logits: Tensor  # [B,K,h,w]
     aux: Tensor | None = None  # [B,K,h,w], logits of an auxiliary head, where there is one
-    context: Tensor | None = None  # what it knows of the whole image, if it is contextual
+    context: Context = None
 
 
 class ConvBNReLU(nn.Sequential):
@@ -42,32 +46,19 @@ class ConvBNReLU(nn.Sequential):
             nn.ReLU(inplace=True),
         )
 
-    def of_parts(self, parts: list[Tensor]) -> Tensor:
-        """The same of `torch.cat(parts, 1)`, where the kernel is 1x1; see `pointwise`."""
-        conv, norm, relu = cast(tuple[nn.Conv2d, nn.Module, nn.Module], tuple(self))
-        return cast(Tensor, relu(norm(pointwise(conv, parts))))
-
 
 def predictor(inputs: int, width: int, outputs: int, bias: bool = True) -> nn.Sequential:
     """The paper's form for both heads: 3x3 BN ReLU, 3x3 BN ReLU, 1x1."""
-    return nn.Sequential(
-        ConvBNReLU(inputs, width),
-        ConvBNReLU(width, width),
-        nn.Conv2d(width, outputs, 1, bias=bias),
-    )
+    first, second = ConvBNReLU(inputs, width), ConvBNReLU(width, width)
+    return nn.Sequential(first, second, nn.Conv2d(width, outputs, 1, bias=bias))
 
 
 class Head(nn.Module):
     """The contract above."""
 
-    features: int  # channels that attention looks at
+    features: int  # channels of the features that attention needs
     bias = False  # in the last layers, as in the official code
     contextual = False
-
-    def forward(
-        self, levels: list[Tensor], attended: bool = True, context: Tensor | None = None
-    ) -> Reading:
-        raise NotImplementedError
 
 
 class PlainHead(Head):
@@ -84,9 +75,7 @@ class PlainHead(Head):
         self.semantic = predictor(width, width, classes)
         self.features = width
 
-    def forward(
-        self, levels: list[Tensor], attended: bool = True, context: Tensor | None = None
-    ) -> Reading:
+    def forward(self, levels: Levels, attended: bool = True, context: Context = None) -> Reading:
         grid = levels[0].shape[-2:]
         reduced = [reduce(level) for reduce, level in zip(self.reduce, levels, strict=True)]
         features = self.norm(sum(resize(level, grid) for level in reduced))
@@ -101,15 +90,13 @@ class StackedHead(Head):
         self.features = sum(channels)
         self.semantic = predictor(self.features, width, classes, bias=False)
 
-    def forward(
-        self, levels: list[Tensor], attended: bool = True, context: Tensor | None = None
-    ) -> Reading:
+    def forward(self, levels: Levels, attended: bool = True, context: Context = None) -> Reading:
         features = torch.cat([resize(level, levels[0].shape[-2:]) for level in levels], 1)
         return Reading(features, self.semantic(features))
 
 
 class OCRHead(Head):
-    """Object-contextual representations: each pixel also sees the regions that it belongs to.
+    """Object-contextual representations: each pixel also gets features of its class's region.
 
     Source: Yuan, Chen, Wang, "Object-Contextual Representations for Semantic Segmentation", 2020,
     with the numbers of the official multi-scale attention code.
@@ -134,51 +121,43 @@ class OCRHead(Head):
         self.semantic = nn.Conv2d(middle, classes, 1)
         self.features = middle
 
-    def forward(
-        self, levels: list[Tensor], attended: bool = True, context: Tensor | None = None
-    ) -> Reading:
-        grid = levels[0].shape[-2:]
-        # While nothing is to be learnt, everything goes by bands of rows: the stacked levels, and
-        # what is made of them, are by far the largest maps of the network.
-        learning = self.training or torch.is_grad_enabled()
-        cuts = list(bands(grid[0], grid[0] if learning else ROWS))
-        aux, pixels = together(grid[0], (self._pixels(levels, cut) for cut in cuts))
+    def forward(self, levels: Levels, attended: bool = True, context: Context = None) -> Reading:
+        height = levels[0].shape[2]
+        rows = height if self.training or torch.is_grad_enabled() else ROWS
+        aux, pixels = by_rows(height, rows, lambda start, stop: self._pixels(levels, start, stop))
         if context is None:
             # The mean of each class's pixels, weighted by how surely they are of it
             share = aux.flatten(2).softmax(2)  # [B,K,hw]
             context = (share @ pixels.flatten(2).mT).mT[..., None]
         key, value = self.key(context).flatten(2), self.value(context).flatten(2).mT
-        logits, *features = together(
-            grid[0],
-            (self._in_context(pixels[..., a:b, :], key, value, attended) for a, b in cuts),
-        )
+
+        def classify(start: int, stop: int) -> tuple[Tensor, ...]:
+            made = self._in_context(pixels[..., start:stop, :], key, value)
+            return made if attended else made[:1]
+
+        logits, *features = by_rows(height, rows, classify)
         return Reading(features[0] if attended else None, logits, aux, context)
 
-    def _pixels(self, levels: list[Tensor], band: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Rows of the auxiliary logits, and of the pixels' features, which see a row beyond."""
+    def _pixels(self, levels: Levels, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Rows of the auxiliary logits and of the pixels' features, whose 3x3 needs a row more."""
         height, width = levels[0].shape[-2:]
-        start, stop = band
         first, last = max(0, start - 1), min(height, stop + 1)
-        stacked = torch.cat(
-            [Resized(Whole(level), (height, width)).rows(first, last) for level in levels], 1
-        )
+        stacked = torch.cat([resize_rows(each, (height, width), first, last) for each in levels], 1)
         inner = slice(start - first, stop - first)
         return self.aux(stacked[..., inner, :]), self.pixels(stacked)[..., inner, :]
 
-    def _in_context(
-        self, pixels: Tensor, key: Tensor, value: Tensor, attended: bool
-    ) -> tuple[Tensor, ...]:
-        """Logits and, if need be, features of pixels that know what region they belong to."""
+    def _in_context(self, pixels: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and features of pixels with the context of their region."""
         query = self.query(pixels).flatten(2).mT
         belongs = (query @ key / query.shape[-1] ** 0.5).softmax(2)  # [B,hw,K]
         context = self.context((belongs @ value).mT.unflatten(2, pixels.shape[-2:]))
-        features = self.dropout(self.merge.of_parts([context, pixels]))
-        logits = self.semantic(features)
-        return (logits, features) if attended else (logits,)
+        conv, norm, relu = cast(tuple[nn.Conv2d, nn.Module, nn.Module], tuple(self.merge))
+        features = self.dropout(relu(norm(pointwise(conv, [context, pixels]))))
+        return self.semantic(features), features
 
 
 class DeepLabHead(Head):
-    """DeepLabV3+: the coarsest level seen at several dilations, beside the finest one.
+    """DeepLabV3+: convolutions of the coarsest level at several dilations, beside the finest one.
 
     Source: Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic Image
     Segmentation", 2018, with the numbers of the official multi-scale attention code.
@@ -201,37 +180,64 @@ class DeepLabHead(Head):
         self.features = self.FINE + width
         self.semantic = predictor(self.features, width, classes, bias=False)
 
-    def forward(
-        self, levels: list[Tensor], attended: bool = True, context: Tensor | None = None
-    ) -> Reading:
+    def forward(self, levels: Levels, attended: bool = True, context: Context = None) -> Reading:
         fine, deep = levels[0], levels[-1]
         if context is None:
             context = deep.mean((2, 3), keepdim=True)
         pooled = self.pooled(context)  # [B,width,1,1], for every place
-        seen = pointwise(self.reduce, [pooled, *(branch(deep) for branch in self.dilated)])
-        features = torch.cat([self.reduce_fine(fine), resize(seen, fine.shape[-2:])], 1)
+        deep = pointwise(self.reduce, [pooled, *(branch(deep) for branch in self.dilated)])
+        features = torch.cat([self.reduce_fine(fine), resize(deep, fine.shape[-2:])], 1)
         return Reading(features, self.semantic(features), context=context)
 
 
-def together(height: int, parts: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Bands of rows of some maps as those maps, with no second copy of the bands."""
-    done, whole = 0, None
-    for part in parts:
-        rows = part[0].shape[2]
-        if rows == height:
-            return part
-        if whole is None:
-            whole = tuple(
-                each.new_empty(*each.shape[:2], height, each.shape[3]).contiguous(
-                    memory_format=torch.channels_last
-                )
-                for each in part
-            )
-        for target, each in zip(whole, part, strict=True):
-            target[:, :, done : done + rows] = each
-        done += rows
-    assert whole is not None
-    return whole
+def by_rows(
+    height: int, rows: int, make: Callable[[int, int], tuple[Tensor, ...]]
+) -> tuple[Tensor, ...]:
+    """Maps of `height` rows, made by `make(start, stop)` in bands of `rows`.
+
+    No second copy of the bands is kept: the stacked levels, and what is made of them, are by far
+    the largest maps of a network.
+    """
+    if height <= rows:
+        return make(0, height)
+    whole: list[Tensor] = []
+    for start in range(0, height, rows):
+        stop = min(height, start + rows)
+        for index, part in enumerate(make(start, stop)):
+            if not start:
+                empty = part.new_empty(*part.shape[:2], height, part.shape[3])
+                whole.append(empty.contiguous(memory_format=torch.channels_last))
+            whole[index][:, :, start:stop] = part
+    return tuple(whole)
+
+
+def resize_rows(maps: Tensor, size: Sequence[int], start: int, stop: int) -> Tensor:
+    """Rows start:stop of `resize(maps, size)`, computed from the rows that they need."""
+    if (start, stop) == (0, size[0]):
+        return resize(maps, size)
+    rows, lerp = interpolation(maps.shape[2], size[0], start, stop)
+    return resize(lerp(maps[..., rows, :], -2), (stop - start, size[1]))
+
+
+def interpolation(
+    before: int, after: int, start: int, stop: int
+) -> tuple[slice, Callable[[Tensor, int], Tensor]]:
+    """Cells start:stop of a bilinear resize of an axis from `before` to `after` cells.
+
+    Returns the cells that they need, and the function that makes them: (part, axis) -> part.
+    """
+    at = (torch.arange(start, stop, dtype=torch.float64) + 0.5) * (before / after) - 0.5
+    at = at.clamp(0, before - 1)
+    first, last = int(at[0]), math.ceil(at[-1].item()) + 1
+    low = at.long() - first
+    high = (low + 1).clamp(max=last - first - 1)
+
+    def lerp(part: Tensor, axis: int) -> Tensor:
+        weight = at.frac().to(part).view(-1, *[1] * (-1 - axis))
+        one, other = (part.index_select(axis, i.to(part.device)) for i in (low, high))
+        return one.lerp(other, weight)
+
+    return slice(first, last), lerp
 
 
 def pointwise(conv: nn.Conv2d, parts: list[Tensor]) -> Tensor:
@@ -244,10 +250,3 @@ def pointwise(conv: nn.Conv2d, parts: list[Tensor]) -> Tensor:
     for each in others:
         first = first + each
     return first
-
-
-def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """R: bilinear, corners not aligned; `[B,C,h,w]` -> `[B,C,*size]`, itself if it fits already."""
-    if maps.shape[-2:] == tuple(size):
-        return maps
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)

@@ -1,8 +1,4 @@
-"""Hierarchical multi-scale attention: the idea of the paper on one screen.
-
-Source: Tao, Sapra, Catanzaro, "Hierarchical Multi-Scale Attention for Semantic Segmentation",
-arXiv 2005.10821, equation 1 and figure 2.
-"""
+"""The network: trunk and head at each scale, attention, and the fold of `fusion`."""
 
 from __future__ import annotations
 
@@ -15,73 +11,47 @@ import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from ..runs.errors import InputError
-from .bands import Node, Size
-from .gate import Gate
-from .heads import DeepLabHead, Head, OCRHead, PlainHead, Reading, StackedHead, predictor, resize
-from .look import Look, Seen, chain_of, look, wide
+from .fusion import Fold, ScaleOutput, chain, effective_weights, ordered, resize, wide
+from .heads import DeepLabHead, Head, OCRHead, PlainHead, Reading, StackedHead, predictor
 from .pretrained import Card, Pretrained
-from .tiles import Source, Tiling
 from .trunk import Trunk
 
-
-class ScaleOutput(NamedTuple):
-    """One scale's say in the fusion, on the grid of the image at that scale."""
-
-    logits: Tensor  # [B,K,h,w]
-    attention: Tensor | None  # [B,1,h,w] in (0,1): trust in this scale against the next finer one;
-    # [B,K,h,w] where each class has its own
-    aux: Tensor | None = None  # [B,K,h,w], of the auxiliary head where there is one
+Size = tuple[int, int]  # height, width
 
 
-def fuse(lo: Tensor, attention: Tensor, hi: Tensor, size: Sequence[int]) -> Tensor:
-    """R(attention * lo) + (1 - R(attention)) * R(hi), with R = bilinear resize to `size`.
+class Grid(NamedTuple):
+    """Maps on the trunk's grid, and the pixels that the grid stands for."""
 
-    lo `[B,K,h,w]`, attention `[B,1,h,w]` in (0,1), hi `[B,K,H,W]` -> `[B,K,*size]`.
-    """
-    return resize(attention * lo, size) + (1 - resize(attention, size)) * resize(hi, size)
+    maps: Tensor  # [B,C,h,w]
+    padded: Size
+    size: Size  # of the image at this scale, without the padding
 
+    def pixels(self, channels: slice = slice(None), size: Size | None = None) -> Tensor:
+        """Some channels at each pixel of the image at this scale, `[B,C,*self.size]`.
 
-def chain(maps: Mapping[float, ScaleOutput], size: Sequence[int]) -> Tensor:
-    """Fold any number of scales into one map `[B,K,*size]`, the image's size.
+        With `size`, these resized once more: one axis after the other, so that a map of scale 2
+        never exists in full; but for rounding the result is the same.
+        """
+        maps, (height, width) = wide(self.maps[:, channels]), self.size
+        if size is None or size == self.size:
+            return resize(maps, self.padded)[..., :height, :width]
+        cells = maps.shape[2]
+        maps = resize(resize(maps, (cells, self.padded[1]))[..., :width], (cells, size[1]))
+        return resize(resize(maps, (self.padded[0], size[1]))[..., :height, :], size)
 
-    Each fusion happens on the grid of the scale nearest to the image's own: a scale of 1 or more
-    brings the finer result down to its grid, a smaller one is brought up to the finer result.
-    """
-    finest, *coarser = sorted(maps, reverse=True)
-    fused = maps[finest].logits
-    for scale in coarser:
-        lo, attention = maps[scale].logits, maps[scale].attention
-        assert attention is not None, f"scale {scale} was computed without attention"
-        fused = fuse(lo, attention, fused, lo.shape[-2:] if scale >= 1 else fused.shape[-2:])
-    return resize(fused, size)
-
-
-Fold = Callable[[Mapping[float, ScaleOutput], Sequence[int]], Tensor]
-
-
-def effective_weights(
-    maps: Mapping[float, ScaleOutput], size: Sequence[int], fold: Fold = chain
-) -> dict[float, Tensor]:
-    """What share of the fused result each scale holds, `[B,1,*size]` each; a chain's sum to 1.
-
-    A chain is linear in its logits, so its weights are what it makes of indicator maps:
-    channel i is 1 at scale i and 0 at every other scale. Where each class has an attention of its
-    own, so has it such channels, and the weight is the mean over classes.
-    """
-    attention = [one.attention for one in maps.values() if one.attention is not None]
-    count, each = len(maps), attention[0].shape[1] if attention else 1
-    indicators = {}
-    for index, (scale, one) in enumerate(maps.items()):
-        b, _, h, w = one.logits.shape
-        indicator = one.logits.new_zeros(b, count, each, h, w)
-        indicator[:, index] = 1
-        trust = one.attention
-        if trust is not None and each > 1:
-            trust = trust.repeat(1, count, 1, 1)
-        indicators[scale] = ScaleOutput(indicator.flatten(1, 2), trust)
-    weights = fold(indicators, size).unflatten(1, (count, each)).mean(2)
-    return dict(zip(maps, weights.split(1, dim=1), strict=True))
+    def onto(self, target: Grid) -> Tensor:
+        """On the grid of another scale, `[B,C,h,w]`, place by place of the image; both grids may
+        reach past it, each by its own padding."""
+        grid = target.maps.shape[-2:]
+        reach = [
+            max(1, round(cells * padded * size / (whole * own)))
+            for cells, padded, size, whole, own in zip(
+                grid, self.padded, target.size, target.padded, self.size, strict=True
+            )
+        ]
+        maps = resize(self.maps, reach)[..., : grid[0], : grid[1]]
+        down, right = (n - m for n, m in zip(grid, maps.shape[-2:], strict=True))
+        return F.pad(maps, (0, right, 0, down), "replicate") if down or right else maps
 
 
 class Encoded(NamedTuple):
@@ -90,8 +60,12 @@ class Encoded(NamedTuple):
     features: Tensor | None  # [B,C,h,w]; None at the finest scale, which needs no attention
     logits: Tensor  # [B,K,h,w]
     aux: Tensor | None  # [B,K,h,w]
-    padded: tuple[int, int]  # pixels that the grid stands for
-    size: tuple[int, int]  # of the image at this scale, without the padding
+    padded: Size  # pixels that the grid stands for
+    size: Size  # of the image at this scale, without the padding
+
+    def grid(self, maps: Tensor) -> Grid:
+        """`maps`, which lie on the same grid as the logits."""
+        return Grid(maps, self.padded, self.size)
 
 
 class Output(NamedTuple):
@@ -111,12 +85,8 @@ class Output(NamedTuple):
         return effective_weights(self.maps, self.logits.shape[-2:], self.fold)
 
 
-HEADS: dict[str, Callable[[list[int], int, int], Head]] = {
-    "plain": PlainHead,
-    "stacked": StackedHead,
-    "ocr": OCRHead,
-    "deeplab": DeepLabHead,
-}
+HEADS: dict[str, Callable[[list[int], int, int], Head]]
+HEADS = {"plain": PlainHead, "stacked": StackedHead, "ocr": OCRHead, "deeplab": DeepLabHead}
 
 
 class HMSA(Pretrained):
@@ -128,10 +98,8 @@ class HMSA(Pretrained):
     """
 
     fusion = "hierarchical"
-    tiles = True  # whether an image may be seen in parts
+    tiles = True  # whether tiles of an image may be computed one by one
     fold: Fold = staticmethod(chain)
-    # The same of what is made row by row
-    by_rows: Callable[[Mapping[float, Seen], Size], Node] = staticmethod(chain_of)
     maps = 1  # of attention: one for all classes, or K
     classes: int
     trunk: Any  # image -> what the head takes; has `multiple` and `strides`
@@ -154,7 +122,7 @@ class HMSA(Pretrained):
     ) -> None:
         super().__init__()
         if head not in HEADS:
-            raise InputError(f"head {head!r} is not one of {', '.join(HEADS)}")
+            raise ValueError(f"head {head!r} is not one of {', '.join(HEADS)}")
         # What rebuilds it, but for the weights that it began with
         self.card = Card(
             network={
@@ -177,7 +145,7 @@ class HMSA(Pretrained):
     def forward(self, image: Tensor, scales: Sequence[float] = (1.0,)) -> Output:
         """image `[B,3,H,W]`, uint8 or float in 0..1, any size; scales in any order, any number.
 
-        The paper trains with (0.5, 1.0); inference chains any list. Raises InputError for a scale
+        The paper trains with (0.5, 1.0); inference chains any list. Raises ValueError for a scale
         that is not a positive number.
         """
         return self.attend(self.encode(image, scales), image.shape[-2:])
@@ -191,47 +159,49 @@ class HMSA(Pretrained):
         return {scale: self.at_scale(image, scale, scale in attended) for scale in scales}
 
     def attended(self, scales: list[float]) -> list[float]:
-        """Those of the ascending `scales` whose features attention looks at: all but the finest."""
+        """Those of the ascending `scales` whose features attention needs: all but the finest."""
         return scales[:-1]
 
     def attend(self, encoded: Mapping[float, Encoded], size: Sequence[int]) -> Output:
-        """The cheap half: the attention head on what `encode` saw, then the chain to `size`."""
+        """The cheap half: the attention head on what `encode` returned, then the fold to `size`."""
+        attention = self.attention_grids(encoded)
         maps = {}
-        for scale, seen in encoded.items():
-            attention = None
-            if self.attention and seen.features is not None:
-                attention = torch.sigmoid(self.attention(seen.features))
-                attention = to_pixels(resize(attention, seen.logits.shape[-2:]), seen)
-            aux = None if seen.aux is None else to_pixels(seen.aux, seen)
-            maps[scale] = ScaleOutput(to_pixels(seen.logits, seen), attention, aux)
+        for scale, one in encoded.items():
+            trust = attention[scale].pixels() if scale in attention else None
+            aux = None if one.aux is None else one.grid(one.aux).pixels()
+            maps[scale] = ScaleOutput(one.grid(one.logits).pixels(), trust, aux)
         return Output(self.fold(maps, size), maps, self.fold)
 
-    def look(
-        self,
-        source: Source,
-        scales: Sequence[float],
-        tiling: Tiling | None = None,
-        gate: Gate | None = None,
-    ) -> Look:
-        """`forward` without a gradient to come, in rows that are made when they are asked for: in
-        little memory, of an image of any size, and of finer scales what the gate chooses alone."""
-        return look(self, source, ordered(scales), tiling, gate)
+    def attention_grids(self, encoded: Mapping[float, Encoded]) -> dict[float, Grid]:
+        """The attention of each scale that has one, in (0,1), `[B,maps,h,w]`."""
+        grids = {}
+        for scale, one in encoded.items():
+            if self.attention and one.features is not None:
+                trust = self.attention(one.features)
+                if not torch.is_grad_enabled():  # in training, autocast's precision is enough
+                    trust = wide(trust)
+                grids[scale] = one.grid(resize(torch.sigmoid(trust), one.logits.shape[-2:]))
+        return grids
 
     def normalise(self, image: Tensor) -> Tensor:
         if image.dtype == torch.uint8:
-            image = image.to(self.mean.dtype) / 255
-        return (image.to(self.mean.dtype) - self.mean) / self.std
+            image = image.to(self.mean.dtype).div_(255)
+        return (image.to(self.mean.dtype) - self.mean).div_(self.std)
 
     def at_scale(self, image: Tensor, scale: float, attended: bool = True) -> Encoded:
         """image `[B,3,H,W]`, normalised: trunk and head at one scale."""
-        h, w = (max(1, math.floor(n * scale)) for n in image.shape[-2:])
-        image = resize(image, (h, w))
-        down, right = -h % self.multiple, -w % self.multiple
-        seen = self.see(F.pad(image, (0, right, 0, down), "replicate"), attended)
+        size, padded = self.frame(image.shape[-2:], scale)
+        beyond = (0, padded[1] - size[1], 0, padded[0] - size[0])
+        reading = self.see(F.pad(resize(image, size), beyond, "replicate"), attended)
         # Auxiliary logits serve training alone
-        aux = seen.aux if self.training else None
-        features = seen.features if attended else None
-        return Encoded(features, seen.logits, aux, (h + down, w + right), (h, w))
+        aux = reading.aux if self.training else None
+        features = reading.features if attended else None
+        return Encoded(features, reading.logits, aux, padded, size)
+
+    def frame(self, size: Sequence[int], scale: float) -> tuple[Size, Size]:
+        """Pixels of an image of `size` at one scale; the same padded to what the trunk takes."""
+        height, width = (max(1, math.floor(n * scale)) for n in size)
+        return (height, width), (height + -height % self.multiple, width + -width % self.multiple)
 
     def see(self, image: Tensor, attended: bool = True, context: Tensor | None = None) -> Reading:
         """image `[B,3,h,w]`, normalised and padded; context: see `Head`."""
@@ -247,19 +217,3 @@ class HMSA(Pretrained):
     def strides(self) -> tuple[int, int]:
         """Pixels a cell, of the logits and of the coarsest level that they are made of."""
         return self.trunk.strides[0], max(self.trunk.strides)
-
-
-def to_pixels(maps: Tensor, seen: Encoded) -> Tensor:
-    """From the trunk's grid to the pixels of the image at this scale, padding cut off."""
-    h, w = seen.size
-    return resize(wide(maps), seen.padded)[..., :h, :w]
-
-
-def ordered(scales: Sequence[float]) -> list[float]:
-    """Ascending, each once. Raises InputError for none, or for one that is no positive number."""
-    if not scales:
-        raise InputError("scales: none given; give one or more positive numbers, such as 0.5,1,2")
-    for scale in scales:
-        if not (isinstance(scale, int | float) and math.isfinite(scale) and scale > 0):
-            raise InputError(f"scales: {scale!r} is not a positive number; try 0.5,1,2")
-    return sorted({float(s) for s in scales})

@@ -19,16 +19,11 @@ import timm
 from timm.models.hrnet import HighResolutionModule
 from torch import Tensor, nn
 
-from ..runs.errors import InputError
-from .heads import resize
+from .fusion import resize
 
-# Arguments that some families need before they take any image size. Tried in turn: timm refuses an
+# Arguments that make some families take any image size (ViT, Swin). Tried in turn: timm refuses an
 # argument that a family does not know.
-_ANY_SIZE: tuple[dict[str, Any], ...] = (
-    {"dynamic_img_size": True},  # plain ViT
-    {"strict_img_size": False},  # Swin
-    {},
-)
+_ANY_SIZE: list[dict[str, Any]] = [{"dynamic_img_size": True}, {"strict_img_size": False}, {}]
 
 
 class Trunk(nn.Module):
@@ -107,7 +102,7 @@ def _refuse_partial_load(extractor: nn.Module, file: str) -> None:
     held = {mark(t) for t in timm.models.load_state_dict(file).values() if t.numel()}
     lacking = [name for name, p in extractor.named_parameters() if mark(p) not in held]
     if lacking:
-        raise InputError(
+        raise ValueError(
             f"pretrained: {file} lacks {len(lacking)} weights of this trunk, such as {lacking[0]}; "
             "give a file made for the same network"
         )
@@ -119,7 +114,7 @@ def _create(name: str, stride: int, pretrained: bool | str = False, **arguments:
         arguments["output_stride"] = 8
     if isinstance(pretrained, str):
         if not Path(pretrained).is_file():
-            raise InputError(
+            raise ValueError(
                 f"pretrained: no file {pretrained!r}; give the path of a weight file, "
                 "true for timm's own weights, or false"
             )
@@ -127,7 +122,7 @@ def _create(name: str, stride: int, pretrained: bool | str = False, **arguments:
     if not timm.is_model(name.split("/")[-1]):
         near = timm.list_models(f"*{name.split('_')[0]}*")[:4]
         hint = f"; near it: {', '.join(near)}" if near else ""
-        raise InputError(f"trunk {name!r} is not a timm model{hint}")
+        raise ValueError(f"trunk {name!r} is not a timm model{hint}")
     if name.startswith("hrnet"):  # the four branches rather than the classifier's features
         arguments["feature_location"] = ""
     refusal: Exception | None = None
@@ -137,6 +132,6 @@ def _create(name: str, stride: int, pretrained: bool | str = False, **arguments:
         except (TypeError, AssertionError, NotImplementedError) as error:
             refusal = error
     reason = f": {refusal}" if str(refusal) else ""
-    raise InputError(
+    raise ValueError(
         f"trunk {name!r} cannot be built with stride {stride}{reason}; try the other (4 or 8)"
     )

@@ -91,6 +91,12 @@ def keep_memory() -> None:
         libc.mallopt(top_pad, 64 << 20)
 
 
+def trim_memory() -> None:
+    """Have glibc hand back freed memory, before tensors that are too large to fit into it."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def loader_processes(device: torch.device) -> int:
     """Two cores that compute have none to spare for loading; a GPU leaves them free."""
     cores = os.cpu_count() or 1

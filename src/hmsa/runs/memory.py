@@ -1,14 +1,14 @@
-"""How much memory there is, and how much a network takes."""
+"""How much memory is free, and how much a network takes."""
 
 from __future__ import annotations
 
 import copy
-import os
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,47 +16,33 @@ from torch.utils._pytree import tree_leaves
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be had on `device`; of the machine's memory what its limits leave."""
+    """Bytes that can still be had on `device`; of the machine's memory, what its limits leave."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(free + kept)
-    try:
-        told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(told["MemAvailable"].split()[0]) << 10
-    except (OSError, KeyError, ValueError):  # not Linux
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    group = Path("/sys/fs/cgroup")
-    try:  # of a container
-        limit = int((group / "memory.max").read_text())
-        free = min(free, limit - int((group / "memory.current").read_text()))
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + unused)
+    free, group = psutil.virtual_memory().available, Path("/sys/fs/cgroup")
+    try:  # the limit of a container, which psutil does not know
+        limit, used = (int((group / f"memory.{n}").read_text()) for n in ("max", "current"))
+        free = min(free, limit - used)
     except (OSError, ValueError):
         pass
-    return max(0, free)
+    return max(0, int(free))
 
 
 def peak_of(module: nn.Module, call: Callable[[Any], Any]) -> int:
-    """Bytes of tensors alive at once, weights not counted, in `call(module)`.
+    """Bytes of tensors alive at once in `call(module)`, without the weights.
 
-    Counted on tensors without content, on the meta device: nothing is computed, and `call` is given
-    a copy of the module that is there. Code that asks for a tensor's numbers cannot run so; then
-    `call` is given the module itself.
+    Counted on tensors without content, on the meta device: nothing is computed, and `call` gets a
+    copy of the module that lies there. Code that reads numbers of a tensor cannot run so; then
+    `call` gets the module itself.
     """
+    held = [*module.parameters(), *module.buffers()]
+    memo: dict[int, Any] = {id(t): nn.Parameter(t.to("meta"), False) for t in held}
     try:
-        return _counted(_hollow(module), call)
+        return _counted(copy.deepcopy(module, memo).eval(), call)
     except Exception:  # of somebody else's code: anything
         return _counted(module, call)
-
-
-def _hollow(module: nn.Module) -> nn.Module:
-    """A copy without numbers."""
-    memo: dict[int, Any] = {}
-    for parameter in module.parameters():
-        empty = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
-        memo[id(parameter)] = empty
-    for buffer in module.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(module, memo).eval()
 
 
 def _counted(module: nn.Module, call: Callable[[Any], Any]) -> int:
@@ -67,7 +53,7 @@ def _counted(module: nn.Module, call: Callable[[Any], Any]) -> int:
 
 
 class _Alive(TorchDispatchMode):
-    """Counts the storages that operations make, from when they are made until they are let go."""
+    """Counts the bytes of storages that operations make, from then until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,10 +68,10 @@ class _Alive(TorchDispatchMode):
                 if storage._cdata not in self._known:
                     self._known.add(storage._cdata)
                     self.now += storage.nbytes()
-                    weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+                    weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
         self.peak = max(self.peak, self.now)
         return made
 
-    def _gone(self, key: int, size: int) -> None:
+    def _freed(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.now -= size

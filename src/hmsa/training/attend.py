@@ -29,8 +29,7 @@ from ..data.descriptions import describe
 from ..evaluation.confusion import Confusion
 from ..evaluation.measure import gate_curve
 from ..inference.predictor import Predictor
-from ..model import HMSA, Encoded, PairScaleAttention, ScaleAttention
-from ..model.hmsa import ordered
+from ..model import HMSA, Encoded, PairScaleAttention, ScaleAttention, ordered
 from ..runs import InputError, Progress, replace, say, sweep
 from ..runs.errors import as_input_error
 from ..runs.machine import in_use, launch

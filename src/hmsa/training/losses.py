@@ -11,7 +11,7 @@ from torch import Tensor
 from ..config.recipe import Stage
 from ..data.labels import IGNORE
 from ..model import Output
-from ..model.heads import resize
+from ..model.fusion import resize
 from .rmi import binary_cross_entropy, region_mutual_information
 
 

@@ -1,4 +1,4 @@
-"""The rivals of hierarchical attention: what each makes of its scales, behind one interface."""
+"""The alternatives to hierarchical attention, behind one interface."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from hmsa.model import FUSIONS, ScaleOutput, average, build, maximum
-from hmsa.model.baselines import ExplicitAttention, onto, weighted
-from hmsa.model.heads import resize
-from hmsa.model.hmsa import Encoded
-from hmsa.runs.errors import InputError
+from hmsa.model.fusion import resize, weighted
+from hmsa.model.hmsa import Grid
+from hmsa.model.variants import ExplicitAttention
 
 SCALES = (0.5, 1.0, 2.0)
 
@@ -19,7 +18,7 @@ def network(fusion: str, **changes):
     model = build(fusion=fusion, classes=4, trunk="mobilenetv3_small_050", width=8, **changes)
     model.train()
     with torch.no_grad():
-        model(torch.rand(2, 3, 64, 64), SCALES)  # batch norms see something
+        model(torch.rand(2, 3, 64, 64), SCALES)  # for the batch norms
     return model
 
 
@@ -85,11 +84,11 @@ def test_pooling_has_no_idle_attention():
 class TestExplicit:
     def test_other_scales_are_refused(self):
         model = network("explicit")
-        with pytest.raises(InputError, match="made for scales 0.5,1,2, not for 0.5,1"):
+        with pytest.raises(ValueError, match="made for scales 0.5,1,2, not for 0.5,1"):
             model(torch.rand(1, 3, 32, 32), (0.5, 1.0))
 
     def test_needs_scale_one(self):
-        with pytest.raises(InputError, match="needs 1 among"):
+        with pytest.raises(ValueError, match="needs 1 among"):
             ExplicitAttention(2, scales=(0.5, 2), trunk="hrnet_w18_small", width=8)
 
     def test_a_scale_can_win_everywhere(self):
@@ -115,17 +114,16 @@ def test_features_of_padded_scales_meet_in_place():
 
     def ramp(size, padded):
         x = (torch.arange(padded // 4) + 0.5) * 4 / size  # 0..1 across the image
-        features = x.expand(1, 1, padded // 4, -1)
-        return Encoded(features, features, None, (padded, padded), (size, size))
+        return Grid(x.expand(1, 1, padded // 4, -1), (padded, padded), (size, size))
 
     fine, coarse = ramp(80, 96), ramp(40, 64)
-    met = onto(fine, coarse)[..., : 80 // 4]
+    met = coarse.onto(fine)[..., : 80 // 4]
     inner = slice(2, 18)
     torch.testing.assert_close(
-        met[..., 10, inner], fine.features[..., 10, :20][..., inner], atol=1e-5, rtol=0
+        met[..., 10, inner], fine.maps[..., 10, :20][..., inner], atol=1e-5, rtol=0
     )
 
 
 def test_unknown_fusion():
-    with pytest.raises(InputError, match="'sum' is not one of hierarchical, average, max"):
+    with pytest.raises(ValueError, match="'sum' is not one of hierarchical, average, max"):
         build(fusion="sum", classes=2)

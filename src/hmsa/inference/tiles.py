@@ -1,0 +1,276 @@
+"""The network over an image: each scale whole, in tiles, or only where a gate chooses.
+
+Tiles lie on the grid of the image at one scale, at multiples of the trunk's coarsest stride. Each
+is computed with a halo: the outer half of it is thrown away, over the inner half neighbours are
+blended. A network whose receptive field fits half the halo gives the same result as on the whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..model import HMSA
+from ..model.fusion import resize, wide
+from ..model.heads import interpolation
+from ..model.hmsa import Encoded, Grid, Size
+from ..runs.errors import InputError
+from .fold import Decision, Pass
+
+Range = tuple[int, int]  # start, stop
+Patch = tuple[Range, Range]  # rows, columns of pixels
+
+
+def doubt(coarser: Pass, size: Size) -> Tensor:
+    """Entropy of the fused result of these scales, in 0..1, `[1,1,*size]`."""
+    decision = Decision()
+    for classes in coarser.groups(coarser.model.classes):
+        decision.add(resize(coarser.fused(classes), size), entropy=True)
+    return decision.entropy()[:, None]
+
+
+def worth(coarser: Pass, size: Size) -> Tensor:
+    """Known weight times doubt: a finer scale changes labels only where both are high."""
+    return coarser.known_weight(size) * doubt(coarser, size)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Scales above 1 are computed only in those cells of an image where the mean of `judge` is
+    highest: in this share of the image, or wherever the mean is at least `threshold`; 0..1 both.
+
+    cell, halo: pixels of a cell's side, and around it, at the scale that is computed. A finer scale
+    is computed only inside what was computed of the coarser one.
+    """
+
+    share: float | None = None
+    threshold: float | None = None
+    cell: int = 128
+    halo: int = 32
+    judge: Callable[[Pass, Size], Tensor] = worth
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.share, self.threshold) if value is not None]
+        if len(given) != 1 or not 0 <= given[0] <= 1:
+            raise InputError(f"gate: {given} given; give either a share or a threshold, in 0..1")
+
+    def choose(self, coarser: Pass, size: Size, cell: int) -> Tensor:
+        """`[h,w]` bool: which cells of the image, `size` at this scale, to compute."""
+        samples = max(1, cell // 8)  # of a cell's side
+        sampled = math.ceil(size[0] * samples / cell), math.ceil(size[1] * samples / cell)
+        value, weight = (
+            F.avg_pool2d(judge(coarser, sampled), samples, ceil_mode=True)[0, 0].double().cpu()
+            for judge in (self.judge, Pass.known_weight)
+        )
+        counts = weight > 0  # elsewhere the finer scale would have no weight
+        if self.threshold is not None:
+            return counts & (value >= self.threshold)
+        assert self.share is not None
+        sides = [(n - torch.arange(0, n, cell)).clamp(max=cell) for n in size]
+        area = torch.outer(*sides).flatten()
+        order = value.where(counts, -1).flatten().argsort(descending=True, stable=True)
+        chosen = torch.zeros_like(area, dtype=torch.bool)
+        chosen[order[area[order].cumsum(0) <= self.share * area.sum() + 0.5]] = True
+        return counts & chosen.view(value.shape)
+
+
+class Tiling(NamedTuple):
+    """Pixels of a side that a tile is kept for, and of the halo around it, at every scale."""
+
+    side: int
+    halo: int
+
+
+def tiling(model: HMSA, tile: int, halo: int) -> Tiling:
+    """tile: pixels of a side, halo included. Raises InputError where too little would be kept."""
+    align = alignment(model)
+    halo = _up(halo, align)
+    side, least = (tile - 2 * halo) // align * align, max(align, halo)
+    if side < least:
+        raise InputError(
+            f"tile: {tile} pixels are too few for this network and a halo of {halo} on each side; "
+            f"give {2 * halo + least} or more, or a smaller halo"
+        )
+    return Tiling(side, halo)
+
+
+def alignment(model: HMSA) -> int:
+    """Pixels of which sides and halos of tiles are a multiple."""
+    return math.lcm(model.multiple, model.strides[1])
+
+
+def _up(pixels: int, align: int) -> int:
+    return -(-pixels // align) * align
+
+
+def merged(chosen: Tensor, cell: int, largest: int, padded: Size) -> list[Patch]:
+    """The chosen cells `[h,w]` of side `cell` as few rectangles of at most `largest` a side: the
+    less edge, the less halo."""
+    free, reach, patches = chosen.clone(), max(1, largest // cell), []
+    for top, left in chosen.nonzero().tolist():
+        if not free[top, left]:
+            continue
+        bottom, right = top + 1, left
+        while right < free.shape[1] and right - left < reach and free[top, right]:
+            right += 1
+        while bottom < len(free) and bottom - top < reach and free[bottom, left:right].all():
+            bottom += 1
+        free[top:bottom, left:right] = False
+        ends = [min(cell * end, n) for end, n in zip((bottom, right), padded, strict=True)]
+        patches.append(((cell * top, ends[0]), (cell * left, ends[1])))
+    return patches
+
+
+def blend(
+    whole: Tensor, patches: Sequence[Patch], make: Callable[[Patch], Tensor], padded: Size,
+    stride: int, halo: int,
+) -> int:  # fmt: skip
+    """Add patches to `whole`, the grid `[B,C,h,w]` of an image of `padded` pixels.
+
+    make: a patch with its halo -> its maps. Returns the number of pixels computed.
+    """
+    pixels = 0
+    for patch in patches:
+        axes = list(zip(patch, padded, strict=True))
+        rows, columns = ((max(0, a - halo), min(n, b + halo)) for (a, b), n in axes)
+        cells = [range(a // stride, math.ceil(b / stride)) for a, b in (rows, columns)]
+        down, across = (
+            _ramp(each, *axis, stride, halo) for each, axis in zip(cells, axes, strict=True)
+        )
+        part = whole[..., cells[0].start : cells[0].stop, cells[1].start : cells[1].stop]
+        part += make((rows, columns)) * torch.outer(down, across).to(whole)
+        pixels += (rows[1] - rows[0]) * (columns[1] - columns[0])
+    return pixels
+
+
+def _ramp(cells: range, kept: Range, side: int, stride: int, halo: int) -> Tensor:
+    """A patch's weight along one axis of `side` pixels. Those of neighbours of any size sum to 1:
+    each is a box of half a halo, run over the cells that the patch is kept for."""
+    width, middle = 2 * (halo // 2 // stride), torch.tensor(cells, dtype=torch.float64) + 0.5
+    ramp = torch.ones_like(middle)
+    if kept[0]:
+        ramp *= ((middle - kept[0] // stride) / width + 0.5).clamp(0, 1)
+    if kept[1] < side:
+        ramp *= ((math.ceil(kept[1] / stride) - middle) / width + 0.5).clamp(0, 1)
+    return ramp
+
+
+def window(model: HMSA, image: Tensor, scale: float, at: Patch) -> Tensor:
+    """Pixels of an image at one scale, `[B,3,h,w]`, normalised; beyond it its edge goes on."""
+    (height, width), _ = model.frame(image.shape[-2:], scale)
+    (top, bottom), (left, right) = at
+    beyond = (0, max(0, right - width), 0, max(0, bottom - height))
+    if (top, left) == (0, 0) and bottom >= height and right >= width:
+        pixels = resize(model.normalise(image), (height, width))
+    else:
+        rows, down = interpolation(image.shape[2], height, top, min(bottom, height))
+        columns, across = interpolation(image.shape[3], width, left, min(right, width))
+        pixels = across(down(model.normalise(image[..., rows, columns]), -2), -1)
+    return F.pad(pixels, beyond, "replicate")
+
+
+class Runner:
+    """Runs `model` over images `[B,3,H,W]`, coarse scales before fine ones.
+
+    context: what a contextual head knows of a larger image that this is a part of.
+    """
+
+    def __init__(
+        self,
+        model: HMSA,
+        image: Tensor,
+        tiling: Tiling | None = None,
+        gate: Gate | None = None,
+        context: Tensor | None = None,
+    ) -> None:
+        self.model, self.image, self.tiling, self.gate = model, image, tiling, gate
+        self.align = alignment(model)
+        self.known, self.context = context, context
+        self.pixels = self.all = 0  # that were computed, and those of all scales in full
+
+    def run(self, scales: Sequence[float]) -> Pass:
+        """scales ascending. Raises InputError for tiles or a gate where the network has none."""
+        model, size = self.model, (self.image.shape[2], self.image.shape[3])
+        known = model.tiles and model.attention is not None
+        if (self.tiling and not model.tiles) or (self.gate and not known):
+            raise InputError(
+                f"{model.fusion} fusion takes no gate{'' if model.tiles else ' and no tiles'}; "
+                "use a network with hierarchical attention"
+            )
+        if not model.tiles:
+            encoded = model.encode(self.image, scales)
+            logits = {scale: one.grid(wide(one.logits)) for scale, one in encoded.items()}
+            return Pass(model, size, logits, model.attention_grids(encoded))
+        found, attended = Pass(model, size, {}, {}), model.attended(list(scales))
+        for scale in scales:
+            found = self._with(found, scale, scale in attended)
+        return replace(found, cost=self.pixels / self.all, context=self.context)
+
+    def _with(self, found: Pass, scale: float, attended: bool) -> Pass:
+        """One scale more: whole, in tiles, or where the gate chooses."""
+        model, (size, padded) = self.model, self.model.frame(found.size, scale)
+        side, halo = self.tiling or Tiling(max(padded), 0)
+        cell, whole, gated = side, math.prod(padded), False
+        chosen = torch.ones([-(-n // side) for n in padded], dtype=torch.bool)
+        if self.gate and scale > 1 and found.logits:
+            by_gate = self.gate.choose(found, size, _up(self.gate.cell, self.align))
+            if gated := not bool(by_gate.all()):
+                chosen, halo = by_gate, _up(self.gate.halo, self.align)
+                cell = _up(self.gate.cell, self.align)
+        patches = merged(chosen, cell, side, padded)
+        self.all += whole
+        channels, stride = (model.classes, attended * model.maps, 1), model.strides[0]
+        if len(patches) == 1 and not gated:
+            maps, self.context = self._maps(scale, patches[0], attended, self.known)
+            self.pixels += whole
+        else:
+            grid, context = (math.ceil(n / stride) for n in padded), self._context()
+            maps = model.mean.new_zeros(len(self.image), sum(channels), *grid)
+
+            def make(at: Patch) -> Tensor:
+                return self._maps(scale, at, attended, context)[0]
+
+            self.pixels += blend(maps, patches, make, padded, stride, halo)
+        parts = maps.split(channels, 1)
+        logits, attention, share = (Grid(part.contiguous(), padded, size) for part in parts)
+        trust, computed = dict(found.attention), dict(found.computed)
+        if gated:
+            # The coarser scale stands in where nothing was computed, and is trusted fully there
+            last = max(found.logits)
+            there = share.maps > 0
+            rest = found.logits[last].onto(logits)
+            logits = logits._replace(maps=torch.where(there, logits.maps / share.maps, rest))
+            attention = attention._replace(maps=torch.where(there, attention.maps / share.maps, 1))
+            before = found.attention[last]
+            trust[last] = before._replace(maps=1 - (1 - before.maps) * share.onto(before))
+            computed[scale] = sum((b - a) * (d - c) for (a, b), (c, d) in patches) / whole
+        if attended:
+            trust[scale] = attention
+        return replace(
+            found, logits={**found.logits, scale: logits}, attention=trust, computed=computed
+        )
+
+    def _maps(
+        self, scale: float, at: Patch, attended: bool, context: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits, attention where it is needed, and ones, of a part of the image; the context."""
+        reading = self.model.see(window(self.model, self.image, scale, at), attended, context)
+        one = Encoded(reading.features if attended else None, reading.logits, None, (0, 0), (0, 0))
+        attention = self.model.attention_grids({scale: one}).values()
+        maps = [wide(reading.logits), *(wide(grid.maps) for grid in attention)]
+        return torch.cat([*maps, torch.ones_like(maps[0][:, :1])], 1), reading.context
+
+    def _context(self) -> Tensor | None:
+        """What the head knows of the whole image; if none was computed whole, from a low scale."""
+        if self.context is None and self.model.head.contextual:
+            assert self.tiling is not None
+            scale = (self.tiling.side + 2 * self.tiling.halo) / max(self.image.shape[-2:])
+            _, (height, width) = self.model.frame(self.image.shape[-2:], scale)
+            self.context = self._maps(scale, ((0, height), (0, width)), False, None)[1]
+        return self.context
