@@ -9,7 +9,6 @@ import torch
 
 from hmsa.runs.errors import InputError
 from hmsa.runs.machine import describe_machine, fast_bf16, launch, loader_processes, use_bf16
-from hmsa.runs.progress import Progress
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")

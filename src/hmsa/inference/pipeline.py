@@ -39,13 +39,13 @@ def flow(
 
     def advance() -> Iterator[tuple[Item, Exception | None]]:
         if reading:
-            item, size, arriving = reading.popleft()
-            given = arriving.result()
-            result = given if isinstance(given, Exception) else _attempt(work, given, InputError)
+            item, size, read_ahead = reading.popleft()
+            value = read_ahead.result()
+            result = value if isinstance(value, Exception) else _attempt(work, value, InputError)
             if isinstance(result, Exception):
                 yield item, result
             else:
-                writing.append((item, size, writers.submit(write, item, given, result)))
+                writing.append((item, size, writers.submit(write, item, value, result)))
         else:
             wait([writing[0][2]])
         while writing and writing[0][2].done():
@@ -64,8 +64,8 @@ def flow(
             yield from advance()
 
 
-def _attempt(call: Callable[[Any], Any], given: Any, error: type[Exception] = Exception) -> Any:
+def _attempt(call: Callable[[Any], Any], value: Any, error: type[Exception] = Exception) -> Any:
     try:
-        return call(given)
+        return call(value)
     except error as problem:
         return problem

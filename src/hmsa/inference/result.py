@@ -83,4 +83,4 @@ def as_array(image: Readable) -> NDArray[np.uint8]:
         return read_image(Path(image))
     if isinstance(image, Image.Image):
         return to_rgb(image)
-    return image if isinstance(image, np.ndarray) else image.read()
+    return image if isinstance(image, np.ndarray) else image.read(slice(None), slice(None))
