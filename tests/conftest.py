@@ -41,7 +41,7 @@ def hmsa(capsys):
     def run(*arguments: object) -> Ran:
         try:
             code = cli.run([str(a) for a in arguments])
-        except SystemExit as stop:  # argparse's own way out
+        except SystemExit as stop:
             code = int(stop.code or 0)
         return Ran(code, *capsys.readouterr())
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 
 import hmsa as package
+from hmsa import __main__ as cli
 
 
 def test_version(hmsa):
@@ -16,21 +18,53 @@ def test_version(hmsa):
     assert ran.out.strip() == f"hmsa {package.__version__}"
 
 
-VERBS = [
-    *("train", "evaluate", "autolabel", "review", "selftrain", "predict", "convert", "demo"),
-    *(f"data {what}" for what in ("scenes", "import", "check", "stats")),
-]
+VERBS = [*cli.VERBS, *(f"data {name}" for name in cli.DATA_VERBS)]
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_ends_in_a_command(hmsa, verb):
+def test_help_has_an_example(hmsa, verb):
     ran = hmsa(*verb.split(), "--help")
     assert ran.code == 0
     assert f"hmsa {verb}" in " ".join(ran.out.split("example:")[1].split())
 
 
+@pytest.mark.parametrize("group", ["", "data"])
+def test_the_overview_has_a_summary_of_each_verb(hmsa, group):
+    ran = hmsa(*group.split(), "--help")
+    assert ran.code == 0
+    for verb in cli.DATA_VERBS if group else cli.VERBS:
+        assert re.search(rf"^  {verb}: [A-Z]", ran.out, re.MULTILINE)
+
+
+LIGHT = """
+import contextlib, io, sys
+from hmsa.__main__ import run
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    code = run(sys.argv[1:])
+heavy = {"torch", "torchvision", "timm", "pyarrow", "numpy", "PIL", "lightning_fabric"}
+print(*sorted(heavy & sys.modules.keys()))
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", ["--help", "--version", "train --help", "data --help", "trian", "predict --sav x"]
+)
+def test_no_heavy_import_before_there_is_work(arguments):
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT, *arguments.split()],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == []
+
+
 MISTAKES = {
-    "unknown verb": (["segment"], "Unknown command"),
+    "unknown verb": (["trian"], 'Unknown command "trian". Did you mean "train"?'),
+    "unknown verb of data": (["data", "stat"], 'Did you mean "stats"?'),
+    "unknown option": (["predict", "x", "y", "-o", "z", "--sav", "npz"], "Did you mean --save?"),
+    "missing option": (["predict", "x", "y"], "--out"),
+    "out of range": (["predict", "x", "y", "-o", "z", "--budget", "3"], "--budget"),
     "missing config": (["train", "nowhere.yaml"], "no file nowhere.yaml"),
     "unknown key": (["train", "RECIPE", "--set", "joint.stepz=1"], "did you mean 'steps'"),
     "wrong type": (["train", "RECIPE", "--set", "joint.batch=many"], "joint.batch"),

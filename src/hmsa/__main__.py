@@ -6,6 +6,7 @@ Results go to stdout, logs to stderr. Exit codes: 0 done, 1 failure, 2 usage or 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -70,9 +71,6 @@ def _launch(
     debug: Annotated[Switch, Parameter(help="show where a failure happened")] = False,
 ) -> int:
     """Run one verb and show its outcome; returns the exit code."""
-    if not tokens or tokens[0].startswith("-"):
-        for name in VERBS:  # their summaries are shown
-            _APP[name]
     try:
         outcome = _APP(tokens, exit_on_error=False, print_error=False)
         return outcome.show(json) if isinstance(outcome, Outcome) else 0
@@ -95,10 +93,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Parse and run one command; returns the exit code."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        _import_summaries(tokens)
         return int(_APP.meta(tokens, exit_on_error=False, print_error=False) or 0)
     except CycloptsError as error:
         verb = " ".join(error.command_chain or ())
-        say(f"hmsa: {error}; see hmsa {verb}{' ' * bool(verb)}--help")
+        text = re.sub(r"(?<!\.)\.$", "", str(error))
+        say(f"hmsa: {text}; see hmsa {verb}{' ' * bool(verb)}--help")
         return 2
     except InputError as error:
         say(f"hmsa: {error}")
@@ -109,6 +109,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of stdout went away, such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _import_summaries(tokens: Sequence[str]) -> None:
+    """An overview of verbs shows the first line of each, so it imports them all."""
+    data = tokens[:1] == ["data"]
+    app, verbs = (_APP["data"], DATA_VERBS) if data else (_APP, VERBS)
+    if all(token.startswith("-") for token in tokens[data:]):
+        for name in verbs:
+            app[name]
 
 
 def main() -> NoReturn:

@@ -141,7 +141,7 @@ def test_another_size_is_refused_and_named(hmsa, files, picture, tmp_path):
     assert ran.code == 2
     assert f"{small}: " in ran.err
     assert "takes images of 75x101 (height x width), this one is 30x40" in ran.err
-    assert "--size dynamic" in ran.err
+    assert "without --size" in ran.err
     assert (tmp_path / "out" / "label" / "street.png").is_file(), "the rest is done"
 
 
@@ -151,7 +151,7 @@ def test_another_size_is_refused_and_named(hmsa, files, picture, tmp_path):
         (["--scales", "1,2"], "exported with scales [0.5, 1.0], not [1.0, 2.0]"),
         (["--flip"], "exported with flip False, not True"),
         (["--precision", "bf16"], "exported with precision fp32, not bf16"),
-        (["--panel"], "give the checkpoint"),
+        (["--save", "panel"], "give the checkpoint"),
         (["--save", "label,probabilities"], "give the checkpoint"),
         (["--save", "entropy"], "give the checkpoint"),
     ],
@@ -168,7 +168,7 @@ def test_what_is_not_in_the_graph(hmsa, files, picture, tmp_path, arguments, say
     [
         ("chain", ["-o", "net.bin"], "has to end in .onnx or .pt2"),
         ("chain", ["-o", "net.onnx", "--scales", "0.7,1"], "scale 0.7 is not exact"),
-        ("large", ["-o", "net.pt2", "--size", "dynamic"], "long edge of 120"),
+        ("large", ["-o", "net.pt2"], "long edge of 120"),
     ],
 )
 def test_what_cannot_be_exported(hmsa, checkpoints, tmp_path, monkeypatch, name, arguments, says):

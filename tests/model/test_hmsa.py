@@ -98,7 +98,6 @@ def test_refuses_what_is_no_scale(tiny, scales):
         tiny(torch.rand(1, 3, 32, 32), scales)
 
 
-@pytest.mark.xfail(reason="hmsa.py still imports checkpoint", strict=False)
 def test_the_folder_works_without_the_rest(tmp_path):
     """torch and timm are all that it needs."""
     shutil.copytree(Path(hmsa.model.__file__).parent, tmp_path / "lifted")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import suppress
 
 import pytest
 
@@ -189,26 +189,28 @@ def test_stamp_changes_with_the_file(tmp_path):
 
 
 HOLD = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from hmsa.runs import Run
 with Run(Path(sys.argv[1]), "predict", {}) as run:
-    FORK
+    if len(sys.argv) > 2:
+        os.fork()
     print("locked", flush=True)
     time.sleep(600)
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-@pytest.mark.parametrize("fork", ["pass", "import os; os.fork() or time.sleep(60) or os._exit(0)"])
+@pytest.mark.parametrize("fork", [False, True])
 def test_a_second_process_waits_for_the_first_to_end(tmp_path, fork):
     """Also where the first has left a child behind, such as a process that loads images."""
     first = subprocess.Popen(
-        [sys.executable, "-c", HOLD.replace("FORK", fork), tmp_path], stdout=subprocess.PIPE,
+        [sys.executable, "-c", HOLD, tmp_path, *["fork"] * fork], stdout=subprocess.PIPE,
         start_new_session=True,
     )  # fmt: skip
     try:
-        assert first.stdout.readline() == b"locked\n"
+        for _ in range(1 + fork):
+            assert first.stdout.readline() == b"locked\n"
         with pytest.raises(InputError, match="another process is writing") as error:
             Run(tmp_path, "predict", {}, overwrite=True)
         assert "\n" not in str(error.value)
@@ -216,9 +218,9 @@ def test_a_second_process_waits_for_the_first_to_end(tmp_path, fork):
         first.wait()
         Run(tmp_path, "predict", {}).close()
     finally:
-        with ExitStack() as stack:
-            stack.callback(first.stdout.close)
-            os.killpg(first.pid, signal.SIGKILL) if first.poll() is None or fork != "pass" else None
+        with suppress(ProcessLookupError):
+            os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
 
 
 WORK = """

@@ -192,7 +192,7 @@ class Exported:
             taken = show_size(self.size) if self.size else f"{LEAST}x{LEAST} or more"
             raise InputError(
                 f"{self.file} takes images of {taken} (height x width), this one is "
-                f"{show_size(size)}; export with --size dynamic, or resize the image"
+                f"{show_size(size)}; export without --size, or resize the image"
             )
         label, confidence = self._run(np.ascontiguousarray(image.transpose(2, 0, 1)[None]))
         return Prediction(label[0], confidence[0], palette=self.card.palette)

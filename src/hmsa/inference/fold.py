@@ -22,7 +22,7 @@ from ..model import HMSA, ScaleOutput, average, chain, effective_weights, maximu
 from ..model.fusion import known_weight, resize
 from ..model.hmsa import Grid, Size
 
-AT_ONCE = 1 << 22  # values of a group of classes at the finest scale
+AT_ONCE = 1 << 21  # values of a group of classes at the finest scale
 ROWS = 64  # of a band
 
 

@@ -28,8 +28,7 @@ def flow(
 
     `read` and `write` run on `threads` threads each, on one in the order of the items; `work` runs
     here. Between reading and having written are at most 2 * threads items whose costs sum to at
-    most `room`, or one item. Any other error ends everything, after what is being written is
-    complete.
+    most `room`, or one item. Other errors end everything once what is being written is complete.
     """
     reading: deque[tuple[Item, int, Future[Any]]] = deque()
     writing: deque[tuple[Item, int, Future[None]]] = deque()
@@ -40,13 +39,13 @@ def flow(
 
     def advance() -> Iterator[tuple[Item, Exception | None]]:
         if reading:
-            item, size, arriving = reading.popleft()
-            given = arriving.result()
-            result = given if isinstance(given, Exception) else _attempt(work, given, InputError)
+            item, size, read_ahead = reading.popleft()
+            value = read_ahead.result()
+            result = value if isinstance(value, Exception) else _attempt(work, value, InputError)
             if isinstance(result, Exception):
                 yield item, result
             else:
-                writing.append((item, size, writers.submit(write, item, given, result)))
+                writing.append((item, size, writers.submit(write, item, value, result)))
         else:
             wait([writing[0][2]])
         while writing and writing[0][2].done():
@@ -65,8 +64,8 @@ def flow(
             yield from advance()
 
 
-def _attempt(call: Callable[[Any], Any], given: Any, error: type[Exception] = Exception) -> Any:
+def _attempt(call: Callable[[Any], Any], value: Any, error: type[Exception] = Exception) -> Any:
     try:
-        return call(given)
+        return call(value)
     except error as problem:
         return problem

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..checkpoint.files import fingerprint
 from ..config.options import Inference
 from ..data.images import SUFFIXES, OpenImage, open_image, read_size
 from ..runs import InputError, Outcome, Progress, Run, stamp, sweep
+from ..runs.errors import as_input_error
 from . import video
 from .export import OPEN, Exported
 from .pipeline import flow
@@ -25,12 +26,7 @@ _ROOM = 32 << 20  # pixels read and not yet written: some hundred MiB beside the
 
 
 def predict(
-    source: Path,
-    paths: Sequence[str],
-    out: Path,
-    save: Sequence[str],
-    inference: Inference,
-    overwrite: bool,
+    source: Path, paths: list[str], out: Path, save: list[str], options: Inference, overwrite: bool
 ) -> Outcome:
     """Write what is in `save`, some of `KINDS`, for each image, and the overlay of each video.
 
@@ -41,12 +37,12 @@ def predict(
     videos = {name for name, file in found.items() if file.suffix.lower() in video.SUFFIXES}
     if videos:
         video.pyav()  # better refused now than after hours
-    exported = Exported(source, **vars(inference)) if source.suffix in OPEN else None
-    predictor: Any = exported or Predictor.load(source, **vars(inference))
+    exported = Exported(source, **vars(options)) if source.suffix in OPEN else None
+    predictor: Any = exported or Predictor.load(source, **vars(options))
     card = exported.card if exported else predictor.model.card
-    writer = Writer(out, save, card, inference.scales or card.scales)
+    writer = Writer(out, save, card, options.scales or card.scales)
     if exported and any(writer.needs.values()):
-        raise InputError(f"{source} has label and confidence only; give the checkpoint")
+        raise InputError(f"{source} has label and confidence only; for others give the checkpoint")
     settings = predictor.settings | {"checkpoint": fingerprint(source), "save": writer.save}
     stamps = {file: stamp(file) for file in found.values()}
 
@@ -90,7 +86,7 @@ def _named(file: Path, problem: Exception) -> str:
     return str(problem) if str(file) in str(problem) else f"{file}: {problem}"
 
 
-def find_images(paths: Sequence[str], out: Path | None = None) -> dict[str, Path]:
+def find_images(paths: list[str], out: Path | None = None) -> dict[str, Path]:
     """Images and videos by the name of their results: the path below the folder, or as in the
     list, without suffix. Results of prediction in `out` are left out.
 
@@ -126,10 +122,8 @@ def _is_image(file: Path, out: Path | None) -> bool:
 
 def _listed(file: Path) -> Iterator[tuple[PurePath, Path]]:
     """The images of a list: one path a line, relative to the list; # begins a comment."""
-    try:
+    with as_input_error(f"{file} is not a readable list in UTF-8"):
         lines = file.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is not a readable list in UTF-8: {error}") from None
     for number, line in enumerate(map(str.strip, lines), 1):
         if line and not line.startswith("#"):
             path = PurePath(line)

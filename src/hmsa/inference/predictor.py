@@ -273,9 +273,8 @@ class Predictor:
 
 def _pixels(image: Pixels) -> Tensor | OpenImage:
     """`[1,3,H,W]`, uint8 or float; a very large `OpenImage` is read later, part by part."""
-    held = isinstance(image, Path | str | Image.Image | np.ndarray | Tensor)
-    if not held and math.prod(image.size) > _BLOCK**2:  # type: ignore[union-attr, arg-type]
-        return image  # type: ignore[return-value]
+    if isinstance(image, OpenImage) and math.prod(image.size) > _BLOCK**2:
+        return image
     array = image if isinstance(image, Tensor) else as_array(image)
     kind, axis = str(array.dtype).removeprefix("torch."), 0 if isinstance(array, Tensor) else 2
     kinds = ("uint8", "float16", "bfloat16", "float32", "float64") if axis == 0 else ("uint8",)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..data.images import OpenImage, read_image, to_rgb
 from ..data.labels import spread
-from ..report.pictures import overlay, palette_png
+from ..report.pictures import palette_png
 from ..runs import InputError, replace
 
 Readable = Path | str | Image.Image | NDArray[np.uint8] | OpenImage
@@ -21,16 +21,14 @@ Readable = Path | str | Image.Image | NDArray[np.uint8] | OpenImage
 
 @dataclass(frozen=True)
 class Prediction:
-    """Maps of one image; those from `single` to `weights` only with `detail`."""
+    """Maps of one image; `single` to `weights` with `detail` only, no weights with fusion max."""
 
     label: NDArray[np.uint8]  # [H,W] class indices
     confidence: NDArray[np.uint8]  # [H,W] floor(255 * softmax maximum)
     single: dict[float, NDArray[np.uint8]] = field(default_factory=dict)  # scale -> its own label
     pooled: dict[str, NDArray[np.uint8]] = field(default_factory=dict)  # "average", "max" -> label
-    # "plain", "mirrored" -> label of each pass alone, where there were both
-    flips: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
-    # scale -> [H,W], 0..1; empty for a network that pools by maximum, where no scale has a weight
-    weights: dict[float, NDArray[np.float32]] = field(default_factory=dict)
+    flips: dict[str, NDArray[np.uint8]] = field(default_factory=dict)  # plain, mirrored -> label
+    weights: dict[float, NDArray[np.float32]] = field(default_factory=dict)  # scale -> [H,W] 0..1
     probabilities: NDArray[np.float16] | None = None  # [K,H,W]
     entropy: NDArray[np.uint8] | None = None  # [H,W] floor(255 * entropy / log K)
     computed: dict[float, float] = field(default_factory=dict)  # scale -> share, behind a gate
@@ -48,7 +46,8 @@ class Prediction:
         if pixels.shape[:2] != self.label.shape:
             sizes = f"image {pixels.shape}, label {self.label.shape}"
             raise InputError(f"overlay: {sizes}; give the image that was predicted")
-        return Image.fromarray(overlay(pixels, self.label, self.colours, alpha))
+        tint = palette_png(self.label, self.colours).convert("RGB")
+        return Image.blend(Image.fromarray(pixels), tint, alpha)
 
     def save(self, file: Path | str) -> None:
         """Write the label as a .png (palette, class indices), or all maps as .npz."""
@@ -84,4 +83,4 @@ def as_array(image: Readable) -> NDArray[np.uint8]:
         return read_image(Path(image))
     if isinstance(image, Image.Image):
         return to_rgb(image)
-    return image if isinstance(image, np.ndarray) else image.read()
+    return image if isinstance(image, np.ndarray) else image.read(slice(None), slice(None))

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from ..config.options import Chain, Checkpoint, Flag, Inference, Names, Out, height_width, parsed_by
+from ..config.options import Chain, Checkpoint, Flag, Inference, Names, Out, Size
 from ..runs import Outcome
-
-
-def graph_size(text: str) -> tuple[int, int] | None:
-    """`512x1024` as height and width; None, any size, for `dynamic`."""
-    return None if text == "dynamic" else height_width(text)
 
 
 def predict(
@@ -35,7 +30,7 @@ def predict(
 
     if not paths:
         raise InputError("predict: no images given; name files, folders, globs or .txt lists")
-    return work(checkpoint, paths, out, save, inference, overwrite)
+    return work(checkpoint, list(paths), out, save, inference, overwrite)
 
 
 def export(
@@ -43,8 +38,8 @@ def export(
     /,
     *,
     out: Annotated[Out, Parameter(help="file to write: .onnx, or .pt2 for torch")],
-    size: Annotated[Any, parsed_by(graph_size), Parameter(
-        help="HEIGHTxWIDTH, the one size of images that it takes; default: dynamic, any")] = None,
+    size: Annotated[Size | None, Parameter(
+        help="HEIGHTxWIDTH, the one size of images that it takes; default: any")] = None,
     chain: Chain = Chain(),
 ) -> Outcome:  # fmt: skip
     """Write a network and its scales as one ONNX or torch file.

@@ -5,8 +5,6 @@ Needs PyAV, the extra `video`.
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runs import InputError, Progress, replace
+from ..runs.folder import DISK_FULL
 
 # Suffix and container of what is written: Matroska where the source's cannot hold H.264
 SUFFIXES = {
@@ -42,8 +41,8 @@ def redraw(source: Path, target: Path, draw: Callable[[NDArray[np.uint8]], Any])
                 replace(target, lambda file: _redraw(file, container, taken, first, draw, progress))
         return progress.done
     except av.error.FFmpegError as error:
-        if error.errno == errno.ENOSPC:  # of the target
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+        if error.errno in DISK_FULL:  # an OSError, too
+            raise
         reason = error.strerror or error
         raise InputError(f"{source} cannot be decoded ({reason}); replace or remove it") from None
 

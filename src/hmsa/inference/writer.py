@@ -24,16 +24,16 @@ from .result import Prediction, save_npz
 from .video import SUFFIXES
 
 Bytes = NDArray[np.uint8]
+_Plan = dict[Path, Callable[[Path], Any]]
 
 KINDS = (  # each is written into a folder of this name
     "label", "overlay", "confidence", "weights", "panel", "npz", "rle", "probabilities",
     "entropy", "geotiff",
 )  # fmt: skip
 _ROWS, _CELL, _OVERLAY = 1 << 21, 1 << 21, 1 << 26  # pixels: drawn at once; at most in an image
-_SIDE, _JPEG_SIDE = 1024, 65500  # pixels: at least of a map in a panel; at most of a JPEG
+_SIDE, _JPEG = 1024, 65500  # pixels: at least of a map in a panel; at most of a JPEG
 _TILE = 512  # side of the tiles of a GeoTIFF
 _DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".jpg": "JPEG"}  # else the suffix is the name
-_ORIENTATION = 0x0112  # EXIF tag
 
 
 class Writer:
@@ -70,9 +70,7 @@ class Writer:
         for file, write in self._plan(name, source, image, made).items():
             replace(file, write)
 
-    def _plan(
-        self, name: str, source: Any = None, image: Any = None, made: Any = None
-    ) -> dict[Path, Callable[[Path], Any]]:
+    def _plan(self, name: str, source: Any = None, image: Any = None, made: Any = None) -> _Plan:
         """What writes each file; nothing large exists before that is called."""
         plan: dict[str, Callable[[Path], Any]] = {
             f"label/{name}.png": lambda file: made.write_png(file),
@@ -122,13 +120,9 @@ def _overlay(image: OpenImage, made: Prediction, most: int) -> Bytes:
 
 
 def _drawn(image: OpenImage, most: int, draw: Callable[[Bytes, slice], Bytes]) -> Bytes:
-    """`draw(pixels [h,W,3], rows)` of some rows at a time; reduced by a whole factor where the
-    result would have more than `most` pixels, or a side longer than JPEG has.
-    """
+    """`draw(pixels [h,W,3], rows)` by bands; reduced, by a whole factor, to `most` and to JPEG."""
     height, width = image.size
-    by = max(
-        1, math.ceil(math.sqrt(height * width / most)), math.ceil(max(image.size) / _JPEG_SIDE)
-    )
+    by = max(1, math.ceil(math.sqrt(height * width / most)), math.ceil(max(image.size) / _JPEG))
     step = max(1, _ROWS // width // by) * by
     bands = [slice(top, min(top + step, height)) for top in range(0, height, step)]
     drawn = (draw(image.read(rows), rows) for rows in bands)
@@ -187,7 +181,7 @@ def _georeferenced(module: Any, source: Path, size: tuple[int, ...]) -> Any:
     """`source` open in rasterio; None where it cannot tell the place of the upright pixels."""
     with suppress(InputError, OSError):
         with nullcontext() if is_raster(source) else open_pillow(source) as image:
-            upright = image is None or image.getexif().get(_ORIENTATION, 1) == 1
+            upright = image is None or image.getexif().get(0x0112, 1) == 1  # orientation
         suffix = source.suffix.lower()
         origin = module.open(source, driver=_DRIVERS.get(suffix, suffix[1:].upper()))
         if upright and origin.shape == size:

@@ -21,7 +21,7 @@ from .errors import InputError
 from .files import replace, sweep
 
 MEND = "name another folder, or start again with --overwrite"
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # only writing raises these
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # only writing raises these
 
 
 class Run:
@@ -103,7 +103,7 @@ class Run:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.close()
-        if isinstance(error, OSError) and error.errno in _DISK:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise _cannot_write(self.folder, error) from error
 
     def close(self) -> None:
