@@ -48,11 +48,11 @@ from hmsa.evaluation.verbs import evaluate
 from hmsa.labelling.autolabel import autolabel
 from hmsa.labelling.folder import SPLIT
 from hmsa.report.pictures import colorize, panel
-from hmsa.runs.errors import InputError
+from hmsa.runs.errors import InputError, Interrupted
 from hmsa.runs.files import replace
 from hmsa.runs.machine import best_device, describe_machine, keep_memory
 from hmsa.runs.progress import say
-from hmsa.training.train import Interrupted, train
+from hmsa.training.train import train
 
 RECIPE = """
 model: {trunk: hrnet_w18_small, width: 64}

@@ -67,7 +67,7 @@ def test_same_logits_as_the_official_code(hmsa, state, tmp_path):
     Image.new("RGB", (60, 40), (90, 120, 150)).save(tmp_path / "photo.jpg")
     ran = hmsa("predict", out, tmp_path / "photo.jpg", "-o", tmp_path / "out", "--scales", "1")
     assert ran.code == 0, ran.err
-    written = np.array(Image.open(tmp_path / "out" / "labels" / "photo.png"))
+    written = np.array(Image.open(tmp_path / "out" / "label" / "photo.png"))
     seen = Predictor.load(out, (1.0,))(tmp_path / "photo.jpg")
     assert (written == seen.label).all()
 

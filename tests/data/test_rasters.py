@@ -95,8 +95,9 @@ def test_a_window_is_a_part_of_the_whole(tmp_path_factory, data):
             rows, cols = data.draw(windows(size))
             np.testing.assert_array_equal(picture.read(rows, cols), whole[rows, cols])
     pillow = without_rasterio(file)
-    if pillow is None or (count > 2 and options.get("interleave") == "band" and not in_colors):
-        return  # of bands apart that are not said to be colours, Pillow shows the first alone
+    apart = count > 2 and options.get("interleave") == "band"
+    if pillow is None or (apart and (not in_colors or dtype == "uint16")):
+        return  # Pillow shows the first of separate bands alone, and mixes up those of 16 bits
     if dtype == "uint16" and count > 2 and values.max() < 256:
         assert not pillow.any(), "its high bytes; the low ones are lost to Pillow"
     else:

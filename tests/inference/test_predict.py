@@ -171,7 +171,7 @@ class TestRasters:
         assert "1 image(s) labelled" in ran.err
         ran = hmsa(*arguments, "--save", "label,geotiff")
         assert ran.code == 2
-        assert 'GeoTIFF needs rasterio: pip install "hmsa[geo]"' in ran.err
+        assert 'GeoTIFF needs rasterio, which is missing: pip install "hmsa[geo]"' in ran.err
 
     def test_a_damaged_one_does_not_stop_the_rest(self, hmsa, trained, raster, tmp_path):
         (raster.parent / "cut.tif").write_bytes(raster.read_bytes()[:30000])

@@ -132,7 +132,7 @@ def slow(teacher, weights, inference, options, alive=None, poison=None):
                 file.write(f"{len(image)} ")
             if len(image) == poison:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().__call__(image, detail)
+            return super().__call__(image, detail=detail)
 
     return Labeller(Slow.load(teacher, (1,), "fp32", device="cpu"), **options)
 

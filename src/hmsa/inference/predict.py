@@ -5,14 +5,15 @@ from __future__ import annotations
 import glob
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from ..checkpoint.files import fingerprint
+from ..checkpoint.files import GateCurve, fingerprint
 from ..config.options import Inference
 from ..data.images import SUFFIXES, OpenImage, open_image, read_size
-from ..runs import InputError, Outcome, Progress, Run, stamp, sweep
+from ..model.pretrained import Card
+from ..runs import InputError, Outcome, Progress, Run, say, stamp, sweep
 from ..runs.errors import as_input_error
 from . import video
 from .export import OPEN, Exported
@@ -40,6 +41,8 @@ def predict(
     exported = Exported(source, **vars(options)) if source.suffix in OPEN else None
     predictor: Any = exported or Predictor.load(source, **vars(options))
     card = exported.card if exported else predictor.model.card
+    if exported is None and predictor.gate and predictor.gate.share is not None:
+        say(_expected(card, predictor.scales, predictor.gate.share))
     writer = Writer(out, save, card, options.scales or card.scales)
     if exported and any(writer.needs.values()):
         raise InputError(f"{source} has label and confidence only; for others give the checkpoint")
@@ -80,6 +83,18 @@ def predict(
     before = f" ({kept} of them before)" if kept else ""
     note = f"{count} image(s) labelled in {out}{before}, {len(problems)} could not be read"
     return Outcome(notes=[note], problems=problems)
+
+
+def _expected(card: Card, scales: Sequence[float], share: float) -> str:
+    """What `hmsa gate` measured for this budget."""
+    curve = GateCurve(**card.gate) if card.gate else None
+    if curve is None or curve.scales != list(scales):
+        return f"budget {share:g}: its cost was not measured yet; hmsa gate measures it"
+    then, full = curve.at(share), curve.at(1.0)
+    return (
+        f"budget {share:g}: {then.cost:.0%} of the work; on {curve.dataset}, {curve.split}, "
+        f"{then.miou:.1%} mIoU against {full.miou:.1%}, {then.agreement:.1%} of the labels the same"
+    )
 
 
 def _named(file: Path, problem: Exception) -> str:
