@@ -36,8 +36,9 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 from hmsa.checkpoint.files import fingerprint
-from hmsa.config import recipe as config
 from hmsa.config.options import Inference, Rules
+from hmsa.config.reading import read
+from hmsa.config.recipe import Recipe
 from hmsa.data.coarse import Coarse
 from hmsa.data.datasets import Dataset, Pair, open_dataset
 from hmsa.data.descriptions import describe
@@ -141,11 +142,10 @@ class Proof:
             share = round(rest / (fit + rest), 3)  # every picture as often as any other
             extra = extra | {"share": share, "boost": list(self.content["names"])}
             content["sampling"] |= {"confidence": sure, "extra": [extra]}
-        content = config.changed(content, self.changes)
         file, out = self.folder / f"{name}.yaml", self.folder / name
         replace(file, lambda temporary: temporary.write_text(yaml.safe_dump(content)))
         say(f"--- {name}: hmsa train {file} --out {out} --resume")
-        recipe = config.read(config.Recipe, file)
+        recipe = read(Recipe, file, self.changes)
         train(recipe, out, self.yaml, pictures=None, resume=True, near=self.folder)
         return out
 

@@ -9,7 +9,6 @@ from PIL import Image
 
 from hmsa import Predictor
 from hmsa.data.images import OpenImage
-from hmsa.inference.tiles import Tiling
 from hmsa.model import HMSA
 from hmsa.runs.errors import InputError
 
@@ -234,7 +233,7 @@ class TestTiles:
         predictor.tile = None
         assert predictor._tiling(4000 * 6000) is None
         predictor.tile = 512
-        assert predictor._tiling(400 * 600) == Tiling(256, 128)
+        assert predictor._tiling(400 * 600) == (256, 128)
 
     def test_a_tiled_picture_is_labelled_like_the_whole(self, predictor):
         picture = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
