@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hmsa.data.images import pictures_below, read_image
+from hmsa.data.images import images_below, read_image
 from hmsa.data.labels import LabelSet, spread
 from hmsa.inference.predictor import Prediction, Predictor
 from hmsa.labelling import labelling
@@ -158,7 +158,7 @@ def stored(camvid: Path, teacher: Path) -> dict[str, float]:
 def cores(camvid: Path, teacher: Path) -> dict[str, float]:
     """Milliseconds of a core per million pixels of real pictures, beside the network."""
     predictor, spent, pixels = Predictor.load(teacher), Counter[str](), 0
-    for file in pictures_below(camvid / "val" / "images")[:6]:
+    for file in images_below(camvid / "val" / "images")[:6]:
         began = time.process_time()
         image = read_image(file)
         spent["decode"] += time.process_time() - began
@@ -214,7 +214,7 @@ def main() -> None:
     for count in options.counts:
         with tempfile.TemporaryDirectory() as folder:
             generate(Path(folder), count)
-            assert len(pictures_below(Path(folder))) == count
+            assert len(images_below(Path(folder))) == count
             found["overhead"][count] = {}
             for way in options.ways:
                 command = [sys.executable, __file__, "--only", way, "--images", folder]

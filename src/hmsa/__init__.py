@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from .runs import InputError
 
 _PLACES = {
-    "HMSA": "model",
+    "HMSA": "checkpoint.networks",  # which lets it rebuild networks of other libraries
     "InputError": "runs",
     "Predictor": "inference.predictor",
-    "ScaleAttention": "model",
+    "ScaleAttention": "checkpoint.networks",
     "Prediction": "inference.result",
     "fuse": "model",
 }

@@ -62,6 +62,8 @@ def _app() -> App:
     app.command(data)
     app.register_install_completion_command()
     app.meta.default(_launch)
+    # `run` says how to go on after Ctrl-C
+    app.suppress_keyboard_interrupt = app.meta.suppress_keyboard_interrupt = False
     return app
 
 

@@ -1,8 +1,8 @@
-"""A file is looked at once; what was seen stands until it changes."""
+"""A file is decoded once; its facts stand until it changes."""
 
 from __future__ import annotations
 
-import time
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from hmsa.check import scan as looking
-from hmsa.check.check import plan
-from hmsa.check.scan import File, Memory, look, scan
+from hmsa.check import scan as module
+from hmsa.check.check import check
+from hmsa.data.labels import LabelSet
 
 LABEL = np.array([[0, 1, 2, 255], [2, 2, 1, 0]], np.uint8)
 
@@ -23,88 +23,108 @@ def train(path) -> Path:
     return path.parent / "pictures" / "train"
 
 
-@given(arrays(np.int64, (3, 7), elements=st.integers(-3, 2**24)))
-def test_values_are_counted(raw):
+@given(arrays(np.int64, (3, 7), elements=st.integers(0, 65535)))
+def test_values_are_counted(tmp_path_factory, raw):
+    file = tmp_path_factory.mktemp("label") / "a.png"
+    Image.fromarray(raw.astype(np.uint16)).save(file)
     values, counts = np.unique(raw, return_counts=True)
-    expected = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    found = looking._count(raw)
-    assert found == expected
+    found = module.scan_file(file, LabelSet(("one",), ((0, 0, 0),), (1,))).values
+    assert found == dict(zip(values.tolist(), counts.tolist(), strict=True))
     assert list(found.values()) == sorted(found.values(), reverse=True)
 
 
 @pytest.fixture
-def looked(monkeypatch):
+def decoded(monkeypatch):
     """Names of the files that were really read."""
-    names = []
+    names, scan_file = [], module.scan_file
 
-    def counted(file: File):
-        time.sleep(0.001)  # as a real picture would take
-        names.append(file.path.name)
-        return look(file)
+    def counted(path, labels=None):
+        names.append(path.name)
+        return scan_file(path, labels)
 
-    monkeypatch.setattr(looking, "look", counted)
+    monkeypatch.setattr(module, "scan_file", counted)
     return names
 
 
-def run(path, stop=None):
-    found = plan(path)
-    with Memory(found.root) as memory:
-        run = scan(found.files(), memory)
-        seen = [next(run) for _ in range(stop)] if stop else list(run)
-        run.close()
-    return {file.path: each for file, each in seen}
+def run(path):
+    return check(path, compare=False).scans
 
 
-def test_a_second_run_reads_nothing_and_says_the_same(folder_dataset, looked):
+def test_a_second_run_reads_nothing_and_says_the_same(folder_dataset, decoded):
     path = folder_dataset({"a": LABEL, "b": LABEL})
     first = run(path)
-    assert sorted(looked) == ["a.jpg", "a.png", "b.jpg", "b.png"]
+    assert sorted(decoded) == ["a.jpg", "a.png", "b.jpg", "b.png"]
     assert run(path) == first
-    assert len(looked) == 4
+    assert len(decoded) == 4
 
 
-def test_a_changed_file_is_read_again(folder_dataset, looked):
+def test_a_changed_file_is_read_again(folder_dataset, decoded):
     path = folder_dataset({"a": LABEL, "b": LABEL})
     run(path)
-    looked.clear()
+    decoded.clear()
     Image.fromarray(LABEL[:, :3]).save(train(path) / "labels" / "a.png")
-    seen = run(path)
-    assert looked == ["a.png"]
-    assert seen[train(path) / "labels" / "a.png"].size == (2, 3)
+    scans = run(path)
+    assert decoded == ["a.png"]
+    assert scans[train(path) / "labels" / "a.png"].size == "3x2"
 
 
-def test_another_encoding_is_another_look(folder_dataset, looked):
+def test_another_encoding_is_another_scan(folder_dataset, decoded):
     run(folder_dataset({"a": LABEL}))
-    looked.clear()
+    decoded.clear()
     run(folder_dataset({"a": LABEL}, encoding="rgb", ignore=[]))
-    assert "a.png" in looked
+    assert "a.png" in decoded
 
 
-def test_a_stopped_run_goes_on(folder_dataset, looked):
-    path = folder_dataset({f"{i:03}": LABEL for i in range(200)})
-    run(path, stop=100)
-    begun = len(looked)
-    assert 100 <= begun < 400  # those that had not been begun were called off
-    looked.clear()
-    assert len(run(path)) == 400
-    assert len(looked) == 300
+def test_a_stopped_run_goes_on(folder_dataset, decoded, monkeypatch):
+    path = folder_dataset({f"{i:03}": LABEL for i in range(100)})
+    counted, go_on = module.scan_file, threading.Event()
+
+    def scan_file(path, labels):
+        if len(decoded) > 50:
+            go_on.wait()
+        return counted(path, labels)
+
+    def stop(progress):
+        if len(decoded) > 50:
+            go_on.set()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "scan_file", scan_file)
+        patched.setattr(module.Progress, "advance", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(path)
+    begun = len(decoded)
+    assert 50 < begun < 200  # files that had not been begun were called off
+    decoded.clear()
+    assert len(run(path)) == 200
+    assert len(decoded) == 200 - begun
 
 
-def test_a_home_that_cannot_be_written_costs_the_memory_only(
-    folder_dataset, looked, tmp_path, monkeypatch
+def test_a_killed_run_goes_on(folder_dataset, decoded, cache):
+    path = folder_dataset({"a": LABEL, "b": LABEL})
+    first = run(path)
+    (done,) = cache.rglob("scan.jsonl")
+    done.write_bytes(done.read_bytes()[:-9])  # killed in the middle of writing a line
+    decoded.clear()
+    assert run(path) == first
+    assert len(decoded) == 1
+
+
+def test_a_cache_that_cannot_be_used_costs_the_memory_only(
+    folder_dataset, decoded, tmp_path, monkeypatch
 ):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     path = folder_dataset({"a": LABEL})
     assert run(path) == run(path)
-    assert len(looked) == 4
+    assert len(decoded) == 4
 
 
 def test_a_file_that_goes_away_meanwhile_stops_nothing(folder_dataset):
     path = folder_dataset({"a": LABEL})
-    found = plan(path)
-    (train(path) / "images" / "a.jpg").unlink()
-    with Memory(found.root) as memory:
-        seen = {file.path.name: each for file, each in scan(found.files(), memory)}
-    assert "a.jpg cannot be decoded" in seen["a.jpg"].broken
-    assert seen["a.png"].size == (2, 4)
+    image, label = train(path) / "images" / "a.jpg", train(path) / "labels" / "a.png"
+    image.unlink()
+    scans = module.scan(path.parent, {image: None, label: LabelSet(("one",), ((0, 0, 0),), (1,))})
+    assert "a.jpg cannot be decoded" in scans[image].broken
+    assert scans[label].size == "4x2"

@@ -123,7 +123,7 @@ class TestSplits:
             Image.fromarray(LABEL).save(tmp_path / "pictures" / folder / "b.png")
         assert [p.name for p in open_dataset(path, "train").pairs] == ["a", "b"]
         Image.fromarray(LABEL).save(tmp_path / "pictures" / "more" / "a.png")
-        with pytest.raises(InputError, match="images/a.jpg and .*more/a.png share one name"):
+        with pytest.raises(InputError, match="images/a.jpg and .*more/a.png have the same name"):
             open_dataset(path, "train")
 
     def test_a_picture_that_says_last_how_it_lies(self, folder_dataset, tmp_path):
@@ -187,9 +187,13 @@ class TestConfidence:
     @pytest.mark.parametrize(
         ("values", "name", "says"),
         [
-            (VALUES, "b_sure.png", r"1 label\(s\) without confidence, such as .*a.png"),
-            (VALUES[:1], "a_sure.png", r"a_sure.png is a L picture of 4x1.*\(4x2\)"),
-            (VALUES.astype(np.uint16), "a_sure.png", "is a I;16 picture.*8 bits"),
+            (VALUES, "b_sure.png", r"1 file\(s\) without confidence, such as .*a.png"),
+            (
+                VALUES[:1],
+                "a_sure.png",
+                r"a_sure.png must have .* the size of .*, not \(1, 4\) of uint8",
+            ),
+            (VALUES.astype(np.uint16), "a_sure.png", "must have one channel of 8 bits.* of uint16"),
         ],
     )
     def test_mistakes(self, sure, values, name, says):
@@ -199,7 +203,7 @@ class TestConfidence:
     def test_no_folder(self, folder_dataset):
         split = {"images": "train/images", "labels": "train/labels", "confidence": "nowhere"}
         path = folder_dataset({"a": LABEL}, splits={"train": split})
-        with pytest.raises(InputError, match="1 label.* without confidence, .*nowhere or"):
+        with pytest.raises(InputError, match=r"1 file\(s\) without confidence"):
             open_dataset(path, "train")
 
     def test_a_class_by_a_wrong_name(self, folder_dataset):
@@ -234,7 +238,7 @@ def spoil(path, how):
         ("no image", r"1 file\(s\) without image, such as .*a.png"),
         ("size", r"a.jpg is 5x2 but .*a.png is 4x2"),
         ("empty", "the split is empty"),
-        ("twice", "share one name"),
+        ("twice", "have the same name"),
         ("broken", "a.jpg"),
     ],
 )
@@ -282,11 +286,11 @@ def test_colour_outside_the_palette(folder_dataset):
         ({"encoding": "rgb", "palette": None}, "train", "needs a palette"),
         ({"encoding": "rgb", "ignore": [7]}, "train", "needs colours"),
         ({"encodng": "rgb"}, "train", "unknown key 'encodng'; did you mean 'encoding'"),
-        ({"names": []}, "train", "0 classes"),
-        ({"names": ["a", "b", "a"]}, "train", "'a' twice"),
-        ({"palette": [[0, 0, 0], [1, 2, 300], [4, 4, 4]]}, "train", "palette.*300 came"),
+        ({"names": []}, "train", "at least 1 item"),
+        ({"names": ["a", "b", "a"]}, "train", r"\['a'\] twice"),
+        ({"palette": [[0, 0, 0], [1, 2, 300], [4, 4, 4]]}, "train", "palette.*not 300"),
         ({"encoding": "rgb", "palette": [[9, 9, 9]] * 3, "ignore": []}, "train", "one colour"),
-        ({"ignore": [2]}, "train", r"also a class \(2\)"),
+        ({"ignore": [2]}, "train", r"also a class: \[2\]"),
     ],
 )
 def test_bad_descriptions(folder_dataset, changes, split, says):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hmsa.data.images import MAX_PIXELS, open_image, pictures_below, read_image, read_size
+from hmsa.data.images import MAX_PIXELS, images_below, open_image, read_image, read_size
 from hmsa.runs.errors import InputError
 
 RED = (200, 30, 40)
@@ -90,7 +90,7 @@ def test_truncated(tmp_path):
 def test_no_picture(tmp_path, content):
     path = tmp_path / "text.png"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="text.png is not a picture"):
+    with pytest.raises(InputError, match="text.png is not an image"):
         read_image(path)
 
 
@@ -98,7 +98,7 @@ def test_below(tmp_path):
     for name in ("b/z.JPG", "a.png", "b/notes.txt", ".hidden.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [p.relative_to(tmp_path).as_posix() for p in pictures_below(tmp_path)] == [
+    assert [p.relative_to(tmp_path).as_posix() for p in images_below(tmp_path)] == [
         "a.png",
         "b/z.JPG",
     ]

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision import tv_tensors
 
-from hmsa.data.colors import ColorJitter
-from hmsa.data.transforms import RandomScaleCrop, training_transform
+from hmsa.data.transforms import ColorJitter, RandomScaleCrop, training_transform
 
 
 @given(

@@ -127,7 +127,7 @@ def test_camvid_reads_through_every_fusion(hmsa, tmp_path, camvid):
 
 
 def open_camvid_description():
-    from hmsa.data.layouts import KNOWN
+    from hmsa.data.descriptions import KNOWN
 
     return yaml.safe_load(KNOWN["camvid"].read_text())
 

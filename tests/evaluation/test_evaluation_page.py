@@ -217,7 +217,7 @@ def test_charts_of_confidence():
     assert [bar[2] for bar in bars.bars] == pytest.approx([80, 70, 90])
     assert bars.bars[-1][-1] == "60.0% of the pixels, 90.0 % right"
     assert f"{100 * calibration.ece():.1f}" in bars.summary
-    assert curve.summary == "in %; 90.0 of the surest half"
+    assert curve.summary == "in %; 90.0 of the most confident half"
     assert curve.points[0].tolist() == pytest.approx([100, 83])
     assert calibration_charts(Calibration(2)) == []
     assert not math.isnan(curve.points.sum())

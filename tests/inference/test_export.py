@@ -1,19 +1,25 @@
-"""Export: one file with the whole chain in it, that sees what the network sees, or no file."""
+"""Export: one file with the whole chain in it that predicts as the network does, or no file."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+from hmsa import InputError, Predictor
 from hmsa import __main__ as cli
-from hmsa.checkpoint.files import save
 from hmsa.data.scenes import scene
-from hmsa.inference import exported
+from hmsa.inference import export
+from hmsa.inference.export import Exported, freeze, write
 from hmsa.model import HMSA
+from hmsa.model.heads import PlainHead
+from hmsa.model.pretrained import save
 
 NAMES, PALETTE = ["sky", "road", "post"], [(70, 130, 180), (128, 64, 128), (220, 220, 0)]
 
@@ -23,14 +29,14 @@ def network(folder, name, head, **card):
     model = HMSA(3, "mobilenetv3_small_050", width=8, head=head)
     with torch.no_grad():
         model.train()(torch.rand(2, 3, 64, 64), (0.5, 1.0))
-        # Every class shall be seen somewhere, or equal labels would tell nothing
+        # Every class is predicted somewhere, or equal labels would prove nothing
         street, last = scene(0, (96, 128))[0], model.head.semantic
         last = last if head == "ocr" else last[-1]
         logits = model.eval()(torch.from_numpy(street).permute(2, 0, 1)[None], (1.0,)).logits
         deviation, mean = torch.std_mean(logits, (0, 2, 3))
         last.weight.div_(deviation[:, None, None, None])
         last.bias.sub_(mean).div_(deviation)
-    model.card = model.card.model_copy(update={"names": NAMES, "palette": PALETTE, **card})
+    model.card = dataclasses.replace(model.card, names=NAMES, palette=PALETTE, **card)
     save(folder / f"{name}.safetensors", model)
     return folder / f"{name}.safetensors"
 
@@ -68,7 +74,7 @@ def picture(tmp_path):
 def test_predict_from_the_file_equals_predict_from_the_checkpoint(
     hmsa, checkpoints, files, picture, tmp_path, name
 ):
-    seen = {}
+    found = {}
     for source in (checkpoints[name], files[name]):
         out = tmp_path / source.suffix[1:]
         precision = ["--precision", "fp32"] if source.suffix == ".safetensors" else []
@@ -77,22 +83,22 @@ def test_predict_from_the_file_equals_predict_from_the_checkpoint(
         label = Image.open(out / "labels" / "street.png")
         assert label.getpalette()[:9] == [value for colour in PALETTE for value in colour]
         confidence = Image.open(out / "confidence" / "street.png")
-        seen[source.suffix] = np.asarray(label), np.asarray(confidence).astype(int)
-    (label, confidence), (other, sure) = seen.values()
+        found[source.suffix] = np.asarray(label), np.asarray(confidence).astype(int)
+    (label, confidence), (other, others) = found.values()
     assert len(np.unique(label)) == 3
     assert (label == other).mean() > 0.999
-    assert abs(confidence - sure).max() <= 1
+    assert abs(confidence - others).max() <= 1
 
 
 def test_the_file_tells_what_it_is(files):
     onnxruntime = pytest.importorskip("onnxruntime")
     for name, scales, flip in (("chain", [0.5, 1.0], False), ("large", [1.0], True)):
-        made = exported.Exported.load(files[name])
-        assert (made.card.names, made.scales, made.flip) == (NAMES, scales, flip)
+        made = Exported(files[name])
+        assert (made.card.names, made.card.scales, made.card.flip) == (NAMES, scales, flip)
         assert made.size == (75, 101)
     session = onnxruntime.InferenceSession(files["chain"])
-    told = [(each.name, each.shape, each.type) for each in session.get_inputs()]
-    assert told == [("image", [1, 3, 75, 101], "tensor(uint8)")]
+    inputs = [(each.name, each.shape, each.type) for each in session.get_inputs()]
+    assert inputs == [("image", [1, 3, 75, 101], "tensor(uint8)")]
     assert [(each.name, each.shape, each.type) for each in session.get_outputs()] == [
         ("label", [1, 75, 101], "tensor(uint8)"),
         ("confidence", [1, 75, 101], "tensor(uint8)"),
@@ -100,13 +106,13 @@ def test_the_file_tells_what_it_is(files):
 
 
 def test_what_does_not_agree_is_not_written(hmsa, checkpoints, tmp_path, monkeypatch):
-    good = exported.Frozen.forward
+    good = export.Frozen.forward
 
     def spoilt(self, image):
         label, confidence = good(self, image)
         return label.flip(-1), confidence
 
-    monkeypatch.setattr(exported.Frozen, "forward", spoilt)
+    monkeypatch.setattr(export.Frozen, "forward", spoilt)
     old = tmp_path / "net.pt2"
     old.write_text("an older file")
     ran = hmsa("export", checkpoints["chain"], "-o", old, "--scales", "1", "--size", "64x96")
@@ -134,13 +140,13 @@ def test_another_size_is_refused_and_named(hmsa, files, picture, tmp_path):
     ran = hmsa("predict", files["chain"], picture, small, "-o", tmp_path / "out")
     assert ran.code == 2
     assert f"{small}: " in ran.err
-    assert "takes pictures of 75x101 (height x width), this one is 30x40" in ran.err
+    assert "takes images of 75x101 (height x width), this one is 30x40" in ran.err
     assert "--size dynamic" in ran.err
     assert (tmp_path / "out" / "labels" / "street.png").is_file(), "the rest is done"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "says"),
     [
         (["--scales", "1,2"], "exported with scales [0.5, 1.0], not [1.0, 2.0]"),
         (["--flip"], "exported with flip False, not True"),
@@ -150,27 +156,26 @@ def test_another_size_is_refused_and_named(hmsa, files, picture, tmp_path):
         (["--save", "entropy"], "give the checkpoint"),
     ],
 )
-def test_what_is_not_in_the_graph(hmsa, files, picture, tmp_path, arguments, told):
+def test_what_is_not_in_the_graph(hmsa, files, picture, tmp_path, arguments, says):
     ran = hmsa("predict", files["chain"], picture, "-o", tmp_path / "out", *arguments)
     assert ran.code == 2
-    assert told in ran.err
+    assert says in ran.err
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "told"),
+    ("name", "arguments", "says"),
     [
         ("chain", ["-o", "net.bin"], "has to end in .onnx or .pt2"),
-        ("chain", ["-o", "net.onnx", "--to", "torch"], "has to end in .pt2"),
         ("chain", ["-o", "net.onnx", "--scales", "0.7,1"], "scale 0.7 is not exact"),
         ("large", ["-o", "net.pt2", "--size", "dynamic"], "long edge of 120"),
     ],
 )
-def test_what_cannot_be_exported(hmsa, checkpoints, tmp_path, monkeypatch, name, arguments, told):
+def test_what_cannot_be_exported(hmsa, checkpoints, tmp_path, monkeypatch, name, arguments, says):
     monkeypatch.chdir(tmp_path)
     ran = hmsa("export", checkpoints[name], *arguments)
     assert ran.code == 2
-    assert told in ran.err
+    assert says in ran.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -185,3 +190,83 @@ def test_without_the_extra(hmsa, checkpoints, files, picture, tmp_path, monkeypa
         assert ran.code == 2
         assert 'pip install "hmsa[export]"' in ran.err
     assert not out.exists()
+
+
+class Patches(nn.Module):
+    """The smallest trunk: one convolution."""
+
+    multiple, strides = 8, [8]
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 8, 8)
+
+    def forward(self, image):
+        return [self.conv(image)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = HMSA(3, "mobilenetv3_small_050", width=8)
+    model.trunk, model.head = Patches(), PlainHead([8], 3, 8)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def program(model):
+    return freeze(Predictor(model, (0.5, 1.0), "fp32", "cpu"), None)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_any_size(model, program, tmp_path, suffix):
+    file = tmp_path / f"net{suffix}"
+    write(file, program, dataclasses.replace(model.card, scales=[0.5, 1.0]), None)
+    frozen, eager = Exported(file), Predictor(model, (0.5, 1.0), "fp32", "cpu")
+    rng = np.random.default_rng(0)
+    for size in ((32, 32), (33, 200), (128, 64), (75, 131), (257, 99)):
+        image = rng.integers(0, 256, (*size, 3), np.uint8)
+        one, other = frozen(image), eager(image)
+        assert one.label.shape == size
+        assert (one.label == other.label).mean() > 0.999
+        assert np.abs(one.confidence.astype(int) - other.confidence).max() <= 1
+    with pytest.raises(InputError, match="of 32x32 or more .*, this one is 31x40"):
+        frozen(np.zeros((31, 40, 3), np.uint8))
+    with pytest.raises(InputError, match="use the checkpoint"):
+        frozen(image, detail=True)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_other_files(tmp_path, suffix):
+    file = tmp_path / f"net{suffix}"
+    with pytest.raises(InputError, match=f"net{suffix} cannot be"):
+        Exported(file)
+    file.write_bytes(b"nonsense")
+    with pytest.raises(InputError, match=f"net{suffix} cannot be"):
+        Exported(file)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a", "b")
+    with pytest.raises(InputError, match=f"net{suffix} cannot be"):
+        Exported(file)
+
+
+def test_a_file_of_somebody_else(tmp_path):
+    class Same(nn.Module):
+        def forward(self, image):
+            return image + 1
+
+    program = torch.export.export(Same(), (torch.zeros(1, 3, 4, 4),))
+    torch.export.save(program, tmp_path / "net.pt2")
+    with pytest.raises(InputError, match="not written by hmsa export"):
+        Exported(tmp_path / "net.pt2")
+
+
+def test_a_network_that_the_exporter_refuses(model):
+    class Branches(Patches):
+        def forward(self, image):
+            return super().forward(image) if image.sum() > 0 else []
+
+    broken = HMSA(3, "mobilenetv3_small_050", width=8)
+    broken.trunk, broken.head = Branches(), model.head
+    with pytest.raises(InputError, match="torch cannot export this network for 64x96 size"):
+        freeze(Predictor(broken, (1.0,), "fp32", "cpu"), (64, 96))

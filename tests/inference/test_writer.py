@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hmsa.checkpoint.files import Card
-from hmsa.data.images import Whole
+from hmsa.data.images import OpenImage
 from hmsa.inference import writer
 from hmsa.inference.predictor import Prediction
 from hmsa.inference.writer import KINDS, Writer
+from hmsa.model.pretrained import Card
 from hmsa.runs.errors import InputError
 
 NAMES = ["land", "water", "road", "roof"]
@@ -39,7 +39,7 @@ def write(tmp_path, image):
     def write(*save, seen=None, source=Path("in/a.tif"), pixels=image):
         made = Writer(tmp_path, save, Card(names=NAMES, palette=PALETTE, network={}), (1, 0.5))
         seen = seen or seen_of(*pixels.shape[:2])
-        made.write("sub/a", source, Whole(pixels), seen)
+        made.write("sub/a", source, OpenImage(pixels), seen)
         files = made.files("sub/a")
         there = {p for p in tmp_path.rglob("*") if p.is_file()}
         assert there == set(files), "no more, no less"
@@ -240,7 +240,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, kind):
         label, confidence, single={1.0: label}, weights=maps, entropy=label,
         probabilities=random.random((4, 600, 700), np.float32).astype(np.float16),
     )  # fmt: skip
-    image = Whole(random.integers(0, 256, (600, 700, 3), np.uint8))
+    image = OpenImage(random.integers(0, 256, (600, 700, 3), np.uint8))
     made = Writer(tmp_path, [kind], Card(names=NAMES, network={}), (1,))
     made.write("a", Path("a.png"), image, seen)
     (first, *_) = files = made.files("a")
@@ -264,7 +264,7 @@ def test_28_megapixels_take_little_memory(tmp_path, grown):
     small = seen_of(317, 307)
     label, confidence = (np.tile(each, (14, 21)) for each in (small.label, small.confidence))
     seen = Prediction(label, confidence, entropy=confidence)
-    pixels = Whole(np.broadcast_to(np.uint8(99), (4438, 6447, 3)))
+    pixels = OpenImage(np.broadcast_to(np.uint8(99), (4438, 6447, 3)))
     save = ["label", "overlay", "confidence", "rle", "entropy"]
     made = Writer(tmp_path, save, Card(names=NAMES, network={}), (1,))
     with grown() as more:

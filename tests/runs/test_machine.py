@@ -9,8 +9,8 @@ import torch
 
 from hmsa.runs import machine as runtime
 from hmsa.runs.errors import InputError
-from hmsa.runs.progress import Progress
 from hmsa.runs.machine import describe_machine, fast_bf16, launch, loader_processes, use_bf16
+from hmsa.runs.progress import Progress
 
 
 def test_meter_speaks_in_lines_where_there_is_no_terminal(capsys, monkeypatch):

@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hmsa.runs.memory import free_memory, peak_of
 from hmsa.model import HMSA
+from hmsa.runs.memory import free_memory, peak_of
 
 
 class Chain(nn.Module):

@@ -1,306 +1,308 @@
 """What is wrong with a dataset, all of it at once, before hours are wasted on it.
 
-`plan` lists the files, `scan` looks at them, `judge` says what it means for each split, and
-`find_leaks` for one against another. Lenient where `open_dataset` is strict: no problem hides
-another, and one bad file stops nothing.
+Lenient where `open_dataset` is strict: no problem hides another, and one bad file stops nothing.
+problems.yaml lists what can be found.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import yaml
 
-from ..data.datasets import Pair, list_files, sizes_differ
+from ..data.datasets import list_files
 from ..data.descriptions import Split, describe, find_split, folders, label_set
-from ..data.labels import IGNORE, unpack
+from ..data.labels import IGNORE, LabelSet, unpack
 from ..data.lists import read_list
-from ..runs.errors import InputError
-from .findings import Findings, Part, Unknown
-from .scan import File, Seen
+from ..runs import InputError
+from .alike import Match, clips, near_copies
+from .scan import FileScan, scan
 
-_MOST_VALUES = 20  # unknown values listed of a split, the commonest
-_MOST_NAMES = 12  # of classes in one line
-_MOSTLY = 0.5  # share of a picture without label from which on it is noted
+Files = Sequence[Path]
+Cases = Sequence[Sequence[Path]]
+Level = Literal["error", "warning", "note"]
+LEVELS: tuple[Level, ...] = ("error", "warning", "note")
+STATISTICS = ("dataset", "folder", "frequencies", "void", "sizes", "mean", "std")
+_MOST = 20  # files named in the summary of a problem; their count is always whole
+_KINDS = yaml.safe_load(Path(__file__).with_name("problems.yaml").read_text(encoding="utf-8"))
 
 
-def plan(path: Path, splits: Sequence[str] = (), data: Path | None = None) -> Findings:
-    """The files of all splits, or of those named, and what their names alone tell.
+@dataclass(frozen=True)
+class Problem:
+    level: Level
+    kind: str  # a key of problems.yaml
+    split: str  # or "train, val": between two
+    message: str
+    files: Files
+    cases: Cases  # to be shown side by side; none: each file with its partner
 
-    path, data: as for `open_dataset`. InputError only where there is nothing to check.
+
+@dataclass
+class Part:
+    """One split: its files by the names that pair them; numbers: what they hold, as JSON."""
+
+    name: str
+    images: dict[str, Path]
+    labels: dict[str, Path]
+    examples: Sequence[tuple[Path, Path]] = ()  # pairs that can be shown
+    hashes: dict[str, str] = field(default_factory=dict)  # of the images that can be compared
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def pairs(self) -> list[tuple[Path, Path]]:
+        return [(self.images[n], self.labels[n]) for n in self.images if n in self.labels]
+
+
+@dataclass
+class Findings:
+    """All that a check found. Every path is absolute, below `root`."""
+
+    source: Path  # the dataset, as named by the user
+    root: Path
+    classes: LabelSet
+    parts: list[Part] = field(default_factory=list)
+    scans: dict[Path, FileScan] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    unknown: list[dict[str, Any]] = field(default_factory=list)  # label values, as JSON
+    near: list[dict[str, Any]] = field(default_factory=list)  # near-copies and clips, as JSON
+
+    def add(
+        self, kind: str, split: str, files: Files | None = None, cases: Cases = (), **values: object
+    ) -> None:
+        """Note a problem, unless `files` are an empty list; values: for its message."""
+        if files is not None and not files:
+            return
+        files = files or ()
+        first = self.scans.get(files[0]) if files else None
+        values |= {"count": len(files), "files": files, "cases": cases, "scan": first}
+        message = f"{split}: {_KINDS[kind]['message'].format_map(values)}"
+        self.problems.append(Problem(_KINDS[kind]["level"], kind, split, message, files, cases))
+
+    def of(self, level: str) -> list[Problem]:
+        return [problem for problem in self.problems if problem.level == level]
+
+    def short(self, text: str | Path) -> str:
+        """A message or path with the folder of the dataset left out, for people."""
+        return str(text).replace(f"{self.root}{os.sep}", "")
+
+    def verdict(self) -> str:
+        """One sentence."""
+        errors, warnings = len(self.of("error")), len(self.of("warning"))
+        wrong = f"Errors: {errors}, warnings: {warnings}," if errors + warnings else "Nothing wrong"
+        pairs = sum(len(part.pairs) for part in self.parts)
+        return f"{wrong} in {pairs} pairs of {', '.join(part.name for part in self.parts)}."
+
+    def summary(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        found: dict[str, Any] = {"dataset": str(self.source), "folder": str(self.root)}
+        for key in self.parts[0].numbers:
+            found[key] = {part.name: part.numbers[key] for part in self.parts}
+        for level in LEVELS:
+            found[f"{level}s"] = [
+                {"kind": p.kind, "split": p.split, "message": p.message} | _some(p.files)
+                for p in self.of(level)
+            ]
+        return found | {"unknown_values": self.unknown, "near_duplicates": self.near}
+
+
+def _some(files: Files) -> dict[str, Any]:
+    """How many files, and the first of them, as JSON."""
+    return {"files": len(files), "such_as": [str(path) for path in files[:_MOST]]}
+
+
+def check(
+    path: Path, splits: Sequence[str] = (), data: Path | None = None, compare: bool = True
+) -> Findings:
+    """Scan every file of all splits, or of those named, and find what is wrong.
+
+    path, data: as for `open_dataset`; compare: also images with each other.
+    Raises InputError only where there is nothing to check.
     """
+    found = list_splits(path, splits, data)
+    files: dict[Path, LabelSet | None] = {}
+    for part in found.parts:
+        files |= dict.fromkeys(part.images.values())
+        files |= dict.fromkeys(part.labels.values(), found.classes)
+    found.scans = scan(found.root, files)
+    for part in found.parts:
+        _check_files(found, part)
+        _check_images(found, part)
+        _check_labels(found, part)
+    if compare:
+        _compare(found)
+    found.problems.sort(key=lambda problem: LEVELS.index(problem.level))
+    return found
+
+
+def list_splits(path: Path, splits: Sequence[str] = (), data: Path | None = None) -> Findings:
+    """The files of all splits, or of those named, and the problems that their names alone show."""
     file, description, root = describe(path, data)
-    root = root.resolve()
-    found = Findings(path, root, label_set(description, file))
-    classes = len(found.labels.names)
+    found = Findings(path, root.resolve(), label_set(description, file))
     for name in splits or description.splits:
-        known = len(found.problems)
-        files_of = _listed(found, name, find_split(description, name, path), file)
-        if files_of is None:
+        split = find_split(description, name, path)
+        if isinstance(split, Split):
+            _list_folders(found, name, split)
             continue
-        images, labels = files_of
-        complete = len(found.problems) == known
-        for files in (*images.values(), *labels.values()):
-            if len(files) > 1:
-                told = f"{files[0]} and {files[1]} share one name; which is it? keep one"
-                found.add("error", "two files of one name", name, told, files)
-        part = Part(
-            name,
-            {stem: File(files[0]) for stem, files in images.items()},
-            {stem: File(files[0], found.labels) for stem, files in labels.items()},
-            np.zeros(classes, np.int64),
-            np.zeros(classes, np.int64),
-        )
-        found.parts[name] = part
-        if complete:
-            _partners(found, part)
+        try:
+            rows = read_list(split, found.root, file.parent, f"{file}, split {name}")
+        except InputError as error:
+            found.add("no list", name, reason=error)
+        else:
+            images = {row.name: row.image for row in rows}
+            found.parts.append(Part(name, images, {row.name: row.label for row in rows}))
     if not found.parts:
         raise InputError(f"{path}: nothing to check; {found.problems[0].message}; pass --data?")
     return found
 
 
-Files = dict[str, list[Path]]
-
-
-def _listed(
-    found: Findings, name: str, split: Split | str, file: Path
-) -> tuple[Files, Files] | None:
-    """Images and labels of a split by name; None, and why, where there is nothing to look at."""
-    if isinstance(split, str):
-        try:
-            rows = read_list(split, found.root, file.parent, f"{file}, split {name}")
-        except InputError as error:
-            found.add("error", "no list", name, str(error))
-            return None
-        return {row.name: [row.image] for row in rows}, {row.name: [row.label] for row in rows}
+def _list_folders(found: Findings, name: str, split: Split) -> None:
     places = [*folders(found.root, split.images), *folders(found.root, split.labels)]
-    absent = [str(place) for place in places if not place.is_dir()]
+    absent = [place for place in places if not place.is_dir()]
     if absent:
-        wholly = len(absent) == len(places)
-        told = f"no folder {' and no '.join(absent)}"
-        found.add("warning" if wholly else "error", "no folder", name, told)
-        if wholly:
-            return None
-    images, labels = list_files(found.root, split)
-    if not absent and not images and not labels:
-        told = f"no pictures in {places[0]}; the split is empty"
-        found.add("error", "empty split", name, told)
-    return images, labels
-
-
-def _partners(found: Findings, part: Part) -> None:
-    for have, lack, one, other in (
-        (part.images, part.labels, "image", "label"),
-        (part.labels, part.images, "label", "image"),
-    ):
-        alone = [file for stem, file in have.items() if stem not in lack]
-        if alone:
-            found.add(
-                "error",
-                f"{one} without {other}",
-                part.name,
-                f"{len(alone)} {one}(s) without {other}, such as {alone[0].path}; add the "
-                f"{other}s or exclude the files",
-                (file.path for file in alone),
-                ((file,) for file in alone),
-            )
-
-
-def judge(found: Findings, seen: Mapping[Path, Seen]) -> Findings:
-    """Adds to `found` what a look at all its files told."""
-    for part in found.parts.values():
-        _broken(found, part, seen)
-        _images(found, part, seen)
-        _labels(found, part, seen)
-        _void(found, part, seen)
-    usual = {p.name: p.sizes.most_common(1)[0][0] for p in found.parts.values() if p.sizes}
-    if len(set(usual.values())) > 1:
-        told = ", ".join(f"{name} {width}x{height}" for name, (height, width) in usual.items())
-        found.add("note", "mixed sizes", ", ".join(usual), f"sizes differ between splits: {told}")
-    return found
-
-
-def _broken(found: Findings, part: Part, seen: Mapping[Path, Seen]) -> None:
-    files = (*part.images.values(), *part.labels.values())
-    broken = [file.path for file in files if seen[file.path].broken]
-    part.unread = len(broken)
-    if broken:
-        told = f"{len(broken)} file(s) that cannot be read, such as: {seen[broken[0]].broken}"
-        found.add("error", "cannot be read", part.name, told, broken)
-    differ = [
-        Pair("", image.path, label.path)
-        for image, label in part.pairs
-        if not (seen[image.path].broken or seen[label.path].broken)
-        and seen[image.path].size != seen[label.path].size
-    ]
-    if differ:
-        first = differ[0]
-        sizes = seen[first.image].size, seen[first.label].size
-        found.add(
-            "error",
-            "sizes differ",
-            part.name,
-            f"{len(differ)} pair(s) of two sizes, such as: {sizes_differ(first, *sizes)}",
-            (pair.image for pair in differ),
-            ((File(pair.image), File(pair.label, found.labels)) for pair in differ),
-        )
-
-
-def _images(found: Findings, part: Part, seen: Mapping[Path, Seen]) -> None:
-    looks = {f.path: s for f in part.images.values() if not (s := seen[f.path]).broken}
-    if not looks:
+        kind = "absent split" if absent == places else "no folder"
+        found.add(kind, name, folders=" and no ".join(map(str, absent)))
+    if absent == places:
         return
-    part.sizes.update(s.size for s in looks.values())
-    part.modes.update(s.mode for s in looks.values())
-    pixels = sum(height * width for height, width in part.sizes.elements())
-    mean = np.array([s.sums for s in looks.values()], float).sum(0) / pixels
-    squares = np.array([s.squares for s in looks.values()], float).sum(0) / pixels
-    part.mean = [round(float(v), 5) for v in mean / 255]
-    part.std = [round(float(v), 5) for v in np.sqrt(np.maximum(0, squares - mean**2)) / 255]
-    if len(part.sizes) > 1:
-        (small, _), (large, _) = (f(part.sizes.items(), key=_area) for f in (min, max))
-        told = (
-            f"{len(part.sizes)} sizes in {len(looks)} images, from {small[1]}x{small[0]} to "
-            f"{large[1]}x{large[0]} (width x height)"
-        )
-        found.add("note", "mixed sizes", part.name, told)
-    for mode, count in part.modes.items():
-        if mode not in ("RGB", "RGBA"):
-            files = [path for path, s in looks.items() if s.mode == mode]
-            told = f"{count} image(s) are {_mode(mode)}, such as {files[0]}; they are read as RGB"
-            found.add("note", "mode", part.name, told, files, ((File(f),) for f in files))
+    listed = list_files(found.root, split)
+    for files in (files for kind in listed for files in kind.values() if len(files) > 1):
+        found.add("two files of one name", name, files)
+    images, labels = ({stem: files[0] for stem, files in kind.items()} for kind in listed)
+    found.parts.append(Part(name, images, labels))
+    if not images and not labels:
+        found.add("empty split", name, folder=places[0])
+    elif not absent:
+        found.add("image without label", name, [images[n] for n in images if n not in labels])
+        found.add("label without image", name, [labels[n] for n in labels if n not in images])
 
 
-def _area(item: tuple[tuple[int, int], int]) -> int:
-    return item[0][0] * item[0][1]
+def _check_files(found: Findings, part: Part) -> None:
+    scans, files = found.scans, [*part.images.values(), *part.labels.values()]
+    found.add("cannot be read", part.name, [path for path in files if scans[path].broken])
+    found.add("another encoding", part.name, [path for path in files if scans[path].foreign])
+    found.add("lossy labels", part.name, [path for path in files if scans[path].lossy])
+    whole = [(i, j) for i, j in part.pairs if not scans[i].broken and not scans[j].broken]
+    differ = [(i, j) for i, j in whole if scans[i].size != scans[j].size]
+    fit = [(i, j) for i, j in whole if scans[i].size == scans[j].size]
+    part.examples = [(i, j) for i, j in fit if not scans[j].foreign]
+    sizes = [scans[path].size for pair in differ[:1] for path in pair]
+    found.add("sizes differ", part.name, [image for image, _ in differ], differ, sizes=sizes)
+    counts = {"images": part.images, "labels": part.labels, "pairs": part.pairs}
+    part.numbers["pairs"] = {kind: len(each) for kind, each in counts.items()}
 
 
-def _mode(mode: str) -> str:
-    known = {"L": "gray", "1": "black and white", "P": "palette pictures", "LA": "gray with alpha"}
-    return known.get(mode, "of 16 bits or more" if mode[0] in "IF" else mode)
+def _check_images(found: Findings, part: Part) -> None:
+    scans = {path: scan for path in part.images.values() if (scan := found.scans[path]).sums}
+    part.hashes = {n: text for n, p in part.images.items() if (text := found.scans[p].hash)}
+    pixels = max(1, sum(scan.pixels for scan in scans.values()))
+    mean = np.array([scan.sums for scan in scans.values()]).sum(0) / pixels / 255
+    square = np.array([scan.squares for scan in scans.values()]).sum(0) / pixels / 255**2
+    sizes = Counter(scan.size for scan in scans.values()).most_common()
+    part.numbers |= {
+        "sizes": dict(sizes),
+        "modes": Counter(scan.mode for scan in scans.values()),
+        "mean": mean.round(5).tolist() if scans else [],
+        "std": np.sqrt(np.maximum(0, square - mean**2)).round(5).tolist() if scans else [],
+    }
+    if len(sizes) > 1:
+        found.add("mixed sizes", part.name, sizes=len(sizes), common=sizes[0][0])
+    found.add("mode", part.name, [p for p in scans if scans[p].mode not in ("RGB", "RGBA")])
 
 
-def _labels(found: Findings, part: Part, seen: Mapping[Path, Seen]) -> None:
+def _check_labels(found: Findings, part: Part) -> None:
     """Values of the labels: classes, ignored ones, and what should not be there."""
-    table, known = found.labels, found.labels.train_ids()
-    looks = {f.path: s for f in part.labels.values() if not (s := seen[f.path]).broken}
-    foreign = [path for path, s in looks.items() if s.foreign]
-    part.unread += len(foreign)
-    if foreign:
-        reason = looks[foreign[0]].foreign
-        told = f"{len(foreign)} label(s) of another encoding, such as: {reason}"
-        found.add("error", "another encoding", part.name, told, foreign, _pairs(part, foreign))
-        found.unknown += _unknown(
-            part.name, {path: looks[path].values for path in foreign}, _color_name, reason
-        )
-    strange = {}
-    for path, s in looks.items():
-        if s.foreign:
-            continue
-        part.values.update(s.values)
-        part.pictures[sorted({known[v] for v in s.values if v in known} - {IGNORE})] += 1
-        if not s.values.keys() <= known.keys():
-            strange[path] = s.values
-    for value, count in part.values.items():
-        train_id = known.get(value)
-        if train_id is None:
-            part.unknown += count
-        elif train_id == IGNORE:
-            part.void += count
-        else:
-            part.pixels[train_id] += count
-    if strange:
-        # The values of all such files together tell more than those of one
-        values = Counter[int]()
-        for each in strange.values():
-            values.update(each)
-        told = f"{len(strange)} label(s), such as {next(iter(strange))}: {table.diagnose(values)}"
-        found.add("error", "unknown values", part.name, told, strange, _pairs(part, strange))
-        others = {
-            path: {v: n for v, n in each.items() if v not in known}
-            for path, each in strange.items()
-        }
-        found.unknown += _unknown(part.name, others, table.value_name, table.guess(values))
-    elif _is_mask(found, part):  # nothing is unknown, and yet every object is passed over
-        told = f"the labels hold 0 and 255 only, and 255 is ignored: {table.guess({0, 255})}"
-        found.add("error", "0/255 masks", part.name, told, looks)
-    lossy = [path for path, s in looks.items() if s.lossy]
-    if lossy:
-        told = (
-            f"{len(lossy)} label(s) are JPEG, which changes values near edges, such as "
-            f"{lossy[0]}; export them as PNG"
-        )
-        found.add("warning", "lossy labels", part.name, told, lossy)
+    classes, known, name = found.classes, found.classes.train_ids(), part.name
+    scans = {path: scan for path in part.labels.values() if (scan := found.scans[path]).values}
+    plain = {path: scan.values for path, scan in scans.items() if not scan.foreign}
+    values, holders, void = Counter[int](), Counter[int](), {}
+    for path, each in plain.items():
+        values.update(each)
+        holders.update(each.keys())
+        ignored = sum(n for value, n in each.items() if known.get(value) == IGNORE)
+        void[path] = ignored / sum(each.values())
+
+    def share(*raw: int) -> dict[str, Any]:
+        pixels = sum(values[value] for value in raw)
+        return {"pixels": pixels, "share": round(pixels / max(1, values.total()), 8)}
+
+    table = list(zip(classes.names, classes.raw, strict=True))
+    part.numbers |= {
+        "frequencies": {title: share(raw) | {"pictures": holders[raw]} for title, raw in table},
+        "void": share(*(value for value in values if known.get(value) == IGNORE)),
+        "unknown": share(*(values.keys() - known.keys())),
+        "values": {classes.value_name(value): n for value, n in sorted(values.items())},
+    }
+    _list_unknown(found, name, scans, classes.guess(values))
+    if strange := [path for path, each in plain.items() if not each.keys() <= known.keys()]:
+        found.add("unknown values", name, strange, diagnosis=classes.diagnose(values))
+    elif set(values) == {0, 255} and known.get(255) == IGNORE and len(classes.names) > 1:
+        # Nothing is unknown, and yet every object is ignored
+        found.add("0/255 masks", name, list(plain), diagnosis=classes.guess(values))
+    wholly = [path for path in void if void[path] == 1]
+    found.add("nothing labelled" if len(wholly) == len(void) else "wholly void", name, wholly)
+    found.add("mostly void", name, [path for path in void if 0.5 <= void[path] < 1])
+    never = [title for title, raw in table if not values[raw]]
+    if never and len(wholly) < len(void):
+        found.add("class without pixels", name, classes=len(never), names=", ".join(never))
 
 
-def _is_mask(found: Findings, part: Part) -> bool:
-    table = found.labels
-    ignored = table.encoding == "index" and 255 in table.ignored
-    return ignored and len(table.names) > 1 and part.values.keys() == {0, 255}
+def _list_unknown(found: Findings, split: str, scans: dict[Path, FileScan], guess: str) -> None:
+    """Add the values of labels that are unknown; in another encoding, all are."""
+    known, name_of = found.classes.train_ids(), found.classes.value_name
+    pixels, holders = Counter[str](), defaultdict[str, list[Path]](list)
+    for path, each in scans.items():
+        for value, n in each.values.items():
+            if each.foreign or value not in known:
+                name = "{},{},{}".format(*unpack(value)) if each.foreign else name_of(value)
+                pixels[name] += n
+                holders[name].append(path)
+    for name, n in pixels.most_common(_MOST):
+        diagnosis = scans[holders[name][0]].foreign or guess
+        row = {"split": split, "value": name, "pixels": n, "diagnosis": diagnosis}
+        found.unknown.append(row | _some(holders[name]))
 
 
-def _pairs(part: Part, labels: Iterable[Path]) -> Iterator[tuple[File, ...]]:
-    """Labels with their images, those that have one."""
-    names = {file.path: name for name, file in part.labels.items()}
-    for name in (names[label] for label in labels):
-        yield tuple(files[name] for files in (part.images, part.labels) if name in files)
+def _compare(found: Findings) -> None:
+    """Find the images, near-copies and recordings that splits share."""
+    for part in found.parts:
+        matches = near_copies(part.hashes, part.hashes)
+        part.numbers["near_duplicates_within"] = len(matches)
+        pairs = [(part.images[match.original], part.images[match.copy]) for match in matches]
+        copies = [copy for _, copy in pairs]
+        found.add("near-copies within", part.name, copies, pairs[:1], images=len(part.images))
+    for two in combinations(found.parts, 2):
+        small, large = sorted(two, key=lambda part: len(part.images))
+        originals = set(large.images.values())
+        shared = [path for path in small.images.values() if path in originals]
+        found.add("shared files", f"{large.name}, {small.name}", shared, [()])  # nothing to show
+        if not shared:  # else one is a part of the other, made a split of its own
+            _compare_two(found, large, small)
 
 
-def _color_name(value: int) -> str:
-    return "{},{},{}".format(*unpack(value))
+def _compare_two(found: Findings, large: Part, small: Part) -> None:
+    splits, shown = [large.name, small.name], {"large": large.name, "small": small.name}
 
+    def add(kind: str, names: Sequence[str], matches: Sequence[Match], **more: object) -> None:
+        pairs = [(large.images[match.original], small.images[match.copy]) for match in matches]
+        files, count = [small.images[name] for name in names], len(small.images)
+        found.add(kind, ", ".join(splits), files, pairs, images=count, **shown, **more)
 
-def _unknown(
-    split: str,
-    files: Mapping[Path, Mapping[int, int]],
-    name: Callable[[int], str],
-    diagnosis: str,
-) -> list[Unknown]:
-    """files: the values (and their pixels) in each that are unknown."""
-    pixels, where = Counter[int](), defaultdict[int, list[Path]](list)
-    for path, values in files.items():
-        pixels.update(values)
-        for value in values:
-            where[value].append(path)
-    return [
-        Unknown(split, name(value), count, tuple(where[value]), diagnosis)
-        for value, count in pixels.most_common(_MOST_VALUES)
-    ]
+    def add_row(kind: str, match: Match, pictures: int = 1, **more: object) -> None:
+        images = [str(large.images[match.original]), str(small.images[match.copy])]
+        row = {"kind": kind, "splits": splits, "images": images, "pictures": pictures}
+        found.near.append(row | {"likeness": round(match.likeness, 4)} | more)
 
-
-def _void(found: Findings, part: Part, seen: Mapping[Path, Seen]) -> None:
-    """What the labels lack: classes never seen, pictures with little label or none."""
-    known = found.labels.train_ids()
-    shares = {}
-    for file in part.labels.values():
-        values = seen[file.path].values
-        if values and not seen[file.path].foreign:
-            void = sum(n for v, n in values.items() if known.get(v) == IGNORE)
-            shares[file.path] = void / sum(values.values())
-    if not shares:
-        return
-    worst = sorted(shares, key=lambda path: -shares[path])
-    wholly = [path for path in worst if shares[path] == 1]
-    mostly = [path for path in worst if _MOSTLY <= shares[path] < 1]
-    if len(wholly) == len(shares):
-        told = "every pixel of every label is ignored; is `ignore` right?"
-        found.add("error", "nothing labelled", part.name, told, wholly, _pairs(part, wholly))
-        return
-    if wholly:
-        told = f"{len(wholly)} picture(s) without any label, such as {wholly[0]}; exclude them"
-        found.add("warning", "wholly void", part.name, told, wholly, _pairs(part, wholly))
-    if part.void:
-        first = worst[len(wholly)]
-        told = (
-            f"{part.void / part.total:.2%} of the pixels without label, {'else ' * bool(wholly)}"
-            f"most in {first} ({shares[first]:.0%})"
-        )
-        told += f"; {len(mostly)} picture(s) at least half" if mostly else ""
-        found.add("note", "void", part.name, told, mostly, _pairs(part, [first]))
-    never = [found.labels.names[k] for k in np.flatnonzero(part.pixels == 0)]
-    if never:
-        more = f" and {len(never) - _MOST_NAMES} more" if len(never) > _MOST_NAMES else ""
-        told = f"{len(never)} class(es) never seen: {', '.join(never[:_MOST_NAMES])}{more}"
-        found.add("warning", "class never seen", part.name, told)
+    copies = near_copies(large.hashes, small.hashes)
+    add("near-copies", [match.copy for match in copies], copies)
+    for match in copies:
+        add_row("copy", match)
+    for clip in clips(large.hashes, small.hashes):
+        more = {"recording": clip.recording, "apart": clip.apart}
+        add("clip of a recording", clip.names, clip.borders, **more)
+        add_row("clip", clip.borders[0], len(clip.names), **more)

@@ -1,192 +1,125 @@
-"""One look at every file of a dataset, in parallel; what was seen is kept for the next time.
+"""Every file of a dataset decoded once, in parallel; the facts are kept until the file changes.
 
-Knows nothing about classes: a label file's own values are counted, whatever they mean.
+Knows nothing about classes: the values of a label file are counted, whatever they mean.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+import imagehash
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-from pydantic import BaseModel, ConfigDict
+from PIL import Image, ImageStat
+from pydantic import BaseModel
 
-from ..data.images import open_picture, read_whole
+from ..data.images import open_image, open_pillow
 from ..data.labels import LabelSet, pack
-from ..runs.errors import InputError
-from ..runs.files import cache_folder
+from ..runs import InputError, Progress, Run, cache_folder, stamp
 
-THUMB = 32  # pixels a side of the picture that near-copies are found by
 MOST_VALUES = 1000  # kept of a label file; a photograph in its place has hundreds of thousands
-_VERSION = 2  # of what is kept; raise it whenever a look finds something else
-_SAVE_EVERY = 64  # looks; as many may be lost when the process is killed
+_SETTINGS = {"version": 3}  # raise it whenever a scan finds something else
+_HASH_SIDE = 16
+_FLAT = 2.0  # gray levels; an image that varies less (a black frame) is a copy of nothing
 
 
-class Seen(BaseModel):
-    """What one look told. `broken`: why the file cannot be decoded; the rest is empty then."""
-
-    model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
+class FileScan(BaseModel):
+    """Facts of one file. broken: why it cannot be decoded; nothing else is known then."""
 
     broken: str = ""
     mode: str = ""  # Pillow's name: L, P, RGB, CMYK, I;16, .. or bands and type
-    size: tuple[int, int] = (0, 0)  # height, width as shown
+    size: str = ""  # WIDTHxHEIGHT as shown
     # of an image
-    sums: tuple[int, ...] = ()  # of the values of each channel, 0..255
-    squares: tuple[int, ...] = ()
-    thumb: bytes = b""  # THUMB x THUMB, gray
+    pixels: int = 0
+    sums: tuple[float, ...] = ()  # of the values of each channel, 0..255
+    squares: tuple[float, ...] = ()
+    hash: str = ""  # difference hash, hexadecimal; none if the image is flat
     # of a label
-    values: dict[int, int] = {}  # raw value or packed colour: pixels
+    values: dict[int, int] = {}  # raw value or packed colour: pixels, the commonest first
     lossy: bool = False  # a format that may change values
-    foreign: str = ""  # why it is not in the encoding that the description says; values: colours
+    foreign: str = ""  # why it is not in the encoding of the description; values: its colours
 
 
-@dataclass(frozen=True)
-class File:
-    """A file to look at; labels: how its values are held, None for an image."""
+def scan_file(path: Path, labels: LabelSet | None = None) -> FileScan:
+    """Decode a whole file; labels: how a label file holds its values, None for an image.
 
-    path: Path
-    labels: LabelSet | None = None
-
-
-def look(file: File) -> Seen:
-    """Decodes the whole file. Never fails: what stands against it is in the answer."""
-    try:
-        if file.labels is None:
-            return _image(file.path)
-        with open_picture(file.path) as picture:
-            picture.load()
-            return _label(picture, file.path, file.labels)
-    except InputError as error:
-        return Seen(broken=str(error))
-    except Exception as error:  # whatever else a decoder may raise must not stop the others
-        return Seen(broken=f"{file.path} cannot be decoded ({error}); replace or remove it")
-
-
-def _image(path: Path) -> Seen:
-    whole = read_whole(path)
-    rgb = Image.fromarray(whole.pixels)
-    counts = np.array(rgb.histogram(), np.int64).reshape(3, 256)
-    levels = np.arange(256)
-    thumb = rgb.convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
-    return Seen(
-        mode=whole.mode,
-        size=whole.size,
-        sums=tuple((counts @ levels).tolist()),
-        squares=tuple((counts @ levels**2).tolist()),
-        thumb=thumb.tobytes(),
-    )
-
-
-def _label(picture: Image.Image, path: Path, labels: LabelSet) -> Seen:
-    foreign = ""
-    try:
-        raw = labels.raw_of(picture, path).astype(np.int64)
-    except InputError as error:
-        foreign = str(error)
-        raw = pack(np.asarray(picture.convert("RGB")))
-    return Seen(
-        mode=picture.mode,
-        size=picture.size[::-1],
-        values=_count(raw),
-        lossy=picture.format == "JPEG",
-        foreign=foreign,
-    )
-
-
-def _count(raw: NDArray[np.int64]) -> dict[int, int]:
-    """Value: pixels, the commonest first."""
-    if raw.size and raw.min() >= 0 and raw.max() < 65536:  # a table beats a sort in small ranges
-        table = np.bincount(raw.ravel())
-        values = np.flatnonzero(table)
-        counts = table[values]
-    else:
-        values, counts = np.unique(raw, return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:MOST_VALUES]
-    return dict(zip(values[order].tolist(), counts[order].tolist(), strict=True))
-
-
-class Memory:
-    """Looks kept in one SQLite file per folder; each stands until its file's time or size changes.
-
-    SQLite because rows are added as they come and a process that is killed leaves it whole.
+    Never raises: `broken` says why a file cannot be decoded.
     """
+    try:
+        return _scan_label(path, labels) if labels else _scan_image(path)
+    except InputError as error:
+        return FileScan(broken=str(error))
+    except Exception as error:  # whatever else a decoder may raise must not stop the others
+        return FileScan(broken=f"{path} cannot be decoded ({error}); replace or remove it")
 
-    def __init__(self, root: Path) -> None:
-        name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
-        path = cache_folder() / "looks" / f"{root.resolve().name}-{name}.sqlite"
+
+def _scan_image(path: Path) -> FileScan:
+    with open_image(path) as image:
+        rgb = Image.fromarray(image.read())
+    numbers, gray = ImageStat.Stat(rgb), rgb.convert("L")
+    gray.thumbnail((256, 256))  # hashing a large image takes long
+    hashes = imagehash.dhash(gray, _HASH_SIDE), imagehash.dhash_vertical(gray, _HASH_SIDE)
+    flat = ImageStat.Stat(gray).stddev[0] < _FLAT
+    return FileScan(
+        mode=image.mode,
+        size="{1}x{0}".format(*image.size),
+        pixels=image.size[0] * image.size[1],
+        sums=tuple(numbers.sum),
+        squares=tuple(numbers.sum2),
+        hash="" if flat else "".join(map(str, hashes)),
+    )
+
+
+def _scan_label(path: Path, labels: LabelSet) -> FileScan:
+    with open_pillow(path) as picture:
+        picture.load()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._base = _open(path)
-        except (OSError, sqlite3.Error):  # a home that cannot be written costs the memory only
-            self._base = _open(":memory:")
-        self._unsaved = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._base.commit()
-        self._base.close()
-
-    def recall(self, file: File) -> Seen | None:
-        row = self._base.execute(
-            "SELECT seen FROM looks WHERE key = ? AND stamp = ?", (_key(file), _stamp(file.path))
-        ).fetchone()
-        return Seen.model_validate_json(row[0]) if row else None
-
-    def keep(self, file: File, seen: Seen) -> None:
-        row = (_key(file), _stamp(file.path), seen.model_dump_json(exclude_defaults=True))
-        self._base.execute("INSERT OR REPLACE INTO looks VALUES (?, ?, ?)", row)
-        self._unsaved += 1
-        if self._unsaved >= _SAVE_EVERY:
-            self._base.commit()
-            self._unsaved = 0
+            foreign, raw = "", labels.raw_of(picture, path)
+        except InputError as error:
+            foreign, raw = str(error), pack(np.asarray(picture.convert("RGB")))
+        values, counts = np.unique(raw.astype(np.int64), return_counts=True)
+        most = np.argsort(-counts, kind="stable")[:MOST_VALUES]
+        return FileScan(
+            mode=picture.mode,
+            size="{}x{}".format(*picture.size),
+            values=dict(zip(values[most].tolist(), counts[most].tolist(), strict=True)),
+            lossy=picture.format == "JPEG",
+            foreign=foreign,
+        )
 
 
-def _open(path: Path | str) -> sqlite3.Connection:
-    base = sqlite3.connect(path, timeout=30)
-    base.execute("CREATE TABLE IF NOT EXISTS looks (key PRIMARY KEY, stamp, seen)")
-    return base
+def scan(root: Path, files: Mapping[Path, LabelSet | None]) -> dict[Path, FileScan]:
+    """`scan_file` of every file (path: labels) of the dataset in `root`.
 
+    What is known of a file is kept in the user's cache folder until the file changes, so a second
+    run, or one after Ctrl-C or SIGKILL, goes on.
+    """
+    digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+    cache = cache_folder() / "scans" / f"{root.name}-{digest}-{_SETTINGS['version']}"
+    with ExitStack() as stack, Progress("check", len(files)) as progress:
+        run, pool = None, ThreadPoolExecutor()
+        with suppress(InputError):  # without the cache, or while it is in use, nothing is kept
+            run = stack.enter_context(Run(cache, "scan", _SETTINGS))
+        stack.callback(pool.shutdown, cancel_futures=True)  # also on Ctrl-C
 
-def _key(file: File) -> str:
-    return f"{_VERSION} {file.labels.encoding if file.labels else 'image'} {file.path.resolve()}"
+        def scan_once(path: Path) -> FileScan:
+            labels, now = files[path], stamp(path)
+            key = f"{labels.encoding if labels else 'image'} {path}"
+            kept = run.records.get(key) if run else None
+            if kept and kept["stamp"] == now:
+                return FileScan.model_validate(kept["facts"])
+            found = scan_file(path, labels)
+            if run:
+                facts = found.model_dump(mode="json", exclude_defaults=True)
+                run.add(key, {"stamp": now, "facts": facts})
+            return found
 
-
-def _stamp(path: Path) -> str:
-    try:
-        about = path.stat()
-    except OSError:  # gone since it was listed; the look will say so
-        return "gone"
-    return f"{about.st_mtime_ns} {about.st_size}"
-
-
-def scan(files: Iterable[File], memory: Memory) -> Iterator[tuple[File, Seen]]:
-    """Every file with what is in it: first those remembered, then the others as they are read."""
-    unknown = []
-    for file in files:
-        if seen := memory.recall(file):
-            yield file, seen
-        else:
-            unknown.append(file)
-    pool = ThreadPoolExecutor()
-    try:
-        for file, seen in zip(unknown, pool.map(look, unknown), strict=True):
-            memory.keep(file, seen)
-            yield file, seen
-    finally:  # also on Ctrl-C: what has not been begun is not begun any more
-        pool.shutdown(cancel_futures=True)
+        scans = {}
+        for path, found in zip(files, pool.map(scan_once, files), strict=True):
+            scans[path] = found
+            progress.advance()
+        return scans

@@ -13,6 +13,7 @@ from ..runs import Outcome, command_line
 Splits = Annotated[
     list[str], Parameter(name="--split", negative="", help="repeat for more; default: all")
 ]
+_STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
 def check(
@@ -27,13 +28,25 @@ def check(
 
     example: hmsa data check camvid --split train --split val
     """
-    from .data_check import check as work
+    from rich.console import Group
+    from rich.text import Text
 
+    from ..report.page import write_page
+    from ..report.tables import terminal
+    from . import show
+    from .check import check as work
+
+    found = work(dataset, split, files)
     name = dataset.parent.resolve().name if dataset.name == "dataset.yaml" else dataset.stem
-    page = report or Path("runs") / f"check-{name}.html"
-    summary, table = work(dataset, split, data=files, report=page, command=command_line())
-    errors = [""] * bool(summary["errors"])
-    return Outcome(summary, table, notes=[f"report: {page}"], problems=errors)
+    file = report or Path("runs") / f"check-{name}.html"
+    write_page(file, show.page(found, command_line()))
+    problems = [
+        Text.assemble((f"{problem.level:8}", _STYLES[problem.level]), found.short(problem.message))
+        for problem in found.problems
+    ]
+    table = Group(terminal(show.table(found), str(dataset)), *problems, Text(found.verdict()))
+    summary = found.summary() | {"report": str(file)}
+    return Outcome(summary, table, notes=[f"report: {file}"], code=2 * bool(summary["errors"]))
 
 
 def stats(dataset: Dataset, /, *, split: Splits = [], files: Files = None) -> Outcome:
@@ -41,7 +54,13 @@ def stats(dataset: Dataset, /, *, split: Splits = [], files: Files = None) -> Ou
 
     example: hmsa data stats camvid --split train
     """
-    from .data_check import stats as work
+    from ..report.tables import terminal
+    from . import show
+    from .check import STATISTICS
+    from .check import check as work
 
-    summary, table, errors = work(dataset, split, files)
-    return Outcome(summary, table, problems=errors)
+    found = work(dataset, split, files, compare=False)
+    summary = found.summary()
+    errors = [error["message"] for error in summary["errors"]]
+    table = terminal(show.table(found), str(dataset))
+    return Outcome({key: summary[key] for key in STATISTICS}, table, problems=errors)

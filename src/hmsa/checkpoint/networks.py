@@ -1,261 +1,216 @@
-"""Networks that others made: where they are found, what is known of them, how they are called.
+"""Networks, our own and those of other libraries, found by name and rebuilt from checkpoints.
 
-Anything that maps `[B,3,h,w]` to logits will do: a tensor, a dictionary with `out`, or an object
-with `.logits`. Three libraries are known by their names and imported only if one is asked for:
+A network to put scale attention around is one of
 
-    transformers:NAME            a folder of save_pretrained, or an id on the Hugging Face hub
-    smp:NAME                     the same, of segmentation_models.pytorch
-    torchvision:NAME[@FILE]      with torchvision's weights, or a state_dict that was saved
-    FOLDER                       of save_pretrained, by either of the first two
-    MODULE:FUNCTION              your own: Python that is importable here; FUNCTION() returns it
+    transformers:NAME        a folder of save_pretrained, or an id on the Hugging Face hub
+    smp:NAME                 the same, of segmentation_models.pytorch
+    torchvision:NAME[@FILE]  with torchvision's weights, or with a saved state_dict
+    FOLDER                   of save_pretrained, of one of the first two
+    MODULE:FUNCTION          your own: Python that is importable here; FUNCTION() returns it
+    CHECKPOINT               of hmsa: a file, a run folder, a folder of save_pretrained
 
-What a network of one's own does not say by its attributes counts as it is here: `multiple` = 32
-(pixels that height and width must be a multiple of), `mean` and `std` = ImageNet's (of RGB in
-0..1), `names` = unknown (of its classes).
+Importing this module lets `ScaleAttention` describe and rebuild all of them.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..runs.errors import InputError, first_line
+from ..model import HMSA, ScaleAttention, build
+from ..model.adapter import NetworkInfo
+from ..model.adapter import describe as describe_own
+from ..model.pretrained import CONFIG
+from ..runs.errors import InputError, as_input_error, first_line
+from .files import hashed
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-ALLOWED = "HMSA_NETWORK"  # variable of the environment: the MODULE:FUNCTION that may be imported
-_EXTRA = {"transformers": "transformers", "smp": "segmentation_models_pytorch"}
-
-
-@dataclass(frozen=True)
-class Known:
-    """What there is to know of a network beside how to call it."""
-
-    module: nn.Module
-    made: Mapping[str, Any]  # JSON from which `rebuild` makes it again, without its weights
-    multiple: int = 32
-    mean: Sequence[float] = IMAGENET_MEAN
-    std: Sequence[float] = IMAGENET_STD
-    names: tuple[str, ...] | None = None  # of its classes
+# Environment variable: the MODULE:FUNCTION that may be imported. A checkpoint, which may be
+# anybody's, can name code but not have it run without this permission
+ALLOWED = "HMSA_NETWORK"
 
 
-def find(source: str) -> Known:
-    """The network that `source` names, with its weights, ready to look; forms: see above."""
-    library, _, name = source.partition(":")
-    if library in _FIND and name:
-        return _FIND[library](name)
-    if Path(source).is_dir():
-        config = Path(source) / "config.json"
-        try:
-            told = json.loads(config.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise InputError(
-                f"{source} has no readable config.json; give a folder of save_pretrained, of "
-                "transformers or segmentation_models.pytorch"
-            ) from None
-        return _FIND["smp" if "_model_class" in told else "transformers"](source)
+class Library(NamedTuple):
+    """How to work with the networks of one library."""
+
+    find: Callable[[str], Any]  # name -> the network, with weights, and mean and std as attributes
+    describe: Callable[[Any], NetworkInfo]
+    rebuild: Callable[[Mapping[str, Any]], Any]  # `NetworkInfo.made` -> the network, any weights
+
+
+def load(source: str | Path) -> HMSA:
+    """`HMSA.from_pretrained` for the command line: raises InputError."""
+    with as_input_error():
+        return HMSA.from_pretrained(source)
+
+
+def find(source: str | Path) -> NetworkInfo:
+    """The network that `source` names, with its weights, in eval mode. Raises InputError."""
+    library, _, name = str(source).partition(":")
+    path = Path(source)
+    with _as_input_error(f"{source} cannot be loaded"):
+        if (path / CONFIG).is_file():
+            config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+            kinds = {"_model_class": "smp", "model_type": "transformers"}
+            library, name = next((kinds[key] for key in config if key in kinds), ""), str(source)
+        if name and library in LIBRARIES:
+            return describe(LIBRARIES[library].find(name).eval())
+        if path.exists() or path.suffix == ".safetensors":
+            return describe(load(path))
     if name:
-        return _own(source)
-    raise InputError(
-        f"no network {source}; give a checkpoint of ours, transformers:NAME, smp:NAME, "
-        "torchvision:NAME[@FILE], a folder of save_pretrained, or MODULE:FUNCTION of your own"
-    )
+        return _own(str(source))
+    raise InputError(f"no network {source}; hmsa attend --help lists what can be given")
 
 
-def known(module: nn.Module) -> Known:
-    """What a network says of itself, or its class does."""
-    library = type(module).__module__.partition(".")[0]
-    if library in _KNOWN:
-        return _KNOWN[library](module)
-    told = {
-        key: getattr(module, key) for key in ("multiple", "mean", "std") if hasattr(module, key)
-    }
-    names = getattr(module, "names", None)
-    return Known(module, {"library": "own"}, **told, names=tuple(names) if names else None)
+def describe(network: nn.Module | Mapping[str, Any]) -> NetworkInfo:
+    """What a network says of itself; or the network of `NetworkInfo.made`, with any weights."""
+    if not isinstance(network, nn.Module):
+        return _rebuild(network)
+    if isinstance(network, HMSA):
+        inner, made = LogitsOnly(network), {"library": "hmsa", "network": network.card.network}
+        if isinstance(network, ScaleAttention):
+            inner, made = network.trunk.module, network.card.network["network"]
+        mean, std = (tuple(each.flatten().tolist()) for each in (network.mean, network.std))
+        return replace(describe(inner), made=made, mean=mean, std=std, names=network.card.names)
+    module = type(network).__module__.partition(".")[0]
+    module = "smp" if module == "segmentation_models_pytorch" else module
+    return LIBRARIES[module].describe(network) if module in LIBRARIES else describe_own(network)
 
 
-def rebuild(made: Mapping[str, Any]) -> nn.Module:
-    """The network of `Known.made`, with any weights. InputError: only its owner has the code."""
-    library = made.get("library")
-    if library == "own":
-        if source := made.get("source"):
-            return _own(source).module
-        raise InputError(
-            "the network in this checkpoint is code of its owner's, which no file can bring along; "
-            "give it to HMSA.from_pretrained(.., network=)"
-        )
-    if library not in _REBUILD:
-        raise InputError(f"a network of {library!r} is none of {', '.join(_REBUILD)}, own")
-    try:
-        return _REBUILD[library](made)
-    except InputError:
-        raise
-    except Exception as error:  # another version of that library may raise anything
-        raise InputError(
-            f"this version of {library} cannot build it ({first_line(error)})"
-        ) from None
-
-
-def logits_of(output: Any) -> Tensor:
-    """`[B,K,h,w]` of what a network returned; InputError says what came instead."""
-    found = output
-    if isinstance(output, Mapping) and "out" in output:
-        found = output["out"]
-    elif hasattr(output, "logits"):
-        found = output.logits
-    if isinstance(found, Tensor) and found.ndim == 4:
-        return found
-    if isinstance(output, Tensor):
-        came = f"a tensor {list(output.shape)}"
-    elif isinstance(output, Mapping):
-        came = f"{type(output).__name__} with {', '.join(map(str, output))}"
-    elif isinstance(output, Sequence):
-        came = f"{type(output).__name__} of {len(output)}"
+def _rebuild(made: Mapping[str, Any]) -> NetworkInfo:
+    library = str(made.get("library"))
+    if reference := made.get("reference"):
+        info = find(reference)
+        if hashed(info.module.state_dict()) != made["sha256"]:
+            raise InputError(f"{reference} has changed since this attention was trained for it")
+    elif library == "hmsa":
+        info = describe(build(**made["network"]).eval())
+    elif library == "own":
+        info = _own(made.get("source", ""))
     else:
-        came = type(output).__name__
-    raise InputError(
-        f"the network returns {came}; it must be logits [B,K,h,w]: a tensor, a dictionary with "
-        "out, or an object with .logits"
-    )
+        with _as_input_error(f"this version of {library} cannot rebuild its network"):
+            info = describe(LIBRARIES[library].rebuild(made).eval())
+    return replace(info, made=made)
 
 
-def _need(library: str) -> Any:
-    """A library that is not there unless asked for."""
-    name = _EXTRA[library]
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise InputError(f'{library} networks need {name}: pip install "hmsa[networks]"') from None
+class LogitsOnly(nn.Module):
+    """A network of hmsa at one scale, as a foreign network."""
+
+    def __init__(self, model: HMSA) -> None:
+        super().__init__()
+        self.model, self.multiple = model, math.lcm(model.multiple, *model.strides)
+        self.train(model.training)
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.model.see(image, attended=False).logits
+        return logits
 
 
 def allow(source: str) -> None:
-    """Let the code MODULE:FUNCTION be run, by this process and those that it starts.
-
-    Without that no checkpoint, which may be anybody's, can have a module imported by naming it.
-    """
+    """Permit this process, and those that it starts, to import and call MODULE:FUNCTION."""
     os.environ[ALLOWED] = source
 
 
-def _own(source: str) -> Known:
-    if os.environ.get(ALLOWED) != source:
+def _own(source: str) -> NetworkInfo:
+    if not source or os.environ.get(ALLOWED) != source:
+        way = f"set {ALLOWED}={source} to run it, or " * bool(source)
         raise InputError(
-            f"the network in this checkpoint is code of its owner's, {source}; if that may be run "
-            f"here, set {ALLOWED}={source}, or give the network to "
-            "HMSA.from_pretrained(.., network=)"
+            f"the checkpoint needs its owner's code; {way}use HMSA.from_pretrained(.., network=)"
         )
     place, _, name = source.partition(":")
     try:
-        make: Callable[[], Any] = getattr(importlib.import_module(place), name)
+        module = getattr(importlib.import_module(place), name)()
     except (ImportError, AttributeError) as error:
-        raise InputError(
-            f"{source}: {error}; MODULE must be importable from here (PYTHONPATH) and FUNCTION in "
-            "it return the network"
-        ) from None
-    module = make()
+        raise InputError(f"{source}: {error}; is its folder in PYTHONPATH?") from None
     if not isinstance(module, nn.Module):
         raise InputError(f"{source}() returned {type(module).__name__}, not a torch.nn.Module")
-    found = known(module)
-    if found.made.get("library") == "own":
-        return Known(**vars(found) | {"made": {"library": "own", "source": source}})
-    return found
+    info, made = describe(module), {"library": "own", "source": source}
+    return replace(info, made=made) if info.made.get("library") == "own" else info
 
 
-def _load(library: str, name: str, load: Callable[[], nn.Module]) -> nn.Module:
+@contextmanager
+def _as_input_error(message: str) -> Iterator[None]:
+    """Other libraries, and files and hubs through them, may raise anything."""
     try:
-        return load().eval()
+        yield
     except InputError:
         raise
-    except Exception as error:  # of files, of the hub, of configurations: of many kinds
-        raise InputError(f"{library}:{name} cannot be loaded ({first_line(error)})") from None
+    except Exception as error:
+        way = '; pip install "hmsa[networks]"' if isinstance(error, ImportError) else ""
+        raise InputError(f"{message} ({first_line(error)}){way}") from None
 
 
-def _find_transformers(name: str) -> Known:
-    library = _need("transformers")
-    module = _load(
-        "transformers", name, lambda: library.AutoModelForSemanticSegmentation.from_pretrained(name)
-    )
-    found = _known_transformers(module)
-    try:
-        processor = library.AutoImageProcessor.from_pretrained(name)
-        mean, std = processor.image_mean, processor.image_std
-    except (OSError, ValueError, AttributeError):  # none was stored: ImageNet's, as they all have
-        return found
-    return Known(**vars(found) | {"mean": tuple(mean), "std": tuple(std)})
+def _find_transformers(name: str) -> Any:
+    from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+    network = AutoModelForSemanticSegmentation.from_pretrained(name)
+    with suppress(OSError, ValueError, AttributeError):  # not stored: ImageNet's
+        processor = AutoImageProcessor.from_pretrained(name)
+        network.mean, network.std = processor.image_mean, processor.image_std
+    return network
 
 
-def _known_transformers(module: nn.Module) -> Known:
-    config: Any = module.config
-    names = tuple(config.id2label[k] for k in sorted(config.id2label))
-    told = json.loads(json.dumps(config.to_dict()))
-    return Known(
-        module,
-        {"library": "transformers", "config": told},
-        names=None if names[0].startswith("LABEL_") else names,
-    )
+def _describe_transformers(network: Any) -> NetworkInfo:
+    config = json.loads(json.dumps(network.config.to_dict()))
+    labels = network.config.id2label
+    names = [labels[k] for k in sorted(labels)]
+    info = replace(describe_own(network), made={"library": "transformers", "config": config})
+    return info if names[0].startswith("LABEL_") else replace(info, names=names)
 
 
-def _rebuild_transformers(made: Mapping[str, Any]) -> nn.Module:
-    library, told = _need("transformers"), dict(made["config"])
-    config = library.AutoConfig.for_model(told.pop("model_type"), **told)
-    module: nn.Module = library.AutoModelForSemanticSegmentation.from_config(config)
-    return module
+def _rebuild_transformers(made: Mapping[str, Any]) -> Any:
+    from transformers import AutoConfig, AutoModelForSemanticSegmentation
+
+    return AutoModelForSemanticSegmentation.from_config(AutoConfig.for_model(**made["config"]))
 
 
-def _find_smp(name: str) -> Known:
-    library = _need("smp")
-    found = _known_smp(_load("smp", name, lambda: library.from_pretrained(name)))
-    told: Any = found.made["arguments"]
-    if not told.get("encoder_weights"):
-        return found
-    try:  # what its encoder was first trained with
-        first = library.encoders.get_preprocessing_params(
-            told["encoder_name"], told["encoder_weights"]
-        )
-    except Exception as error:  # of the hub, mostly
-        raise InputError(
-            f"smp:{name}: what its encoder's pictures are normalised by cannot be found "
-            f"({first_line(error)})"
-        ) from None
-    if first["input_space"] != "RGB":
-        raise InputError(f"smp:{name} wants {first['input_space']} pictures; RGB alone will do")
-    most = first["input_range"][1]
-    mean, std = (tuple(v / most for v in first[key]) for key in ("mean", "std"))
-    return Known(**vars(found) | {"mean": mean, "std": std})
+def _find_smp(name: str) -> Any:
+    import segmentation_models_pytorch as smp
+
+    network = smp.from_pretrained(name)
+    encoder, weights = (network.config.get(f"encoder_{key}") for key in ("name", "weights"))
+    if weights:  # images are normalised as when the encoder was first trained
+        first = smp.encoders.get_preprocessing_params(encoder, weights)
+        if first["input_space"] != "RGB":
+            raise InputError(f"smp:{name} takes {first['input_space']} images; RGB is supported")
+        for key in ("mean", "std"):
+            setattr(network, key, [value / first["input_range"][1] for value in first[key]])
+    return network
 
 
-def _known_smp(module: Any) -> Known:
-    told = json.loads(json.dumps({k: v for k, v in module.config.items() if k[0] != "_"}))
-    if told.get("activation"):
-        raise InputError(
-            f"the network ends in {told['activation']}; scale attention fuses logits: give "
-            "activation=None"
-        )
-    multiple = max(32, module.encoder.output_stride)
-    made = {"library": "smp", "class": type(module).__name__, "arguments": told}
-    return Known(module, made, multiple)
+def _describe_smp(network: Any) -> NetworkInfo:
+    arguments = {k: v for k, v in network.config.items() if k[0] != "_"}
+    if activation := arguments.get("activation"):
+        raise InputError(f"the network ends in {activation}, not logits: give activation=None")
+    made = {"library": "smp", "class": type(network).__name__, "arguments": arguments}
+    info = replace(describe_own(network), multiple=max(32, network.encoder.output_stride))
+    return replace(info, made=json.loads(json.dumps(made)))
 
 
-def _rebuild_smp(made: Mapping[str, Any]) -> nn.Module:
-    arguments = dict(made["arguments"]) | {"encoder_weights": None}
-    module: nn.Module = getattr(_need("smp"), made["class"])(**arguments)
-    return module
+def _rebuild_smp(made: Mapping[str, Any]) -> Any:
+    import segmentation_models_pytorch as smp
+
+    return getattr(smp, made["class"])(**made["arguments"] | {"encoder_weights": None})
 
 
-class _Torchvision(nn.Module):
-    """A segmentation network of torchvision's without its last resizing, which is ours as well."""
+class TorchvisionLogits(nn.Module):
+    """A segmentation network of torchvision without its last resizing to the image's size."""
 
-    def __init__(self, network: Any) -> None:
+    multiple = 16
+    names: list[str]
+
+    def __init__(self, network: Any, made: Mapping[str, Any]) -> None:
         super().__init__()
-        self.backbone, self.classifier = network.backbone, network.classifier
-        self.train(network.training)
+        self.backbone, self.classifier, self.made = network.backbone, network.classifier, made
 
     def forward(self, image: Tensor) -> Tensor:
         levels = self.backbone(image)
@@ -263,82 +218,33 @@ class _Torchvision(nn.Module):
         return logits
 
 
-def _torchvision(name: str, classes: int | None, weights: Any = None) -> Any:
-    from torchvision.models import get_model
+def _find_torchvision(name: str) -> nn.Module:
+    from torchvision.models import get_model_weights, segmentation
 
-    told: dict[str, Any] = {"weights": weights}
-    if weights is None:
-        told |= {"weights_backbone": None, "num_classes": classes}
-    return get_model(name, **told)
-
-
-def _segmenters() -> list[str]:
-    from torchvision.models import list_models, segmentation
-
-    names: list[str] = list_models(module=segmentation)
-    return names
-
-
-def _find_torchvision(name: str) -> Known:
     name, _, file = name.partition("@")
-    if name not in _segmenters():
-        raise InputError(f"torchvision:{name} is none of {', '.join(_segmenters())}")
+    made: dict[str, Any] = {"library": "torchvision", "name": name}
     if not file:
-        module = _load("torchvision", name, lambda: _torchvision(name, None, "DEFAULT"))
-        from torchvision.models import get_model_weights
-
-        found = _known_torchvision(module, name)
-        names = get_model_weights(name).DEFAULT.meta["categories"]
-        return Known(**vars(found) | {"names": tuple(names)})
-    if not Path(file).is_file():
-        raise InputError(
-            f"torchvision:{name}: no file {file}; torch.save(network.state_dict(), ..)"
-        )
-
-    def load() -> nn.Module:
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-        last = next(t for n, t in reversed(tensors.items()) if n.startswith("classifier.")
-                    and n.endswith("bias"))  # fmt: skip
-        network: nn.Module = _torchvision(name, len(last))
-        network.load_state_dict(
-            {n: t for n, t in tensors.items() if not n.startswith("aux_classifier.")}
-        )
+        network = TorchvisionLogits(getattr(segmentation, name)(weights="DEFAULT"), made)
+        network.names = get_model_weights(name).DEFAULT.meta["categories"]
+        made["classes"] = len(network.names)
         return network
-
-    return _known_torchvision(_load("torchvision", f"{name}@{file}", load), name)
-
-
-def _known_torchvision(module: nn.Module, name: str | None = None) -> Known:
-    if not hasattr(module, "backbone") or not hasattr(module, "classifier"):
-        raise InputError(f"{type(module).__name__} is no segmentation network of torchvision's")
-    wrapped = _Torchvision(module)
-    shapes = {key: tensor.shape for key, tensor in wrapped.state_dict().items()}
-    classes = next(len(t) for n, t in reversed(wrapped.classifier.state_dict().items())
-                   if n.endswith("bias"))  # fmt: skip
-    for each in [name] if name else _segmenters():
-        with torch.device("meta"):
-            other = _Torchvision(_torchvision(each, classes))
-        if shapes == {key: tensor.shape for key, tensor in other.state_dict().items()}:
-            return Known(wrapped, {"library": "torchvision", "name": each, "classes": classes}, 16)
-    return Known(wrapped, {"library": "own"}, 16)  # made of its parts by hand
+    tensors = torch.load(file, map_location="cpu", weights_only=True)
+    biases = [n for n in tensors if n.startswith("classifier.") and n.endswith("bias")]
+    network = _rebuild_torchvision(made | {"classes": len(tensors[biases[-1]])})
+    network.load_state_dict({n: t for n, t in tensors.items() if not n.startswith("aux_")})
+    return network
 
 
-def _rebuild_torchvision(made: Mapping[str, Any]) -> nn.Module:
-    return _Torchvision(_torchvision(made["name"], made["classes"]))
+def _rebuild_torchvision(made: Mapping[str, Any]) -> TorchvisionLogits:
+    from torchvision.models import segmentation
+
+    arguments = {"weights": None, "weights_backbone": None, "num_classes": made["classes"]}
+    return TorchvisionLogits(getattr(segmentation, made["name"])(**arguments), made)
 
 
-_FIND: dict[str, Callable[[str], Known]] = {
-    "transformers": _find_transformers,
-    "smp": _find_smp,
-    "torchvision": _find_torchvision,
+LIBRARIES = {
+    "transformers": Library(_find_transformers, _describe_transformers, _rebuild_transformers),
+    "smp": Library(_find_smp, _describe_smp, _rebuild_smp),
+    "torchvision": Library(_find_torchvision, describe_own, _rebuild_torchvision),
 }
-_KNOWN: dict[str, Callable[[Any], Known]] = {
-    "transformers": _known_transformers,
-    "segmentation_models_pytorch": _known_smp,
-    "torchvision": _known_torchvision,
-}
-_REBUILD: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
-    "transformers": _rebuild_transformers,
-    "smp": _rebuild_smp,
-    "torchvision": _rebuild_torchvision,
-}
+ScaleAttention.describe = staticmethod(describe)

@@ -1,119 +1,80 @@
-"""Checkpoints of the official multi-scale attention code: how to read them, what is what."""
+"""Checkpoints of the official multi-scale attention code; official.yaml has their names."""
 
 from __future__ import annotations
 
 import pickle
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
 
-from ..runs.errors import InputError
+from ..data.labels import LabelSet
+from ..model import HMSA, build
+from ..runs.errors import InputError, first_line
 
-_BLOCK = r"ocr\.ocr_distri_head\.object_context_block\."
-# In turn: the first that matches a whole key names it
-_NAMES = [
-    (r"backbone\.layer0\.0\.", "trunk.extractor.conv1."),
-    (r"backbone\.layer0\.1\.", "trunk.extractor.bn1."),
-    (r"backbone\.", "trunk.extractor."),
-    (r"ocr\.conv3x3_ocr\.0\.", "head.pixels.0."),
-    (r"ocr\.conv3x3_ocr\.1\.0\.", "head.pixels.1."),
-    (r"ocr\.aux_head\.0\.", "head.aux.0.0."),
-    (r"ocr\.aux_head\.1\.0\.", "head.aux.0.1."),
-    (r"ocr\.aux_head\.2\.", "head.aux.1."),
-    (_BLOCK + r"f_pixel\.0\.", "head.query.0.0."),
-    (_BLOCK + r"f_pixel\.1\.0\.", "head.query.0.1."),
-    (_BLOCK + r"f_pixel\.2\.", "head.query.1.0."),
-    (_BLOCK + r"f_pixel\.3\.0\.", "head.query.1.1."),
-    (_BLOCK + r"f_object\.0\.", "head.key.0.0."),
-    (_BLOCK + r"f_object\.1\.0\.", "head.key.0.1."),
-    (_BLOCK + r"f_object\.2\.", "head.key.1.0."),
-    (_BLOCK + r"f_object\.3\.0\.", "head.key.1.1."),
-    (_BLOCK + r"f_down\.0\.", "head.value.0."),
-    (_BLOCK + r"f_down\.1\.0\.", "head.value.1."),
-    (_BLOCK + r"f_up\.0\.", "head.context.0."),
-    (_BLOCK + r"f_up\.1\.0\.", "head.context.1."),
-    (r"ocr\.ocr_distri_head\.conv_bn_dropout\.0\.", "head.merge.0."),
-    (r"ocr\.ocr_distri_head\.conv_bn_dropout\.1\.0\.", "head.merge.1."),
-    (r"ocr\.cls_head\.", "head.semantic."),
-    (r"aspp\.features\.", "head.dilated."),
-    (r"aspp\.img_conv\.", "head.pooled."),
-    (r"bot_fine\.", "head.reduce_fine."),
-    (r"bot_aspp\.", "head.reduce."),
-    (r"(?:final|seg_head|cls_head)\.0\.", "head.semantic.0.0."),
-    (r"(?:final|seg_head|cls_head)\.1\.", "head.semantic.0.1."),
-    (r"(?:final|seg_head|cls_head)\.3\.", "head.semantic.1.0."),
-    (r"(?:final|seg_head|cls_head)\.4\.", "head.semantic.1.1."),
-    (r"(?:final|seg_head|cls_head)\.6\.", "head.semantic.2."),
-    (r"scale_attn\.conv2\.", "attention.2."),
-    (r"scale_attn\.conv([01])\.", r"attention.\1.0."),
-    (r"scale_attn\.bn([01])\.", r"attention.\1.1."),
-    (r"scale_attn\.0\.", "attention.0.0."),
-    (r"scale_attn\.1\.", "attention.0.1."),
-    (r"scale_attn\.3\.", "attention.1.0."),
-    (r"scale_attn\.4\.", "attention.1.1."),
-    (r"scale_attn\.6\.", "attention.2."),
-]
-# Where attention is two bare convolutions
-_SHORT_NAMES = [(r"scale_attn\.([02])\.", r"attention.\1.")]
+_TABLES = yaml.safe_load(Path(__file__).with_name("official.yaml").read_text(encoding="utf-8"))
+NETWORKS: dict[str, dict[str, Any]] = _TABLES["networks"]  # by `arch`
+# What the official code stores beside weights. Nothing else is unpickled, so no code of a file runs
+_SCALAR: Any = np.float64(0).__reduce__()[0]
+_HARMLESS: list[Any] = [
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType,
+]  # fmt: skip
 
 
 def our_name(key: str, arch: str) -> str:
-    """Our key for an official one, with or without the `module.` of a parallel wrapper."""
+    """Our name of an official weight, with or without the `module.` of a parallel wrapper."""
     key = key.removeprefix("module.")
-    first = _SHORT_NAMES if NETWORKS[arch].get("short") else []
-    for pattern, name in first + _NAMES:
-        renamed, found = re.subn(f"^{pattern}", name, key)
-        if found:
-            return renamed
-    raise InputError(f"{key!r} is no weight of the official networks that are known here")
-
-
-_HRNET: dict[str, Any] = {"trunk": "hrnet_w48"}
-_DEEPLAB: dict[str, Any] = {"trunk": "resnet50", "head": "deeplab", "stride": 8}
-_SCALES = [0.5, 1.0, 2.0]
-# The network, as `build` takes it, for each `arch` of an official checkpoint
-NETWORKS: dict[str, dict[str, Any]] = {
-    "ocrnet.HRNet_Mscale": {"fusion": "hierarchical", "head": "ocr"} | _HRNET,
-    "ocrnet.HRNet": {"fusion": "average", "head": "ocr"} | _HRNET,
-    "mscale.HRNet": {"fusion": "hierarchical", "head": "stacked"} | _HRNET,
-    "basic.HRNet": {"fusion": "average", "head": "stacked"} | _HRNET,
-    "mscale.DeepV3R50": {"fusion": "hierarchical"} | _DEEPLAB,
-    "mscale2.DeepV3R50": {"fusion": "pair"} | _DEEPLAB,
-    "deepv3.DeepV3PlusR50": {"fusion": "average"} | _DEEPLAB,
-    "attnscale.DeepV3R50": {"fusion": "explicit", "scales": _SCALES, "short": True} | _DEEPLAB,
-    "attnscale.DeepV3R50B": {"fusion": "explicit", "scales": _SCALES} | _DEEPLAB,
-}
+    prefixes = _TABLES["short_prefixes"] if NETWORKS[arch].get("short") else {}
+    for official, ours in (prefixes | _TABLES["prefixes"]).items():
+        if key.startswith(official):
+            return f"{ours}{key.removeprefix(official)}"
+    raise InputError(f"{key!r} is not a weight of an official network")
 
 
 def read(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """`arch` and weights, under our names, of an official checkpoint; no code of it ever runs.
-
-    The file may be of the old serialisation, hold a numpy number, an optimizer, and keys with the
-    `module.` of a parallel wrapper: all as the official code writes it.
-    """
-    if not path.is_file():
-        raise InputError(f"no file {path}")
-    numpy_scalar = getattr(np, "_core", None) or np.core
-    harmless: list[Any] = [
-        (numpy_scalar.multiarray.scalar, "numpy.core.multiarray.scalar"),
-        (numpy_scalar.multiarray.scalar, "numpy._core.multiarray.scalar"),
-        np.dtype,
-        np.dtypes.Float64DType,
-        np.dtypes.Float32DType,
-    ]
+    """`arch`, and weights under our names, of an official file. Raises InputError."""
     try:
-        with torch.serialization.safe_globals(harmless):
+        with torch.serialization.safe_globals(_HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is no checkpoint that is safe to read ({reason})") from None
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{path} cannot be read safely ({first_line(error)})") from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise InputError(f"{path} has no state_dict; an official checkpoint is needed")
     arch = str(content.get("arch"))
     if arch not in NETWORKS:
-        raise InputError(f"{path} is of arch {arch!r}; known here: {', '.join(NETWORKS)}")
+        raise InputError(f"{path} is of arch {arch!r}; supported are {', '.join(NETWORKS)}")
     return arch, {our_name(key, arch): t for key, t in content["state_dict"].items()}
+
+
+def convert(path: Path, labels: LabelSet) -> HMSA:
+    """The network of an official file, with the classes `labels`.
+
+    Raises InputError unless each weight of the file has its place in the network, and the reverse.
+    """
+    arch, weights = read(path)
+    model = build(**NETWORKS[arch], classes=len(labels.names), width=256, official=True)
+    # The official code normalises outside of the network, by the same numbers
+    weights |= {"mean": model.mean, "std": model.std}
+    wanted = model.state_dict()
+    shared = wanted.keys() & weights.keys()
+    problems = {
+        "missing": wanted.keys() - shared,
+        "unexpected": weights.keys() - shared,
+        "of another shape": {key for key in shared if wanted[key].shape != weights[key].shape},
+    }
+    found = [f"{len(k)} {what}, such as {min(k)}" for what, k in problems.items() if k]
+    if found:
+        raise InputError(
+            f"{path} does not fit {arch} with {len(labels.names)} classes: {'; '.join(found)}"
+        )
+    model.load_state_dict(weights)
+    model.card.names, model.card.palette = list(labels.names), list(labels.palette)
+    model.card.scales = (
+        [1.0] if model.fusion == "average" else [0.5, 1.0, 2.0]
+    )  # as evaluated there
+    model.card.trained_on = {"converted from": path.name, "arch": arch}
+    return model

@@ -24,10 +24,21 @@ def convert(
 
     example: hmsa convert best_checkpoint.pth cityscapes -o cityscapes
     """
-    from . import convert as module
+    from ..data.descriptions import read_classes
+    from ..model.pretrained import save
+    from . import official
+    from .networks import load
 
-    table, problem = module.convert(source, out, classes)
-    if problem:
-        Outcome(table=table).show()
-        raise InputError(problem)
-    return Outcome(table=table, path=out)
+    note = ""
+    if source.suffix not in (".pth", ".pt", ".tar"):
+        model = load(source)
+    elif classes is None:
+        raise InputError(f"{source} does not name its classes; add a dataset, such as cityscapes")
+    else:
+        model = official.convert(source, read_classes(classes))
+        note = f"{source}: all {len(model.state_dict())} tensors matched"
+    if out.suffix == ".safetensors":
+        save(out, model)
+    else:
+        model.save_pretrained(out)
+    return Outcome(notes=[note] if note else [], path=out)

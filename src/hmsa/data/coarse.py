@@ -1,4 +1,4 @@
-"""Labels that people drew with a broad brush, to be laid over what a network saw."""
+"""Coarse labels, drawn by people, that replace parts of the labels that a network predicts."""
 
 from __future__ import annotations
 
@@ -11,54 +11,54 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runs.errors import InputError
+from ..runs import InputError
 from .datasets import Dataset
 from .labels import IGNORE
 
 
 @dataclass(frozen=True)
 class Coarse:
-    """Labels by people. Where one speaks it counts, with confidence 255.
+    """Labels by people; where there is one it counts, with confidence 255.
 
-    fill: train ids of the only classes that are taken over; None: all of them. The official code
-    fills truck, bus and train so, but only in pictures where the network saw the class, too.
+    fill: train ids of the only classes to take over; None: all. The official code fills truck, bus
+    and train so, but only in images where the network predicts the class, too.
+    grow: pixels around a label that get it, too; between labels the nearest counts.
     """
 
     dataset: Dataset
     fill: frozenset[int] | None = None
-    grow: int = 0  # pixels around what was drawn that count, too; the nearest label speaks
+    grow: int = 0
 
     @cached_property
     def _places(self) -> dict[Path | str, int]:
-        pairs = list(enumerate(self.dataset.pairs))
-        by_name: dict[Path | str, int] = {pair.name: i for i, pair in pairs}
-        return by_name | {pair.image.resolve(): i for i, pair in pairs}
+        pairs = self.dataset.pairs
+        places: dict[Path | str, int] = {pair.name: i for i, pair in enumerate(pairs)}
+        return places | {pair.image.resolve(): i for i, pair in enumerate(pairs)}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that a result depends on but the labels themselves, as JSON has it."""
-        return {
-            "dataset": self.dataset.source.name, "split": self.dataset.split,
-            "values": list(self.dataset.labels.raw),
-            "fill": None if self.fill is None else sorted(self.fill), "grow": self.grow,
-        }  # fmt: skip
+        """All that a result depends on but the labels themselves, as JSON."""
+        fill = None if self.fill is None else sorted(self.fill)
+        values = list(self.dataset.labels.raw)
+        return {"dataset": self.dataset.source.name, "split": self.dataset.split,
+                "values": values, "fill": fill, "grow": self.grow}  # fmt: skip
 
     def find(self, image: Path, name: str) -> int | None:
-        """Index of the label of this very file, or else of one that is called the same."""
+        """Index of the label of this very file, or else of one with the same name."""
         return self._places.get(image.resolve(), self._places.get(name))
 
-    def refuse_strangers(self, images: Mapping[str, Path], source: object) -> None:
-        """InputError if there is no label of any of the `images` by name, from `source`."""
-        if not any(self.find(file, name) is not None for name, file in images.items()):
+    def check_names(self, images: Mapping[str, Path], source: object) -> None:
+        """Raise InputError if none of the `images` (by name) from `source` has a label."""
+        if all(self.find(file, name) is None for name, file in images.items()):
             raise InputError(
-                f"{self.dataset.source}, split {self.dataset.split}: no label of a picture below "
-                f"{source}, neither by file nor by name; which split has them?"
+                f"{self.dataset.source}, split {self.dataset.split} has no label of an image in "
+                f"{source}, neither by file nor by name; name the split that has them"
             )
 
-    def spoken(
+    def read(
         self, index: int, image: object, size: tuple[int, ...]
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Label `[H,W]` and where it counts. InputError: that is not the size of its `image`."""
+        """Label `[H,W]` and where it counts. Raises InputError if `image` has another size."""
         label = self.dataset.read_label(index)
         if label.shape != size:
             (h, w), (height, width) = label.shape, size
@@ -67,29 +67,26 @@ class Coarse:
                 "an image and its coarse label must have one size"
             )
         label = grown(label, self.grow)
-        wanted = label != IGNORE if self.fill is None else np.isin(label, list(self.fill))
-        return label, wanted
+        return label, label != IGNORE if self.fill is None else np.isin(label, list(self.fill))
 
 
 def grown(label: NDArray[np.uint8], reach: int) -> NDArray[np.uint8]:
-    """Label `[H,W]` in which ignored pixels up to `reach` from a labelled one are like the nearest.
+    """Label `[H,W]` in which ignored pixels get the nearest label up to `reach` pixels away.
 
-    Of two that are as near, the upper counts, or else the left one.
+    Of two that are equally near, the upper one counts, or else the left one.
     """
     if not reach:
         return label
-    (height, width), row = label.shape, label.shape[1] + 2 * reach
-    wide = np.pad(label, reach, constant_values=IGNORE)
-    drawn, out = wide.ravel(), wide.ravel().copy()
-    inner = slice(reach, reach + height), slice(reach, reach + width)
-    places = np.arange(wide.size).reshape(wide.shape)[inner]
-    left = places[label == IGNORE]  # still without a label, as places in the padded picture
-    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    far = (y * y + x * x).ravel()
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1)
+    far = y * y + x * x
     order = np.argsort(far, kind="stable")
-    for step in (y * row + x).ravel()[order[far[order] <= reach * reach]]:
-        near = drawn[left + step]
+    wide = np.pad(label, reach, constant_values=IGNORE).ravel()
+    out, row = wide.copy(), label.shape[1] + 2 * reach
+    places = np.arange(wide.size).reshape(-1, row)[reach:-reach, reach:-reach]
+    left = places[label == IGNORE]  # still without a label
+    for step in (y * row + x)[order[far[order] <= reach * reach]]:
+        near = wide[left + step]
         found = near != IGNORE
         out[left[found]] = near[found]
         left = left[~found]
-    return out.reshape(wide.shape)[inner]
+    return out[places]

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatch
+from fnmatch import translate
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runs.errors import InputError
+from ..runs import InputError
 from .descriptions import Split, describe, find_split, folders, label_set
-from .images import open_picture, pictures_below, read_image, read_size
+from .images import images_below, open_pillow, read_image, read_size
 from .labels import IGNORE, LabelSet
+from .lists import Pair as Pair
 from .lists import read_list
 
-
-@dataclass(frozen=True)
-class Pair:
-    name: str  # path below the image folder, without suffix
-    image: Path
-    label: Path
-    confidence: Path | None = None  # 8 bits, floor(255 p) that the label is right
-    instances: Path | None = None  # 16 bits; above 1000: class and number of an instance
-    weight: float = 1.0  # how often it is drawn, against others
-    source: str = ""  # where it is from, as a list file says
+Files = dict[str, list[Path]]  # by the name that pairs them
 
 
 @dataclass(frozen=True)
@@ -47,26 +40,21 @@ class Dataset:
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image `[H,W,3]` RGB and label `[H,W]` train ids, 255 = ignore."""
-        pair = self.pairs[index]
-        image, label = read_image(pair.image), self.read_label(index)
-        if image.shape[:2] != label.shape:
-            raise InputError(sizes_differ(pair, image.shape[:2], label.shape))
-        return image, label
+        return read_image(self.pairs[index].image), self.read_label(index)
 
     def read_label(self, index: int) -> NDArray[np.uint8]:
-        """Label `[H,W]` train ids; 255 = ignore, also in the border and where it is not sure."""
+        """Label `[H,W]` train ids; 255 = ignore, also in the border and at low confidence."""
         pair = self.pairs[index]
         label = self.labels.read(pair.label)
         if pair.confidence and any(self.lowest):
-            with open_picture(pair.confidence) as picture:
-                if picture.mode != "L" or picture.size != label.shape[::-1]:
-                    raise InputError(
-                        f"{pair.confidence} is a {picture.mode} picture of "
-                        f"{picture.size[0]}x{picture.size[1]}; a confidence has 8 bits, one "
-                        f"channel and the size of {pair.label} ({label.shape[1]}x{label.shape[0]})"
-                    )
-                confidence = np.asarray(picture)
-            needed = np.zeros(256, np.uint16)  # 256: none is sure enough
+            with open_pillow(pair.confidence) as image:
+                confidence = np.asarray(image)
+            if confidence.shape != label.shape or confidence.dtype != np.uint8:
+                raise InputError(
+                    f"{pair.confidence} must have one channel of 8 bits and the size of "
+                    f"{pair.label}, not {confidence.shape} of {confidence.dtype}"
+                )
+            needed = np.zeros(256, np.uint16)  # 256: no confidence is enough
             needed[: len(self.lowest)] = self.lowest
             label[confidence < needed[label]] = IGNORE
         if any(self.border):
@@ -78,16 +66,16 @@ class Dataset:
         return label
 
     def read_instances(self, index: int) -> NDArray[np.int64] | None:
-        """`[H,W]`: ids of single instances, 0 where there is none; None without such a picture."""
+        """`[H,W]`: ids of single instances, 0 elsewhere; None without such a file."""
         file = self.pairs[index].instances
         if file is None:
             return None
-        with open_picture(file) as picture:
-            ids = np.asarray(picture).astype(np.int64)
+        with open_pillow(file) as image:
+            ids = np.asarray(image).astype(np.int64)
         return ids * (ids > 1000)  # as Cityscapes stores them: below, a class or a group
 
     def only(self, indices: Iterable[int]) -> Dataset:
-        """The same, of these pictures alone."""
+        """The same, of these images alone."""
         return replace(self, pairs=tuple(self.pairs[index] for index in indices))
 
     def trusting(self, confidence: float | Mapping[str, float]) -> Dataset:
@@ -96,12 +84,11 @@ class Dataset:
         One number for all classes, or class name -> number; 0 keeps everything.
         """
         names = self.labels.names
-        if isinstance(confidence, Mapping):
-            for name in confidence:
-                self.labels.index(name, "confidence")
-            wanted = [confidence.get(name, 0.0) for name in names]
-        else:
-            wanted = [confidence] * len(names)
+        if not isinstance(confidence, Mapping):
+            confidence = dict.fromkeys(names, confidence)
+        wanted = np.zeros(len(names))
+        for name, number in confidence.items():
+            wanted[self.labels.index(name, "confidence")] = number
         lowest = np.searchsorted(np.arange(256) / 255, wanted)
         return replace(self, lowest=tuple(lowest.tolist()))
 
@@ -117,10 +104,10 @@ class Dataset:
 
 
 def open_dataset(path: Path, split: str, data: Path | None = None) -> Dataset:
-    """The split of the dataset that `path` means; `locate` says what it may be.
+    """The split of the dataset that `path` means; see `locate` for what it may be.
 
-    data: where its pictures are, if not where the file says. Every pair is checked to be complete
-    and of equal size; InputError names the first that is not.
+    data: folder of its images, if not where the file says. Raises InputError that names the first
+    pair that is incomplete or of two sizes.
     """
     file, description, root = describe(path, data)
     labels = label_set(description, file)
@@ -129,105 +116,89 @@ def open_dataset(path: Path, split: str, data: Path | None = None) -> Dataset:
     if isinstance(chosen, Split):
         pairs = _pairs(root, chosen, source)
     else:
-        rows = read_list(chosen, root, file.parent, source)
-        pairs = tuple(Pair(**row._asdict()) for row in rows)
+        pairs = read_list(chosen, root, file.parent, source)
     with ThreadPoolExecutor() as pool:
-        for problem in pool.map(_check_size, pairs):
-            if problem:
-                raise InputError(problem)
+        list(pool.map(_check_size, pairs))
+    categories = {
+        category: tuple(labels.index(name, f"{file}: categories") for name in names)
+        for category, names in description.categories.items()
+    }
     sizes = description.instance_sizes
+    instances = tuple(sizes.get(name, np.nan) for name in labels.names) if sizes else ()
     return Dataset(
-        file,
-        split,
-        pairs,
-        labels,
-        categories={
-            category: tuple(labels.index(name, f"{file}: categories") for name in names)
-            for category, names in description.categories.items()
-        },
-        instance_sizes=tuple(sizes.get(name, np.nan) for name in labels.names) if sizes else (),
+        file, split, tuple(pairs), labels, categories=categories, instance_sizes=instances
     )
 
 
-def list_files(root: Path, split: Split) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+def list_files(root: Path, split: Split) -> tuple[Files, Files]:
     """Images and labels by the name that pairs them; two files may share one, or have no partner.
 
     A folder that is not there has no files.
     """
-
-    wanted, unwanted = _any_of(split.include), _any_of(split.exclude)
-
-    def files(names: str | list[str], ending: str) -> dict[str, list[Path]]:
-        found = _by_stem(folders(root, names), ending).items()
-        return {name: files for name, files in found if wanted(name) and not unwanted(name)}
-
-    return files(split.images, split.image_ending), files(split.labels, split.label_ending)
+    images = _files(root, split, split.images, split.image_ending)
+    return images, _files(root, split, split.labels, split.label_ending)
 
 
-def _any_of(patterns: Sequence[str]) -> Callable[[str], bool]:
-    """Whether a name matches one; plain names are looked up, as there may be very many."""
-    plain = {pattern for pattern in patterns if not any(sign in pattern for sign in "*?[")}
-    others = [pattern for pattern in patterns if pattern not in plain]
-    return lambda name: name in plain or any(fnmatch(name, pattern) for pattern in others)
-
-
-def _by_stem(places: list[Path], ending: str) -> dict[str, list[Path]]:
-    """Pictures below `places` by their path there without suffix and `ending`, if they have it."""
-    found: dict[str, list[Path]] = {}
-    for root, file in ((place, file) for place in places for file in pictures_below(place)):
-        stem = file.relative_to(root).with_suffix("").as_posix()
-        if not stem.endswith(ending):
-            continue
-        found.setdefault(stem.removesuffix(ending), []).append(file)
+def _files(root: Path, split: Split, names: list[str], ending: str) -> Files:
+    """By their path below their folder, without suffix and `ending`, which they must have."""
+    found: Files = {}
+    # As one expression, for there may be very many patterns
+    wanted, unwanted = (
+        re.compile("|".join(map(translate, patterns)) or "(?!)").match
+        for patterns in (split.include, split.exclude)
+    )
+    for folder in folders(root, names):
+        for file in images_below(folder):
+            name = file.relative_to(folder).with_suffix("").as_posix()
+            if name.endswith(ending):
+                name = name.removesuffix(ending)
+                if wanted(name) and not unwanted(name):
+                    found.setdefault(name, []).append(file)
     return found
 
 
-def _pairs(root: Path, split: Split, source: str) -> tuple[Pair, ...]:
-    for kind, names in (("images", split.images), ("labels", split.labels)):
-        for folder in folders(root, names):
-            if not folder.is_dir():
-                raise InputError(f"{source}: no folder {folder} for its {kind}")
-    listed = list_files(root, split)
-    for files in (*listed[0].values(), *listed[1].values()):
+def _pairs(root: Path, split: Split, source: str) -> list[Pair]:
+    for folder in (*folders(root, split.images), *folders(root, split.labels)):
+        if not folder.is_dir():
+            raise InputError(f"{source}: no folder {folder}")
+    listed = (
+        *list_files(root, split),
+        _files(root, split, split.confidence, split.confidence_ending),
+        _files(root, split, split.instances, split.instance_ending),
+    )
+    for files in (files for kind in listed for files in kind.values()):
         if len(files) > 1:
-            raise InputError(f"{files[0]} and {files[1]} share one name; which is it? keep one")
-    images, labels = ({stem: file for stem, (file,) in files.items()} for files in listed)
+            raise InputError(same_name(files))
+    images, labels, confidence, instances = ({n: f[0] for n, f in kind.items()} for kind in listed)
     if not images:
         ending = f" that end in {split.image_ending}" if split.image_ending else ""
-        raise InputError(f"{source}: no pictures{ending} in {split.images}; the split is empty")
-    for have, lack, what in ((images, labels, "label"), (labels, images, "image")):
-        alone = [have[stem] for stem in have if stem not in lack]
-        if alone:
+        raise InputError(f"{source}: no images{ending} in {split.images}; the split is empty")
+    partners = [(images, labels, "label"), (labels, images, "image")]
+    if split.confidence:  # instances, too, are optional in a release
+        partners.append((labels, confidence, "confidence"))
+    for have, partner, what in partners:
+        if alone := [have[name] for name in have if name not in partner]:
             raise InputError(
-                f"{source}: {len(alone)} file(s) without {what}, such as {alone[0]}; "
-                f"add the {what}s or exclude the files"
+                f"{source}: {len(alone)} file(s) without {what}, such as {alone[0]}; add what is "
+                "missing or exclude the files"
             )
-    confidence = _beside(root, split.confidence, split.confidence_ending)
-    alone = [file for stem, file in labels.items() if stem not in confidence]
-    if split.confidence is not None and alone:
-        raise InputError(
-            f"{source}: {len(alone)} label(s) without confidence, such as {alone[0]}; add the "
-            f"pictures to {root / split.confidence} or leave out `confidence`"
-        )
-    instances = _beside(root, split.instances, split.instance_ending)  # optional in a release
-    return tuple(
-        Pair(stem, images[stem], labels[stem], confidence.get(stem), instances.get(stem))
-        for stem in images
-    )
+    return [
+        Pair(name, images[name], labels[name], confidence.get(name), instances.get(name))
+        for name in images
+    ]
 
 
-def _beside(root: Path, names: str | list[str] | None, ending: str) -> dict[str, Path]:
-    """Further pictures by the name that pairs them."""
-    places = [] if names is None else folders(root, names)
-    return {stem: files[0] for stem, files in _by_stem(places, ending).items()}
-
-
-def _check_size(pair: Pair) -> str | None:
+def _check_size(pair: Pair) -> None:
     image, label = read_size(pair.image), read_size(pair.label)
-    if image != label and image == label[::-1]:  # a PNG may say last that it lies on its side
+    if image == label[::-1] != label:  # a PNG may have its orientation at its end
         height, width, _ = read_image(pair.image).shape
         image = height, width
-    return None if image == label else sizes_differ(pair, image, label)
+    if image != label:
+        raise InputError(sizes_differ(pair, image, label))
+
+
+def same_name(files: list[Path]) -> str:
+    return f"{files[0]} and {files[1]} have the same name; rename or remove one"
 
 
 def sizes_differ(pair: Pair, image: tuple[int, ...], label: tuple[int, ...]) -> str:

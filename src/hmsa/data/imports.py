@@ -1,347 +1,243 @@
-"""What annotation tools export -> a folder of ours: images/, labels/, a list a split, dataset.yaml.
+"""Exports of annotation tools -> a folder of ours: images/, labels/, lists of splits, dataset.yaml.
 
-CVAT, "Segmentation mask 1.1": a zip, or the folder in it, with labelmap.txt (a line a class,
+CVAT, "Segmentation mask 1.1": a zip, or the folder in it, with labelmap.txt (a line per class,
 `name:red,green,blue:parts:actions`), SegmentationClass/*.png in those colours, ImageSets/ and
 perhaps JPEGImages/. COCO panoptic: a JSON file beside the folder of its name, whose PNGs hold
 segment ids as R + 256 G + 65536 B. Labels become 8-bit palette PNGs of class indices, 255 = none.
+
+Read here rather than by datumaro, which needs older Pillow, pandas and pyarrow than we do, and
+would leave to us what most of this file is: splits, ignored classes, files that do not match.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import shutil
+import re
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PureWindowsPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..config.reading import validate
-from ..runs.errors import InputError
-from .descriptions import Color, Description, label_set
-from .images import open_picture, pictures_below, read_size
-from .labels import IGNORE, LabelSet, pack
+from ..runs import InputError, Outcome
+from .descriptions import Color, description_text
+from .images import images_below, open_pillow, read_size
+from .labels import IGNORE, LabelSet, pack, spread
 
 _SPLITS = {"validation": "val", "training": "train"}  # as annotators call them: as recipes do
+_LABELMAP = re.compile(r"(.*):(\d+),(\d+),(\d+):[^:]*:[^:]*")
 
 
-class Imported(NamedTuple):
-    description: Path
-    pictures: dict[str, int]  # of each split
-    unlabelled: int  # pictures that the export names but has no mask for
-
-
-@dataclass(frozen=True)
-class Mask:
+class Mask(NamedTuple):
     name: str  # path without suffix, with / between folders
-    split: str
     file: Path
     read: Callable[[], NDArray[np.uint8]]  # -> [H,W] class indices, 255 = none
+    split: str | None = None
 
 
 class Export(NamedTuple):
-    """What a reader finds in an export."""
-
     labels: LabelSet
     masks: list[Mask]
-    images: dict[str, Path]
-    unlabelled: int = 0
+    images: Path | None = None  # their folder, which need not be there
 
 
 def import_masks(
-    source: Path,
-    out: Path,
-    images: Path | None = None,
-    ignore: Sequence[str] = (),
-    split: str = "train",
-) -> Imported:
+    source: Path, out: Path, images: Path | None, ignore: Sequence[str], split: str
+) -> Outcome:
     """Make the folder `out` from the export `source`, whole or not at all.
 
-    images: folder of the pictures, if they are not in the export; they stay there. ignore: classes
+    images: folder of the images, if they are not in the export; they stay there. ignore: classes
     that mean "no label". split: what to call a split that the export does not name.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty; name a new folder for the import")
-    if images and not images.is_dir():
-        raise InputError(f"no folder {images}; --images is the folder of the pictures")
-    if not source.exists():
-        raise InputError(f"no file or folder {source}")
     out.parent.mkdir(parents=True, exist_ok=True)
+    read = _read_coco if source.suffix.lower() == ".json" else read_cvat
     with (
         tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as made,
-        opened(source, out.parent) as folder,
+        unpacked(source, out.parent) as folder,
     ):
-        try:
-            if source.suffix.lower() == ".json":
-                export = _coco(source, images, ignore, split)
-            else:
-                export = _cvat(folder, images, ignore, split)
-            target = Path(made) / "import"
-            counts = _write(export, target, folder if folder != source else None)
-        except InputError as error:  # files of an archive are known by the archive's name
-            raise InputError(str(error).replace(str(folder), str(source))) from None
+        export, target = read(folder, ignore), Path(made) / "import"
+        files = images or export.images
+        if not files or not files.is_dir():
+            raise InputError(f"{source}: no folder {files or 'of images'}; name it with --images")
+        target.mkdir()
+        if not images and folder != source:  # unpacked here
+            files = files.rename(target / "images")
+        note = _write(export, _by_name(files), target, split)
         if out.exists():
             out.rmdir()
         target.rename(out)
-    return Imported(out / "dataset.yaml", counts, export.unlabelled)
+    return Outcome(path=out / "dataset.yaml", notes=[note])
 
 
 @contextmanager
-def opened(source: Path, beside: Path) -> Iterator[Path]:
-    """The folder to read: `source`, or where an archive is unpacked for the time being."""
+def unpacked(source: Path, beside: Path) -> Iterator[Path]:
+    """`source`, or the folder in `beside` where it is unpacked for the time being if it is a zip.
+
+    An InputError in the block that names that folder is raised naming the zip.
+    """
+    if not source.exists():
+        raise InputError(f"no file or folder {source}")
     if source.suffix.lower() != ".zip":
         yield source
         return
     with tempfile.TemporaryDirectory(prefix=f".{source.stem}.", dir=beside) as folder:
-        member = ""
         try:
             with zipfile.ZipFile(source) as archive:
-                for info in archive.infolist():
-                    member = info.filename
-                    _check_inside(member, source)
-                needed = sum(info.file_size for info in archive.infolist())
-                if needed > shutil.disk_usage(folder).free:
-                    raise InputError(f"{source} needs {needed >> 20} MiB beside the new folder")
-                for info in archive.infolist():
-                    member = info.filename
-                    archive.extract(info, folder)
+                archive.extractall(folder)  # no name in it can lead out of the folder
         except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
-            raise InputError(f"{source} {member} cannot be unpacked: {error}") from None
-        yield Path(folder)
+            raise InputError(f"{source} cannot be unpacked: {error}") from None
+        try:
+            yield Path(folder)
+        except InputError as error:
+            raise InputError(str(error).replace(folder, str(source))) from None
 
 
-def _cvat(folder: Path, images: Path | None, ignore: Sequence[str], split: str) -> Export:
-    export, root = read_cvat(folder, ignore, split)
-    pictures = images or root / "JPEGImages"
-    if not pictures.is_dir():
-        raise InputError(f"{root} has no pictures; export with images, or pass --images FOLDER")
-    return export._replace(images=_by_name(pictures))
-
-
-def read_cvat(
-    folder: Path, ignore: Sequence[str] = (), split: str = "train"
-) -> tuple[Export, Path]:
-    """Masks of a CVAT export, which may have no pictures, and the folder of its labelmap.txt."""
-    maps = sorted(folder.rglob("labelmap.txt")) if folder.is_dir() else []
-    if len(maps) != 1:
-        many = f"{len(maps)} files labelmap.txt" if maps else "no labelmap.txt"
+def read_cvat(folder: Path, ignore: Sequence[str] = ()) -> Export:
+    """The classes and masks of a CVAT export, whose files are read when `Mask.read` is called."""
+    maps = sorted(folder.rglob("labelmap.txt"))
+    root = maps[0].parent if maps else folder
+    if len(maps) != 1 or not (root / "SegmentationClass").is_dir():
         raise InputError(
-            f"{folder} has {many}; wanted is one CVAT export 'Segmentation mask 1.1' (a zip), or "
-            "the JSON file of COCO panoptic"
+            f"{folder} is not one CVAT export 'Segmentation mask 1.1' (a zip or folder with "
+            "labelmap.txt and SegmentationClass), nor the JSON file of COCO panoptic"
         )
-    root = maps[0].parent
-    names, palette = _labelmap(maps[0])
-    keep = _kept(names, ignore, maps[0])
-    by_color = label_set(
-        Description(
-            splits={},
-            names=[names[i] for i in keep],
-            palette=[palette[i] for i in keep],
-            encoding="rgb",
-            ignore=[palette[i] for i in range(len(names)) if i not in keep],
-        ),
-        maps[0],
-    )
-    ignored = tuple(i for i in range(len(names)) if i not in keep)
-    by_index = LabelSet(by_color.names, by_color.palette, tuple(keep), ignored)
+    colors: dict[str, Color | None] = {}
+    known: dict[int, str] = {}
+    for line in _lines(maps[0]):
+        if line.startswith("#"):
+            continue
+        if not (found := _LABELMAP.fullmatch(line)):
+            raise InputError(f"{maps[0]}: {line!r} is not name:red,green,blue:parts:actions")
+        red, green, blue = map(int, found.groups()[1:])
+        colors[found[1].strip()] = red, green, blue
+        known[red << 16 | green << 8 | blue] = found[1].strip()
+    if len(known) < len(colors):
+        raise InputError(f"{maps[0]}: two classes have one colour; give each its own")
+    labels, ids = _label_set(colors, ignore, maps[0])
 
     def read(file: Path) -> NDArray[np.uint8]:
-        with open_picture(file) as picture:  # CVAT: 3 channels of colour, or 1 of indices
-            indexed = picture.mode in ("1", "L") and np.asarray(picture).max() < len(names)
-        return (by_index if indexed else by_color).read(file)
+        with open_pillow(file) as image:  # CVAT: 3 channels of colour, or 1 of indices
+            if image.mode in ("1", "L"):
+                return _classes(np.asarray(image), dict(enumerate(ids.values())), file)
+            classes = {color: ids[name] for color, name in known.items()}
+            return _classes(pack(np.asarray(image.convert("RGB"))), classes, file)
 
-    listed = {}
-    for file in sorted((root / "ImageSets" / "Segmentation").glob("*.txt")):
-        called = "" if file.stem.lower() == "default" else file.stem.lower()
-        for line in _text(file).splitlines():
-            if line.strip():
-                listed[line.strip()] = _SPLITS.get(called, called) or split
-    if not (root / "SegmentationClass").is_dir():
-        raise InputError(f"{root} has no folder SegmentationClass; export 'Segmentation mask 1.1'")
+    splits = {
+        name: None if file.stem.lower() == "default" else file.stem.lower()
+        for file in sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))
+        for name in _lines(file)
+    }
+    files = _by_name(root / "SegmentationClass")
     masks = [
-        Mask(name, listed.get(name, split), file, partial(read, file))
-        for name, file in _by_name(root / "SegmentationClass").items()
+        Mask(name, file, partial(read, file), splits.get(name)) for name, file in files.items()
     ]
-    without_mask = listed.keys() - {mask.name for mask in masks}
-    return Export(by_color, masks, {}, len(without_mask)), root
+    return Export(labels, masks, root / "JPEGImages")
 
 
-def _labelmap(file: Path) -> tuple[list[str], list[Color]]:
-    names, palette = [], []
-    for number, line in enumerate(_text(file).splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        name, *rest = line.rsplit(":", 3)
-        try:
-            red, green, blue = (int(part) for part in rest[0].split(","))
-            np.array((red, green, blue), np.uint8)
-        except (IndexError, ValueError, OverflowError):
-            raise InputError(
-                f"{file} line {number}: {line!r} is not name:red,green,blue:parts:actions"
-            ) from None
-        names.append(name.strip())
-        palette.append((red, green, blue))
-    return names, palette
+def _read_coco(file: Path, ignore: Sequence[str]) -> Export:
+    def read(mask: Path, segments: dict[int, int]) -> NDArray[np.uint8]:
+        with open_pillow(mask) as image:
+            return _classes(pack(np.asarray(image.convert("RGB"))[..., ::-1]), segments, mask)
 
-
-def _coco(file: Path, images: Path | None, ignore: Sequence[str], split: str) -> Export:
-    content = _panoptic(file)
-    masks_folder = file.with_suffix("")
-    if not masks_folder.is_dir():
-        raise InputError(f"no folder {masks_folder}; the PNGs of {file.name} belong there")
-    if not images:
-        raise InputError(f"{file} holds no pictures; pass --images FOLDER")
+    masks = []
     try:
+        content = json.loads(file.read_bytes())
         categories = sorted(content["categories"], key=lambda category: category["id"])
-        names = [str(category["name"]) for category in categories]
-        keep = _kept(names, ignore, file)
-        colors = [categories[i].get("color") for i in keep]
-        palette = [tuple(c) for c in colors if c is not None]
-        table: dict[str, Any] = {
-            "splits": {},
-            "names": [names[i] for i in keep],
-            "palette": palette if len(palette) == len(keep) else None,
-        }
-        labels = label_set(validate(Description, table, file), file)
-        named = {image["id"]: image["file_name"] for image in content["images"]}
-        train_id = {c["id"]: IGNORE for c in categories}
-        train_id |= {categories[i]["id"]: k for k, i in enumerate(keep)}
-        masks = []
+        colors = {category["name"]: category.get("color") for category in categories}
+        labels, ids = _label_set(colors, ignore, file)
+        classes = {category["id"]: ids[category["name"]] for category in categories}
+        images = {image["id"]: image["file_name"] for image in content["images"]}
         for annotation in content["annotations"]:
-            known = {s["id"]: train_id[s["category_id"]] for s in annotation["segments_info"]}
-            image = named[annotation["image_id"]]
-            for path in (image, annotation["file_name"]):
-                _check_inside(path, file)
-            path = masks_folder / annotation["file_name"]
-            name = Path(image).with_suffix("").as_posix()
-            masks.append(Mask(name, split, path, partial(_read_segments, path, known)))
-    except (KeyError, TypeError, ValueError) as error:
+            image, mask = images[annotation["image_id"]], annotation["file_name"]
+            if any(p.anchor or ".." in p.parts for p in map(PureWindowsPath, (image, mask))):
+                raise InputError(f"{file}: {image} or {mask} leads out of its folder")
+            name, path = Path(image).with_suffix("").as_posix(), file.with_suffix("") / mask
+            segments = {s["id"]: classes[s["category_id"]] for s in annotation["segments_info"]}
+            masks.append(Mask(name, path, partial(read, path, {0: IGNORE} | segments)))
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"{file} is not COCO panoptic: {type(error).__name__} {error} in its annotations"
+            f"{file} is not COCO panoptic ({type(error).__name__} {error}); of COCO instances or "
+            "Label Studio, export panoptic, or PNG masks and describe those with a dataset.yaml"
         ) from None
-    without_mask = set(named.values()) - {named[a["image_id"]] for a in content["annotations"]}
-    return Export(labels, masks, _by_name(images), len(without_mask))
+    return Export(labels, masks)
 
 
-def _panoptic(file: Path) -> dict[str, Any]:
-    """The JSON file, if it is COCO panoptic; others that people have are told from it by name."""
-    try:
-        content = json.loads(_text(file))
-    except ValueError as error:
-        raise InputError(f"{file} is not JSON: {error}") from None
-    if isinstance(content, list):
+def _label_set(
+    colors: dict[str, Color | None], ignore: Sequence[str], source: Path
+) -> tuple[LabelSet, dict[str, int]]:
+    """The class table of the names in `colors` but for those to `ignore`, and the id of each."""
+    if unknown := [name for name in ignore if name not in colors]:
+        known = ", ".join(colors)
+        raise InputError(f"{source} has no class {unknown[0]!r} to ignore, only {known}")
+    names = tuple(name for name in colors if name not in ignore)
+    spare = spread(len(names))
+    palette = tuple(colors[name] or spare[k] for k, name in enumerate(names))
+    ids = dict.fromkeys(colors, IGNORE) | {name: k for k, name in enumerate(names)}
+    return LabelSet(names, palette, tuple(range(len(names)))), ids
+
+
+def _classes(values: NDArray[np.integer], known: dict[int, int], file: Path) -> NDArray[np.uint8]:
+    """Values `[H,W]` as class indices. Raises InputError for one that is not `known`."""
+    found, where = np.unique(values, return_inverse=True)
+    if unknown := set(found.tolist()) - known.keys():
         raise InputError(
-            f"{file} looks like a Label Studio export; export 'Brush labels to PNG' instead, and "
-            "describe those with a dataset.yaml"
+            f"{file}: {len(unknown)} value(s), such as {min(unknown):#08x}, are not listed in the "
+            "export; do its files belong together?"
         )
-    annotations = content.get("annotations") if isinstance(content, dict) else None
-    if not isinstance(annotations, list) or not annotations:
-        raise InputError(f"{file} has no annotations; wanted is the JSON file of COCO panoptic")
-    if "segments_info" not in annotations[0]:
-        raise InputError(
-            f"{file} holds COCO instances, which leave most pixels open; export COCO panoptic"
-        )
-    return content  # type: ignore[no-any-return]
-
-
-def _read_segments(file: Path, known: dict[int, int]) -> NDArray[np.uint8]:
-    """Segment ids as class indices; id 0 is nothing."""
-    with open_picture(file) as picture:
-        ids = pack(np.asarray(picture.convert("RGB"))[..., ::-1])
-    known = {0: IGNORE} | known
-    segments = np.array(sorted(known))
-    place = np.searchsorted(segments, ids).clip(max=len(segments) - 1)
-    strange = ids[segments[place] != ids]
-    if strange.size:
-        raise InputError(
-            f"{file}: segment {strange[0]} ({strange.size} pixels strange in all) is not in its "
-            "segments_info; do the JSON file and the folder belong together?"
-        )
-    label: NDArray[np.uint8] = np.array([known[s] for s in segments.tolist()], np.uint8)[place]
-    return label
+    return np.array([known[v] for v in found.tolist()], np.uint8)[where].reshape(values.shape)
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    return {
-        file.relative_to(folder).with_suffix("").as_posix(): file for file in pictures_below(folder)
-    }
+    return {f.relative_to(folder).with_suffix("").as_posix(): f for f in images_below(folder)}
 
 
-def _check_inside(path: str, source: Path) -> None:
-    """A path out of a file from elsewhere must not lead out of the folder it is put in."""
-    parsed = PureWindowsPath(path)  # knows both kinds of slash, and drives
-    if parsed.anchor or ".." in parsed.parts:
-        raise InputError(f"{source}: {path!r} leads out of its folder; nothing was imported")
+def _lines(file: Path) -> list[str]:
+    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    return [line.strip() for line in lines if line.strip()]
 
 
-def _kept(names: Sequence[str], ignore: Iterable[str], source: Path) -> list[int]:
-    """Places of the names that are classes."""
-    strange = [name for name in ignore if name not in names]
-    if strange:
-        raise InputError(f"{source} has no class {strange[0]!r} to ignore, only {', '.join(names)}")
-    return [i for i, name in enumerate(names) if name not in ignore]
+def _write(export: Export, images: dict[str, Path], target: Path, split: str) -> str:
+    """Fill the folder `target`; returns what is in it, for people."""
+    palette = np.ravel(export.labels.palette).astype(np.uint8).tobytes().ljust(768, b"\0")
 
+    def write(mask: Mask) -> tuple[str, str]:
+        image, label = images.get(mask.name), mask.read()
+        if not image or read_size(image) != label.shape:
+            why = f"{image} has another size" if image else f"there is no image {mask.name}.*"
+            raise InputError(f"{mask.file}: {why}; do they belong together? see --images")
+        file = target / "labels" / f"{mask.name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        painted = Image.fromarray(label)
+        painted.putpalette(palette)
+        painted.save(file)
+        inside = image.is_relative_to(target)
+        image = image.relative_to(target) if inside else image.resolve()
+        return image.as_posix(), file.relative_to(target).as_posix()
 
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is not readable text: {error}") from None
-
-
-def _write(export: Export, target: Path, unpacked: Path | None) -> dict[str, int]:
-    """Make the folder `target`; pictures below `unpacked` are moved into it."""
-    if not export.masks:
-        raise InputError("the export holds no masks; export once something is labelled")
-    palette = [value for color in export.labels.palette for value in color]
-
-    def write(mask: Mask) -> tuple[str, str, str]:
-        image = export.images.get(mask.name)
-        if not image:
-            raise InputError(
-                f"{mask.file} has no picture {mask.name}.*; pass their --images FOLDER"
-            )
-        label = mask.read()
-        if read_size(image) != label.shape:
-            raise InputError(f"{mask.file} and {image} differ in size; they do not belong together")
-        at = target / "labels" / f"{mask.name}.png"
-        at.parent.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(label)
-        picture.putpalette(palette + [0] * (768 - len(palette)))
-        picture.save(at)
-        listed = str(image.resolve())
-        if unpacked and image.is_relative_to(unpacked):
-            listed = f"images/{mask.name}{image.suffix}"
-            (target / listed).parent.mkdir(parents=True, exist_ok=True)
-            image.rename(target / listed)
-        return mask.split, listed, f"labels/{mask.name}.png"
-
-    with ThreadPoolExecutor() as pool:
-        rows = list(pool.map(write, export.masks))
     splits: dict[str, list[tuple[str, str]]] = {}
-    for split, *files in rows:
-        splits.setdefault(split, []).append((files[0], files[1]))
-    for split, pairs in splits.items():
-        with (target / f"{split}.csv").open("w", encoding="utf-8", newline="") as lines:
-            csv.writer(lines).writerows([("image", "label"), *pairs])
-    content = {
-        "splits": {split: f"{split}.csv" for split in splits},
-        "names": list(export.labels.names),
-        "palette": [list(color) for color in export.labels.palette],
-        "encoding": "index",
-        "ignore": [IGNORE],
-    }
-    text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True)
+    with ThreadPoolExecutor() as pool:
+        for mask, row in zip(export.masks, pool.map(write, export.masks), strict=True):
+            name = mask.split or split
+            splits.setdefault(_SPLITS.get(name, name), []).append(row)
+    if not splits:
+        raise InputError("the export holds no masks; export once something is labelled")
+    for name, rows in splits.items():
+        with (target / f"{name}.csv").open("w", encoding="utf-8", newline="") as lines:
+            csv.writer(lines).writerows([("image", "label"), *rows])
+    text = description_text(export.labels, {name: f"{name}.csv" for name in splits})
     (target / "dataset.yaml").write_text(text, encoding="utf-8")
-    return {split: len(pairs) for split, pairs in splits.items()}
+    counts = ", ".join(f"{len(rows)} in {name}" for name, rows in splits.items())
+    return f"labelled images: {counts}; {len(images) - len(export.masks)} have no label yet"

@@ -1,18 +1,17 @@
-"""Training order: which picture, cut how, at which position of an endless stream.
+"""Training order: which image, cut how, at which position of an endless stream.
 
-Every sample is a pure function of (data, seed, position), so a resumed run sees what the
-uninterrupted one would have seen, whatever the number of loader processes. An epoch is as many
-positions as the main set has pictures; processes share out the positions, and none is left over.
+Every sample is a pure function of (data, seed, position), so a resumed run gets the samples that an
+uninterrupted one would have got, whatever the number of loader processes. An epoch is as many
+positions as the main set has images; processes share the positions out, and none is left over.
 
-Nothing is drawn by chance that can be dealt out: a source's share of the positions is spread evenly
-over them, and pictures, classes and the tiles of a class each come in shuffled passes, in which
-every one comes once before any comes again.
+Nothing is drawn at random that can be dealt out: a source's share of the positions is spread evenly
+over them, and images, classes and the tiles of a class each come in shuffled passes, in which every
+one comes once before any comes again.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,15 +24,12 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from ..config.recipe import Sampling
-from ..runs.errors import InputError
-from ..runs.files import cache_folder
+from ..config.recipe import Extra, Sampling
+from ..runs import InputError
 from .datasets import Dataset, open_dataset
-from .layouts import beside
-from .tiles import Integers, Progress, TileIndex, tile_index
+from .descriptions import beside
+from .tiles import Tiles, tile_index
 from .transforms import collate
-
-_EVER = sys.maxsize
 
 
 @dataclass(frozen=True)
@@ -41,44 +37,38 @@ class ExtraSet:
     """A labelled set beside the main one, until position `stop`."""
 
     dataset: Dataset
-    share: float = 0.0  # of the plain pictures
+    share: float = 0.0  # of the plain images
     boost: frozenset[int] = frozenset()  # classes whose tiles are added to the main set's
-    stop: int = _EVER
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Where class-uniform crops come from, until position `stop`."""
-
-    tiles: TileIndex  # of all sets together
-    source: Integers  # of each row
-    classes: tuple[int, ...]  # that are there at all
-    stop: int
+    stop: float = math.inf
 
 
 @dataclass(frozen=True)
 class Mix:
-    """What comes beside the plain pictures of the main set; as it is here, nothing does."""
+    """What is mixed with the plain images of the main set; by default nothing.
+
+    pools: where class-uniform crops come from, each until a position: class -> tiles, with their
+    source (see Draw) before the columns of `tile_index`.
+    """
 
     class_uniform: float = 0.0  # share of the positions, until `stop`
-    stop: int = _EVER
+    stop: float = math.inf
     extras: tuple[ExtraSet, ...] = ()
-    pools: tuple[Pool, ...] = ()  # one after the other; none without class-uniform crops
+    pools: tuple[tuple[float, dict[int, Tiles]], ...] = ()
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What a position shows."""
+    """What is shown at a position."""
 
     source: int  # 0 the main set, then the extras in their order
-    index: int  # of the picture in its set
-    class_: int | None = None  # that the crop is for; None: a plain picture
+    index: int  # of the image in its set
+    class_: int | None = None  # that the crop is for; None: a plain image
     point: tuple[int, int] | None = None  # x, y that the crop holds: the class's centre in a tile
 
 
 @dataclass(frozen=True)
 class TrainingStream(TorchDataset[tuple[Tensor, Tensor]]):
-    """Position -> augmented sample. Each pass over the pictures is a new shuffle."""
+    """Position -> augmented sample. Each pass over the images is a new shuffle."""
 
     dataset: Dataset
     transform: v2.Transform
@@ -111,41 +101,39 @@ class TrainingStream(TorchDataset[tuple[Tensor, Tensor]]):
         if turn == 0:
             return self._class_uniform(number, position)
         if turn <= len(self.mix.extras):
-            return Draw(turn, self._picture(number, self.mix.extras[turn - 1].dataset, 1, turn))
-        return Draw(0, self._picture(number, self.dataset))
+            return Draw(turn, self._image(number, self.mix.extras[turn - 1].dataset, 1, turn))
+        return Draw(0, self._image(number, self.dataset))
 
     def _dealt(self, position: int) -> list[int]:
-        """How many of the positions before this one went to each source.
+        """How many of the positions before this one each source got.
 
         Class-uniform crops take their share of all, each extra set its share of what is then left,
-        and the main set's plain pictures are the rest.
+        and the main set's plain images are the rest.
         """
-        extras = self.mix.extras
-        shares, stops = [self.mix.class_uniform], [self.mix.stop]
-        given = 0.0
-        for extra in extras:
-            shares.append(min(1.0, extra.share / (1 - given)) if given < 1 else 0.0)
-            stops.append(extra.stop)
-            given += extra.share
+        shares, plain = [(self.mix.class_uniform, self.mix.stop)], 1.0
+        for extra in self.mix.extras:
+            shares.append((min(1.0, extra.share / plain) if plain > 0 else 0.0, extra.stop))
+            plain -= extra.share
 
         def rest(position: int, turn: int) -> int:
             return rest(position, turn - 1) - taken(position, turn - 1) if turn else position
 
         def taken(position: int, turn: int) -> int:
-            return math.floor(shares[turn] * rest(min(position, stops[turn]), turn))
+            share, stop = shares[turn]
+            return math.floor(share * rest(int(min(position, stop)), turn))
 
-        return [*(taken(position, i) for i in range(len(shares))), rest(position, len(shares))]
+        turns = range(len(shares))
+        return [*(taken(position, turn) for turn in turns), rest(position, len(shares))]
 
     def _class_uniform(self, number: int, position: int) -> Draw:
-        pool = next(pool for pool in self.mix.pools if position < pool.stop)
-        done, place = self._shuffled(number, len(pool.classes), 2, 1)
-        class_ = pool.classes[place]
-        rows, tiles = pool.tiles.of(class_), pool.tiles
-        row = rows[self._shuffled(done, len(rows), 3, class_ + 1)[1]]
-        point = int(tiles.x[row]), int(tiles.y[row])
-        return Draw(int(pool.source[row]), int(tiles.image[row]), class_, point)
+        pool = next(pool for stop, pool in self.mix.pools if position < stop)
+        done, place = self._shuffled(number, len(pool), 2, 1)
+        class_ = list(pool)[place]
+        _, row = self._shuffled(done, len(pool[class_]), 3, class_ + 1)
+        source, image, _, x, y, _ = pool[class_][row].tolist()
+        return Draw(source, image, class_, (x, y))
 
-    def _picture(self, number: int, dataset: Dataset, *deck: int) -> int:
+    def _image(self, number: int, dataset: Dataset, *deck: int) -> int:
         """Each comes once a pass; where they have weights, as often as its share of them says.
 
         That is rounded up or down, and never both more and less than another of its weight by two.
@@ -159,7 +147,7 @@ class TrainingStream(TorchDataset[tuple[Tensor, Tensor]]):
         return int(np.searchsorted(edges, slot + shift, side="right").clip(0, len(dataset) - 1))
 
     def _shuffled(self, number: int, count: int, *deck: int) -> tuple[int, int]:
-        """The passes over `count` things done before draw `number`, and which it shows."""
+        """Draw `number` from shuffled passes over `count` things: passes done, and the thing."""
         done, place = divmod(number, count)
         order = np.random.default_rng((self.seed, done, *deck)).permutation(count)
         return done, int(order[place])
@@ -173,96 +161,80 @@ def batches(
     rank: int = 0,
     processes: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One (image, label) batch for each step of `steps`; ranks share out the positions."""
-    per_step = batch * processes
-    order = [
-        list(range(step * per_step + rank * batch, step * per_step + (rank + 1) * batch))
-        for step in steps
-    ]
+    """One (image, label) batch for each step of `steps`; ranks share the positions out."""
+    starts = ((step * processes + rank) * batch for step in steps)
     loader = DataLoader(
         stream,
-        batch_sampler=order,
+        batch_sampler=[[*range(start, start + batch)] for start in starts],
         num_workers=workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
     )
     try:
         yield from loader
-    except InputError as error:
-        # A loader process wraps the message in its own traceback; the last line is ours.
-        message = str(error).strip().splitlines()[-1]
-        raise InputError(message.removeprefix("hmsa.errors.InputError: ")) from None
+    except InputError as error:  # a loader process puts its traceback before the message
+        raise InputError(str(error).strip().splitlines()[-1].split("InputError: ")[-1]) from None
 
 
 def open_mix(
-    dataset: Dataset,
-    sampling: Sampling,
-    positions: int,
-    *,
-    near: Path,
-    pictures: Path | None = None,
-    cache: Path | None = None,
-    progress: Progress | None = None,
+    dataset: Dataset, sampling: Sampling, positions: int, near: Path, data: Path | None = None
 ) -> Mix:
-    """What `sampling` asks for beside the plain pictures of `dataset`, its tile indices included.
+    """What `sampling` mixes with the plain images of `dataset`, its tile indices included.
 
     positions: of the whole stage, over all processes. near: the folder that paths of extra sets
-    start from; pictures: as for `open_dataset`, of extra sets in the dataset's own YAML file.
-    cache: None is the user's cache folder. progress: see `tile_index`.
+    start from. data: as for `open_dataset`, of extra sets in the dataset's own YAML file.
     """
     if sum(extra.share for extra in sampling.extra) > 1:
-        raise InputError("sampling.extra: the shares come to more than 1; lower them")
+        raise InputError("sampling.extra: the shares add up to more than 1; lower them")
+
+    def stop(until: float) -> float:
+        return math.inf if until == 1 else round(until * positions)
+
     extras = []
     for extra in sampling.extra:
-        if extra.boost and not sampling.class_uniform:
-            raise InputError("sampling.extra: boost needs class-uniform crops; set class_uniform")
-        if extra.dataset is None:
-            further = open_dataset(dataset.source, extra.split, pictures)
-        else:
-            further = open_dataset(beside(near, extra.dataset), extra.split)
-        own = extra.confidence
-        further = further.trusting(sampling.confidence if own is None else own)
-        further = replace(further, border=extra.border)
-        if further.labels.names != dataset.labels.names:
-            raise InputError(
-                f"{further.source}: its classes are not those of {dataset.source}; the names of an "
-                "extra set must be the same, in the same order"
-            )
+        further = _open_extra(dataset, extra, sampling, near, data)
         boost = frozenset(further.labels.index(name, "sampling.extra") for name in extra.boost)
-        stop = _stop(extra.until, positions)
-        extras.append(ExtraSet(further, extra.share, boost, stop))
-    stop = _stop(sampling.until, positions)
-    if not sampling.class_uniform:
-        return Mix(extras=tuple(extras))
+        extras.append(ExtraSet(further, extra.share, boost, stop(extra.until)))
+    pools = _pools(dataset, extras, sampling.tile) if sampling.class_uniform else ()
+    return Mix(sampling.class_uniform, stop(sampling.until), tuple(extras), pools)
 
-    def index(one: Dataset) -> TileIndex:
-        return tile_index(one, sampling.tile, cache or cache_folder(), progress)
 
-    main = index(dataset)
-    boosting = [
-        (i, extra, index(extra.dataset)) for i, extra in enumerate(extras, 1) if extra.boost
-    ]
+def _open_extra(
+    dataset: Dataset, extra: Extra, sampling: Sampling, near: Path, data: Path | None
+) -> Dataset:
+    if extra.boost and not sampling.class_uniform:
+        raise InputError("sampling.extra: boost needs class-uniform crops; set class_uniform")
+    if extra.dataset is None:
+        further = open_dataset(dataset.source, extra.split, data)
+    else:
+        further = open_dataset(beside(near, extra.dataset), extra.split)
+    if further.labels.names != dataset.labels.names:
+        raise InputError(
+            f"{further.source}: its classes are not those of {dataset.source}; an extra set needs "
+            "the same names in the same order"
+        )
+    own = extra.confidence
+    further = further.trusting(sampling.confidence if own is None else own)
+    return replace(further, border=extra.border)
+
+
+def _pools(
+    dataset: Dataset, extras: list[ExtraSet], tile: int
+) -> tuple[tuple[float, dict[int, Tiles]], ...]:
+    main = ExtraSet(dataset, boost=frozenset(range(len(dataset.labels.names))))
+    indices: list[tuple[float, Tiles]] = []
+    for source, part in enumerate((main, *extras)):
+        if part.boost:
+            tiles = np.insert(tile_index(part.dataset, tile), 0, source, axis=1)
+            indices.append((part.stop, tiles[np.isin(tiles[:, 2], list(part.boost))]))
     pools = []
-    for end in sorted({_EVER, *(extra.stop for _, extra, _ in boosting)}):
-        parts = [(0, main)]
-        parts += [(i, tiles.only(e.boost)) for i, e, tiles in boosting if e.stop >= end]
-        pools.append(_pool(parts, end))
-        if not pools[-1].classes:
-            raise InputError(
-                f"{dataset.source}, split {dataset.split}: no labelled pixel, so there is nothing "
-                "to cut class-uniform crops around"
-            )
-    return Mix(sampling.class_uniform, stop, tuple(extras), tuple(pools))
-
-
-def _stop(until: float, positions: int) -> int:
-    return _EVER if until == 1 else round(until * positions)
-
-
-def _pool(parts: list[tuple[int, TileIndex]], stop: int) -> Pool:
-    source = np.concatenate([np.full(len(t.image), i, np.int32) for i, t in parts])
-    rows = zip(*(vars(t).values() for _, t in parts), strict=True)
-    columns = np.stack([np.concatenate(column) for column in rows])
-    order = np.argsort(columns[1], kind="stable")  # by class
-    tiles = TileIndex(*columns[:, order])
-    return Pool(tiles, source[order], tuple(np.unique(tiles.class_).tolist()), stop)
+    for end in sorted({stop for stop, _ in indices}):
+        tiles = np.concatenate([tiles for stop, tiles in indices if stop >= end])
+        classes: list[int] = np.unique(tiles[:, 2]).tolist()
+        pools.append((end, {class_: tiles[tiles[:, 2] == class_] for class_ in classes}))
+    if not pools[-1][1]:
+        raise InputError(
+            f"{dataset.source}, split {dataset.split} has no labelled pixel, and class-uniform "
+            "crops need one; check its labels or set sampling.class_uniform to 0"
+        )
+    return tuple(pools)

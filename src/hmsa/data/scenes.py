@@ -2,7 +2,7 @@
 
 Wall, pavement, road and divider share one texture, so only a wide view (where do the edges run,
 which side of them is this?) tells them apart. Posts and far figures are one to four pixels wide,
-so they all but vanish when the picture shrinks. No single scale is right for both.
+so they all but vanish when the image shrinks. No single scale is right for both.
 """
 
 from __future__ import annotations
@@ -12,21 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from .descriptions import description_text
+from .labels import LabelSet
+
 NAMES = ("sky", "wall", "pavement", "road", "divider", "post", "figure")
 SKY, WALL, PAVEMENT, ROAD, DIVIDER, POST, FIGURE = range(len(NAMES))
-PALETTE = (
-    (70, 130, 180),
-    (102, 102, 156),
-    (244, 35, 232),
-    (128, 64, 128),
-    (107, 142, 35),
-    (250, 170, 30),
-    (220, 20, 60),
-)
+PALETTE = tuple((v >> 16, v >> 8 & 255, v & 255) for v in (
+    0x4682B4, 0x66669C, 0xF423E8, 0x804080, 0x6B8E23, 0xFAAA1E, 0xDC143C
+))  # fmt: skip
 SURFACES = (WALL, PAVEMENT, ROAD, DIVIDER)  # wide, and alike in texture
 SMALL = (POST, FIGURE)
 MARGIN = 6  # pixels that people in a hurry stay away from a border
@@ -51,11 +47,10 @@ def scene(
 
 
 def drawn_coarsely(label: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Label `[H,W]` as people in a hurry draw it: 255 where another class is `MARGIN` pixels near,
-    sideways or up and down, so of thin things nothing."""
-    picture, side = Image.fromarray(label), 2 * MARGIN + 1
+    """Label `[H,W]` as people in a hurry draw it: 255 up to `MARGIN` pixels from another class."""
+    image, side = Image.fromarray(label), 2 * MARGIN + 1
     lowest, highest = (
-        np.asarray(picture.filter(rank(side)))
+        np.asarray(image.filter(rank(side)))
         for rank in (ImageFilter.MinFilter, ImageFilter.MaxFilter)
     )
     return np.where(lowest == highest, label, np.uint8(255))
@@ -70,30 +65,23 @@ def write_scenes(
 ) -> Path:
     """`counts` scenes per split as PNG files under `folder`; returns its dataset.yaml.
 
-    coarse: also `SPLIT-coarse`, the same pictures with `drawn_coarsely` labels.
+    coarse: also `SPLIT-coarse`, the same images with `drawn_coarsely` labels.
     """
-    splits: dict[str, Any] = {split: split for split in counts}
+    splits: dict[str, Any] = dict(zip(counts, counts, strict=True))
     for split_index, (split, count) in enumerate(counts.items()):
-        kinds = ["images", "labels", *(["coarse"] if coarse else [])]
-        for kind in kinds:
-            (folder / split / kind).mkdir(parents=True, exist_ok=True)
         if coarse:
             splits[f"{split}-coarse"] = {"images": f"{split}/images", "labels": f"{split}/coarse"}
         for i in range(count):
             image, label = scene((seed, split_index, i), size)
-            drawn = [image, label, *([drawn_coarsely(label)] if coarse else [])]
-            for kind, array in zip(kinds, drawn, strict=True):
+            made = {"images": image, "labels": label}
+            for kind, array in (
+                made | ({"coarse": drawn_coarsely(label)} if coarse else {})
+            ).items():
+                (folder / split / kind).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(folder / split / kind / f"{i:05d}.png")
+    labels = LabelSet(NAMES, PALETTE, tuple(range(len(NAMES))))
     description = folder / "dataset.yaml"
-    content = {
-        "path": ".",
-        "splits": splits,
-        "names": list(NAMES),
-        "palette": [list(color) for color in PALETTE],
-        "encoding": "index",
-        "ignore": [255],
-    }
-    description.write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
+    description.write_text(description_text(labels, splits))
     return description
 
 
@@ -105,13 +93,11 @@ def _surfaces(
     y, x = np.mgrid[:height, :width] + 0.5
     depth = np.maximum(y - horizon, 1e-6)
     across = (x - vanishing) / depth * (height - horizon) / width  # position across the street
-    # Borders of the strips, left to right, as multiples of the picture's width at its lower edge.
-    middle = rng.uniform(-0.15, 0.15)
-    half_divider = rng.uniform(0.03, 0.12)
-    lanes = rng.uniform(0.2, 0.4, 2)
-    paths = rng.uniform(0.15, 0.35, 2)
-    borders = middle + np.cumsum([-half_divider - lanes[0] - paths[0], paths[0], lanes[0],
-                                  2 * half_divider, lanes[1], paths[1]])  # fmt: skip
+    # Borders of the strips, left to right, as multiples of the image's width at its lower edge
+    middle, divider = rng.uniform(-0.15, 0.15), rng.uniform(0.03, 0.12)
+    lanes, paths = rng.uniform(0.2, 0.4, 2), rng.uniform(0.15, 0.35, 2)
+    widths = [-divider - lanes[0] - paths[0], paths[0], lanes[0], 2 * divider, lanes[1], paths[1]]
+    borders = middle + np.cumsum(widths)
     strips = np.array([WALL, PAVEMENT, ROAD, DIVIDER, ROAD, PAVEMENT, WALL], np.uint8)
     ground = np.digitize(across, borders)
     # A wall rises over the line where it meets the ground; its top also runs to the vanishing
@@ -122,7 +108,7 @@ def _surfaces(
     rise = rng.uniform(0.35, 0.9, 2)[side] * at
     is_ground = (y > horizon) & (ground > 0) & (ground < len(borders))
     is_wall = ~is_ground & (y > horizon - rise)
-    region = np.where(is_wall, np.where(side == 0, 0, len(borders)), np.where(is_ground, ground, 9))
+    region = np.where(is_wall, side * len(borders), np.where(is_ground, ground, 9))
     label = np.where(region == 9, SKY, strips[np.minimum(region, len(borders))]).astype(np.uint8)
     edges = np.zeros(size, bool)
     edges[:, 1:] |= region[:, 1:] != region[:, :-1]
@@ -135,21 +121,18 @@ def _texture(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.floa
 
     Grain of that width does not average out at half size, so what is thin drowns in it there.
     """
-    height, width = size
-    light = _smooth(rng, size, max(height, width) // 3) * 16
+    light = _smooth(rng, size, max(size) // 3) * 16
     grain = _smooth(rng, size, 3) * 17
-    tint = rng.uniform(-8, 8, 3)
-    return np.repeat((120 + light + grain)[..., None], 3, axis=2) + tint
+    return (120 + light + grain)[..., None] + rng.uniform(-8, 8, 3)
 
 
 def _smooth(rng: np.random.Generator, size: tuple[int, int], period: int) -> NDArray[np.float64]:
     """Unit-variance noise that changes over `period` pixels."""
     height, width = size
     small = rng.standard_normal((height // period + 3, width // period + 3)).astype(np.float32)
-    large = Image.fromarray(small).resize(
-        (small.shape[1] * period, small.shape[0] * period), Image.Resampling.BICUBIC
-    )
-    field = np.asarray(large, np.float64)[period : period + height, period : period + width]
+    large = (small.shape[1] * period, small.shape[0] * period)
+    noise = np.asarray(Image.fromarray(small).resize(large, Image.Resampling.BICUBIC), np.float64)
+    field = noise[period : period + height, period : period + width]
     unit: NDArray[np.float64] = (field - field.mean()) / (field.std() + 1e-9)
     return unit
 
@@ -162,23 +145,21 @@ def _stand(
     kind: int,
 ) -> None:
     """Something that stands on the ground: near ones large and few, far ones small and many."""
-    height = len(label)
-    depth = rng.uniform(0.03, 1) ** 1.7 if kind == POST else rng.uniform(0.03, 0.3)
+    height, post = len(label), kind == POST
+    depth = rng.uniform(0.03, 1) ** 1.7 if post else rng.uniform(0.03, 0.3)
     foot = min(height - 1, int(horizon + depth * (height - horizon)))
-    grounds = (PAVEMENT, DIVIDER) if kind == POST else (PAVEMENT, ROAD)
-    places = np.flatnonzero(np.isin(label[foot], grounds))
+    places = np.flatnonzero(np.isin(label[foot], (PAVEMENT, DIVIDER) if post else (PAVEMENT, ROAD)))
     if not len(places):
         return
     column = int(rng.choice(places))
-    unit = height / 256  # sizes are those of a 256 pixel high picture
-    if kind == POST:
-        wide, tall = max(1, round(3.2 * depth * unit)), max(6, round(150 * depth * unit))
-    else:
-        wide, tall = max(2, round(18 * depth * unit)), max(5, round(52 * depth * unit))
-    rows = slice(max(0, foot - tall), foot + 1)
-    columns = slice(column, column + wide)
+    unit = depth * height / 256  # sizes are those of a 256 pixel high image
+    wide, tall = (
+        (max(1, round(3.2 * unit)), max(6, round(150 * unit))) if post
+        else (max(2, round(18 * unit)), max(5, round(52 * unit)))
+    )  # fmt: skip
+    rows, columns = slice(max(0, foot - tall), foot + 1), slice(column, column + wide)
     light = rng.choice((-1, 1)) * rng.uniform(45, 75)
-    if kind == POST:
+    if post:
         image[rows, columns] = 120 + light + rng.normal(0, 4, image[rows, columns].shape)
     else:  # clothes of any colour, a lighter head
         image[rows, columns] = 120 + light * rng.uniform(-1, 1, 3) * 1.5

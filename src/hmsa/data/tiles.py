@@ -1,83 +1,53 @@
 """Where each class is: an index of the tiles of a dataset's labels, for class-uniform sampling.
 
 Labels are cut into tiles that do not overlap; what remains at the right and at the bottom is a
-tile, too, and so is a picture smaller than one. For every class in a tile the index has its centre
-of mass and its pixels. It is kept in a cache under a name that hashes all it was made from, so
-that it is never stale, and it may be deleted at any time.
+tile, too, and so is an image smaller than one. For every class in a tile the index has its centre
+of mass and its pixels. It is cached under a name that hashes all it was made from, so it is never
+stale, and it may be deleted at any time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
-from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..runs.files import replace
+from ..runs import Progress, cache_folder, replace, stamp
 from .datasets import Dataset
 
-Integers = NDArray[np.int32]
-Progress = Callable[[str, int], AbstractContextManager[Any]]  # such as hmsa.runtime.Progress
-_FORMAT = 1  # goes up when what is in the file changes
-_COLUMNS = ("image", "class", "x", "y", "pixels")
+# [N,5]: image (place in the dataset), class, x, y, pixels of the class in the tile. x and y, in the
+# whole image, are its centre of mass, rounded down as in the official code; it need not lie on it.
+Tiles = NDArray[np.int32]
+_FORMAT = 2  # goes up when the content of the file changes
 
 
-@dataclass(frozen=True)
-class TileIndex:
-    """Rows of equal length, sorted by class; x and y are pixels in the whole picture.
+def tile_index(dataset: Dataset, tile: int) -> Tiles:
+    """The index of `dataset` for tiles of `tile` pixels a side, cached or made anew.
 
-    The centre of mass is rounded down, as in the official code. It need not lie on the class.
+    Raises InputError if a label is bad.
     """
-
-    image: Integers  # its place in the dataset
-    class_: Integers
-    x: Integers
-    y: Integers
-    pixels: Integers  # of this class in this tile
-
-    def of(self, class_: int) -> range:
-        """The rows of a class; empty where the data have none of it."""
-        first, end = np.searchsorted(self.class_, (class_, class_ + 1))
-        return range(int(first), int(end))
-
-    def only(self, classes: Collection[int]) -> TileIndex:
-        kept = np.isin(self.class_, list(classes))
-        return TileIndex(*(column[kept] for column in vars(self).values()))
-
-
-def tile_index(
-    dataset: Dataset, tile: int, cache: Path | None, progress: Progress | None = None
-) -> TileIndex:
-    """The index of `dataset` for tiles of `tile` pixels, out of the folder `cache` or made anew.
-
-    cache: None keeps nothing. progress: `(what, total)` -> a context whose value has `advance()`;
-    only called when there is something to do. InputError where a label is bad.
-    """
-    if cache is None:
-        return _build(dataset, tile, progress)
-    file = cache / f"tiles-{_key(dataset, tile)}.parquet"
+    file = cache_folder() / f"tiles-{_key(dataset, tile)}.npz"
     try:
-        table = pq.read_table(file, page_checksum_verification=True)
-        return TileIndex(*(table[name].to_numpy() for name in _COLUMNS))
-    except (OSError, KeyError, pa.ArrowException):  # not there, or not whole
-        index = _build(dataset, tile, progress)
-    table = pa.table(dict(zip(_COLUMNS, vars(index).values(), strict=True)))
+        with file.open("rb") as opened, np.load(opened) as content:
+            tiles: Tiles = content["tiles"]
+            return tiles
+    except Exception:  # not there, or damaged in whatever way
+        tiles = _build(dataset, tile)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as made:
+            np.savez(made, tiles=tiles)
+
     try:
-        replace(file, lambda temporary: pq.write_table(table, temporary, write_page_checksum=True))
+        replace(file, write)
     except OSError as error:
         warnings.warn(f"the tile index is made anew every time: {error}", stacklevel=2)
-    return index
+    return tiles
 
 
 def centres(label: NDArray[np.uint8], tile: int) -> NDArray[np.int64]:
@@ -106,34 +76,25 @@ def centres(label: NDArray[np.uint8], tile: int) -> NDArray[np.int64]:
     return np.stack(columns, axis=1).astype(np.int64)
 
 
-def _build(dataset: Dataset, tile: int, progress: Progress | None) -> TileIndex:
-    if not len(dataset):
-        return TileIndex(*np.zeros((5, 0), np.int32))
-
-    def rows(index: int) -> Integers:
+def _build(dataset: Dataset, tile: int) -> Tiles:
+    def rows(index: int) -> Tiles:
         found = centres(dataset.read_label(index), tile)
         return np.insert(found, 0, index, axis=1).astype(np.int32)
 
-    parts = []
-    meter = progress(f"tiles of {dataset.split}", len(dataset)) if progress else None
-    with ThreadPoolExecutor(os.cpu_count()) as pool, meter or nullcontext() as shown:
+    parts = [np.zeros((0, 5), np.int32)]
+    what = f"tiles of {dataset.split}"
+    with ThreadPoolExecutor() as pool, Progress(what, len(dataset)) as progress:
         for part in pool.map(rows, range(len(dataset))):
             parts.append(part)
-            if shown:
-                shown.advance()
-    table = np.concatenate(parts)
-    table = table[np.argsort(table[:, 1], kind="stable")]
-    return TileIndex(*np.ascontiguousarray(table.T))
+            progress.advance()
+    return np.concatenate(parts)
 
 
 def _key(dataset: Dataset, tile: int) -> str:
     """Hash of all that the index depends on: files by name, size and time of change."""
-    files = []
-    for pair in dataset.pairs:
-        for file in (pair.label, pair.confidence):
-            if file is not None:
-                status = file.stat()
-                files.append((os.fspath(file.absolute()), status.st_size, status.st_mtime_ns))
+    files = [
+        stamp(file) for pair in dataset.pairs for file in (pair.label, pair.confidence) if file
+    ]
     labels = dataset.labels
     table = (labels.raw, labels.ignored, labels.encoding, dataset.lowest, dataset.border)
     content = json.dumps((_FORMAT, tile, table, files))

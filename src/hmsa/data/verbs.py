@@ -10,27 +10,15 @@ from cyclopts import Parameter
 from ..config.options import Flag, Size
 from ..runs import InputError, Outcome
 
-
-def _split_count(text: str) -> tuple[str, int]:
-    split, _, number = text.partition("=")
-    if not split or not number.isdigit():
-        raise ValueError(f"{text!r} is not SPLIT=N, like train=200")
-    return split, int(number)
-
-
-SplitCount = Annotated[
-    list[str],
-    Parameter(
-        negative="", help="SPLIT=N images of a split; repeat for more (train=200 and val=40)"
-    ),
-]
+NewFolder = Annotated[Path, Parameter(help="new or empty")]
+_SPLIT_COUNT = "SPLIT=N images of a split; repeat for more (default: train=200 and val=40)"
 
 
 def scenes(
-    folder: Annotated[Path, Parameter(help="new or empty")],
+    folder: NewFolder,
     /,
     *,
-    count: SplitCount = [],
+    count: Annotated[list[str], Parameter(negative="", help=_SPLIT_COUNT)] = [],
     size: Annotated[Size, Parameter(help="pixels, at least 64 a side")] = (256, 512),
     seed: int = 0,
     coarse: Annotated[
@@ -47,10 +35,12 @@ def scenes(
         raise InputError(f"{folder} is not empty; name a new folder for the scenes")
     if min(size) < 64:
         raise InputError(f"--size {size[0]}x{size[1]}: scenes need at least 64 pixels a side")
-    try:
-        counts = dict(map(_split_count, count)) or {"train": 200, "val": 40}
-    except ValueError as error:
-        raise InputError(f"--count: {error}") from None
+    counts = {}
+    for text in count or ("train=200", "val=40"):
+        split, _, number = text.partition("=")
+        if not split or not number.isdigit():
+            raise InputError(f"--count {text} is not SPLIT=N, like train=200")
+        counts[split] = int(number)
     return Outcome(path=write_scenes(folder, counts, size, seed, coarse))
 
 
@@ -58,7 +48,7 @@ def import_masks(
     source: Annotated[
         Path, Parameter(help="CVAT zip (Segmentation mask 1.1) or COCO panoptic JSON")
     ],
-    folder: Annotated[Path, Parameter(help="new or empty")],
+    folder: NewFolder,
     /,
     *,
     images: Annotated[
@@ -71,11 +61,8 @@ def import_masks(
 ) -> Outcome:
     """Make a dataset of what an annotation tool exported.
 
-    example: hmsa data import task.zip my-pictures --ignore background
+    example: hmsa data import task.zip my-images --ignore background
     """
     from .imports import import_masks as work
 
-    made = work(source, folder, images, ignore, split)
-    counts = ", ".join(f"{n} in {split}" for split, n in made.pictures.items())
-    note = f"labelled images: {counts}; {made.unlabelled} of the export are not labelled yet"
-    return Outcome(path=made.description, notes=[note])
+    return work(source, folder, images, ignore, split)

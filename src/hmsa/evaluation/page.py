@@ -194,8 +194,9 @@ def calibration_charts(calibration: Calibration) -> list[Chart]:
         ),
         Chart(
             "Right among what is kept",
-            f"in %; {right[np.abs(kept - 50).argmin()]:.1f} of the surest half",
-            "pixels kept, the surest first, %", np.stack([kept, right], 1)[kept > 0], whole, whole,
+            f"in %; {right[np.abs(kept - 50).argmin()]:.1f} of the most confident half",
+            "pixels kept, most confident first, %",
+            np.stack([kept, right], 1)[kept > 0], whole, whole,
         ),
     ]  # fmt: skip
 

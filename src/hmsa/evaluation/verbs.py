@@ -34,6 +34,7 @@ def evaluate(
 
     example: hmsa evaluate runs/camvid camvid --data CamVid --split val --scales 0.5,1,2
     """
+    from ..checkpoint.files import require_classes
     from ..data.datasets import open_dataset
     from ..inference.predictor import Predictor
     from ..report.tables import terminal
@@ -42,7 +43,7 @@ def evaluate(
 
     predictor = Predictor.load(checkpoint, **vars(inference))
     opened = open_dataset(dataset, split, files)
-    predictor.model.card.refuse_others(opened.labels.names, dataset, checkpoint)
+    require_classes(predictor.model.card, opened.labels.names, dataset, checkpoint)
     opened = opened if only is None else opened.only(only)
     found = measure(predictor, opened, writer(opened, submission) if submission else None)
     run = checkpoint if checkpoint.is_dir() else checkpoint.parent
@@ -75,7 +76,7 @@ def gate(
 
     example: hmsa gate runs/camvid camvid --data CamVid --split val --scales 0.5,1,2
     """
-    from ..checkpoint.files import GateCurve, amend
+    from ..checkpoint.files import GateCurve, amend, require_classes, trained_on
     from ..data.datasets import open_dataset
     from ..inference.predictor import Predictor
     from ..report.page import Table
@@ -91,12 +92,12 @@ def gate(
             "a gate is for scales above 1 after a coarser one, with attention; try 0.5,1,2"
         )
     opened = open_dataset(dataset, split, files)
-    card.refuse_others(opened.labels.names, dataset, checkpoint)
-    if card.has_learnt(opened.source, split):
+    require_classes(card, opened.labels.names, dataset, checkpoint)
+    if trained_on(card, opened.source, split):
         say(f"note: {checkpoint} was trained on this split; its curve is too good")
     points = gate_curve(predictor, opened)
     curve = GateCurve(dataset=opened.source.name, split=split, scales=scales, points=points)
-    amend(checkpoint, gate=curve)
+    amend(checkpoint, gate=curve.model_dump())
     rows = [
         [
             percent(point.share, 0),

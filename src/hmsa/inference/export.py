@@ -1,136 +1,244 @@
-"""`hmsa export`: a checkpoint becomes one ONNX or torch file, if it then sees the same."""
+"""Exported files: a network and its chain of scales as one graph, ONNX or torch.
+
+Graph: `image` uint8 [1,3,H,W] RGB -> `label` uint8 [1,H,W] and `confidence` uint8 [1,H,W], which is
+floor(255 * softmax maximum). Normalisation, scales, fusion and flip are inside. The file also
+carries the card (classes, palette, scales) and the image size that it takes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+import io
+import logging
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace as replace_fields
 from pathlib import Path
-from typing import NamedTuple
+from tempfile import TemporaryDirectory
+from typing import Any
+from warnings import catch_warnings
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from rich.table import Table
+from torch import Tensor, nn
 
+from ..config.options import Chain
+from ..data.images import OpenImage
 from ..data.scenes import scene
-from ..runs.errors import InputError
-from ..runs.files import replace
-from .exported import SUFFIXES, Exported, Frozen, Size, freeze, need, show_size, write
+from ..model.heads import resize
+from ..model.hmsa import ordered
+from ..model.pretrained import Card
+from ..runs import Outcome, replace
+from ..runs.errors import InputError, first_line
 from .predictor import Predictor
-from .result import Prediction
+from .result import Prediction, as_array
 
-AGREEMENT = 0.999  # share of pixels, in every picture: the rest may be ties
-STEPS = 2  # of 255, that a confidence may be off
-SIZES = ((75, 131), (64, 192), (160, 96), (33, 97), (192, 256))  # pictures of a dynamic graph
+AGREEMENT = 0.999  # share of pixels of every image with equal labels: the rest may be ties
+STEPS = 2  # of 255, that a confidence may differ by
+SIZES = ((75, 131), (64, 192), (160, 96), (33, 97), (192, 256))  # compared where any size is taken
+LEAST = 32  # pixels of a side, below which such a graph need not agree with the network
 
-
-class Parity(NamedTuple):
-    """One picture, seen by the file and by the network."""
-
-    picture: str
-    size: Size
-    classes: int  # that the network saw: were it one alone, equal labels would tell little
-    agreement: float  # share of pixels with the same label, 0..1
-    confidence: int  # largest difference, of 255
-
-    @property
-    def holds(self) -> bool:
-        return self.agreement >= AGREEMENT and self.confidence <= STEPS
+Size = tuple[int, int]  # height, width
+Run = Callable[[NDArray[np.uint8]], Sequence[NDArray[np.uint8]]]
 
 
-def export(
-    source: Path,
-    out: Path,
-    to: str | None = None,
-    scales: Sequence[float] | None = None,
-    size: Size | None = None,
-    flip: bool | None = None,
-) -> tuple[Table, str | None]:
-    """Write `out` from checkpoint `source`; scales and flip: those it was trained for.
+def export(source: Path, out: Path, size: Size | None = None, chain: Chain = Chain()) -> Outcome:
+    """Write `out`, .onnx or .pt2, from the checkpoint `source`, for images of `size` or of any.
 
-    to: "onnx" or "torch", else by the suffix of `out`. size: height and width, None for any.
-    Returns the table of what the file saw and, if that is not what the network sees, why nothing
-    was written.
+    The outcome has a table that compares the file's predictions with the network's; nothing is
+    written if they differ. Raises InputError for what cannot be exported.
     """
-    kind = _kind(out, to)
-    predictor = Predictor.load(source, scales, "fp32", flip)
-    if predictor.long_edge and not size:
+    if out.suffix not in OPEN:
+        raise InputError(f"{out} has to end in {' or '.join(OPEN)}")
+    eager = Predictor.load(source, chain.scales, "fp32", chain.flip, device="cpu")
+    rounded = [f"{s:g}" for s in eager.scales if s != float(np.float32(s))]
+    if not size and eager.long_edge:
+        raise InputError(f"{source} has a long edge of {eager.long_edge}: give --size HxW")
+    if not size and rounded and out.suffix == ".onnx":
         raise InputError(
-            f"{source} brings pictures to a long edge of {predictor.long_edge}, which a graph of "
-            "any size cannot; name one: --size HxW"
+            f"scale {rounded[0]} is not exact in the 32 bits that ONNX has for sizes; give --size "
+            "HxW, use scales such as 0.5 or 0.75, or write a .pt2 file"
         )
-    rounded = [s for s in predictor.scales if s != float(np.float32(s))]
-    if kind == "onnx" and not size and rounded:
-        raise InputError(
-            f"scale {rounded[0]:g} is not exact in the 32 bits that ONNX has for sizes; name one "
-            "(--size HxW), take scales such as 0.5 or 0.75, or use --to torch"
-        )
-    model, chain, flips = predictor.model.cpu(), predictor.scales, predictor.flip
-    eager = Predictor(model, chain, "fp32", "cpu", flip=flips, long_edge=predictor.long_edge)
-    program = freeze(Frozen(model, tuple(chain), flips, predictor.long_edge), size)
-    card = model.card.model_copy(update={"scales": chain, "flip": flips})
-    seen: list[Parity] = []
-
-    def checked(temporary: Path) -> None:
-        write(temporary, kind, program, card, size)
-        seen.extend(compare(eager, Exported(temporary, kind), (size,) if size else SIZES))
-        if not all(each.holds for each in seen):
-            raise _Disagrees
-
-    problem = None
-    try:
-        replace(out, checked)
-    except _Disagrees:
-        problem = (
-            f"{out} was not written: the exported graph does not see what {source} sees (labels "
-            f"must agree in {AGREEMENT:.1%} of pixels, confidence within {STEPS} of 255)"
-        )
-    return parity_table(f"{out.name}, {show_size(size)}", seen), problem
+    card = replace_fields(eager.model.card, scales=eager.scales, flip=eager.flip)
+    table = Table(title=f"{out.name}, {show_size(size)}", title_justify="left")
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / out.name
+        write(file, freeze(eager, size), card, size)
+        if compare(eager, Exported(file), (size,) if size else SIZES, table):
+            replace(out, lambda temporary: shutil.copyfile(file, temporary))
+            return Outcome(table=table, path=out)
+    return Outcome(table=table, failure=f"{out} was not written: it differs from {source}")
 
 
-class _Disagrees(Exception):
-    pass
+class Frozen(nn.Module):
+    """`Predictor` as a graph: `[1,3,H,W]` uint8 -> label and confidence, both `[1,H,W]` uint8."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__()
+        self.model, self.scales = predictor.model.eval(), predictor.scales
+        self.flip, self.long_edge = predictor.flip, predictor.long_edge
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        size = image.shape[-2:]
+        if self.long_edge:
+            factor = self.long_edge / max(size)
+            grid = [max(1, round(side * factor)) for side in size]
+            image = F.interpolate(image.float() / 255, grid, mode="bilinear", antialias=True)
+        logits = resize(self.model(image, self.scales).logits, size)
+        if self.flip:
+            mirrored = self.model(image.flip(-1), self.scales).logits
+            logits = (logits + resize(mirrored, size).flip(-1)) / 2
+        confidence, label = logits.softmax(1).max(1)
+        return label.to(torch.uint8), (confidence * 255).floor().to(torch.uint8)
 
 
-def _kind(out: Path, to: str | None) -> str:
-    kind = to or next((k for k, suffix in SUFFIXES.items() if suffix == out.suffix), "")
-    if SUFFIXES.get(kind) != out.suffix:
-        raise InputError(
-            f"{out} has to end in {SUFFIXES.get(kind, ' or '.join(SUFFIXES.values()))}"
-            + (f" to be exported to {kind}" if kind else "")
-        )
-    if kind == "onnx":
-        for name in ("onnx", "onnxscript", "onnxruntime"):
-            need(name)
-    return kind
+def freeze(predictor: Predictor, size: Size | None) -> torch.export.ExportedProgram:
+    """The program of `Frozen` for images of `size`, or of any. Raises InputError."""
+    # Traced with sides that are no multiple of a stride: so each resize and pad is in the graph
+    image = torch.zeros(1, 3, *(size or (75, 131)), dtype=torch.uint8)
+    free = {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    with _quiet(f"torch cannot export this network for {show_size(size)} size"):
+        shapes = None if size else {"image": free}
+        with torch.no_grad():
+            program = torch.export.export(Frozen(predictor), (image,), dynamic_shapes=shapes)
+        (name,) = program.graph_signature.user_inputs
+        shape = next(n for n in program.graph.nodes if n.name == name).meta["val"].shape
+    if not size and any(isinstance(side, int) for side in shape[2:]):
+        raise InputError("this trunk cannot be exported for any size; give one: --size HxW")
+    return program
 
 
-def compare(eager: Predictor, file: Exported, sizes: Sequence[Size]) -> list[Parity]:
-    """Both on generated streets and on noise of these sizes."""
-    rows = []
+def write(file: Path, program: torch.export.ExportedProgram, card: Card, size: Size | None) -> None:
+    """Write `program` to the .onnx or .pt2 `file`, with the header that `Exported` reads."""
+    header = {"hmsa": card.to_json(), "size": show_size(size)}
+    with _quiet(f"this network cannot be written as {file.suffix}"):
+        if file.suffix == ".onnx":
+            made = torch.onnx.export(
+                program, input_names=["image"], output_names=["label", "confidence"], verbose=False
+            )
+            assert made is not None
+            made.model.metadata_props.update(header)
+            return made.save(file, external_data=False)
+        for node in program.graph.nodes:
+            if node.target is math.floor:  # cannot be stored; equal for sizes
+                node.target = math.trunc
+        torch.export.save(program, file, extra_files=header)
+
+
+def compare(eager: Predictor, file: Exported, sizes: Sequence[Size], table: Table) -> bool:
+    """Whether both predict the same for generated streets and noise; each is a row of `table`."""
+    for column in ("image", "size", "classes", "equal labels", "confidence differs by", ""):
+        table.add_column(column)
+    equal = True
     for index, size in enumerate(sizes):
         noise = np.random.default_rng(index).integers(0, 256, (*size, 3), np.uint8)
-        pictures: dict[str, NDArray[np.uint8]] = {"street": scene(index, size)[0], "noise": noise}
-        for name, image in pictures.items():
-            rows.append(_parity(name, size, eager(image), file(image)))
-    return rows
+        for name, image in {"street": scene(index, size)[0], "noise": noise}.items():
+            one, other = eager(image), file(image)
+            agreement = float((one.label == other.label).mean())
+            steps = int(np.abs(one.confidence.astype(int) - other.confidence.astype(int)).max())
+            holds = agreement >= AGREEMENT and steps <= STEPS
+            classes, verdict = str(len(np.unique(one.label))), "" if holds else "[bold]too much[/]"
+            row = (name, show_size(size), classes, f"{agreement:.3%}", f"{steps} of 255", verdict)
+            table.add_row(*row)
+            equal = equal and holds
+    return equal
 
 
-def _parity(name: str, size: Size, one: Prediction, other: Prediction) -> Parity:
-    off = np.abs(one.confidence.astype(int) - other.confidence.astype(int))
-    agreement = float((one.label == other.label).mean())
-    return Parity(name, size, len(np.unique(one.label)), agreement, int(off.max()))
+class Exported:
+    """A file of `hmsa export`, to be called like a `Predictor`.
+
+    card: as in the checkpoint, with the scales and the flip that are in the graph. size: the only
+    height and width that it takes, None for any. options: of `Predictor.load`; they are in the
+    graph already. Raises InputError for another kind of file, and for an option that differs.
+    """
+
+    def __init__(self, file: Path | str, **options: Any) -> None:
+        self.file = file = Path(file)
+        with _quiet(f"{file} cannot be loaded"):
+            self._run, header = OPEN[file.suffix](file)
+        if not header.get("hmsa"):
+            raise InputError(f"{file} was not written by hmsa export: it does not name its classes")
+        self.card = Card.from_json(header["hmsa"])
+        height, _, width = header["size"].partition("x")
+        self.size = (int(height), int(width)) if width else None
+        for name, value in options.items():
+            wanted = ordered(value) if name == "scales" and value else value
+            made = self.settings.get(name)
+            if wanted not in (None, "auto", made):
+                raise InputError(f"{file} was exported with {name} {made}, not {wanted}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything but the file that a result depends on, as JSON."""
+        return {"scales": self.card.scales, "flip": self.card.flip, "precision": "fp32"}
+
+    def __call__(
+        self, image: Path | str | Image.Image | NDArray[np.uint8] | OpenImage, **outputs: bool
+    ) -> Prediction:
+        """image: a file, a Pillow image, or `[H,W,3]` uint8 RGB. outputs: those of `Predictor`.
+
+        Raises InputError for a size that the graph does not take, and for any of the outputs.
+        """
+        if any(outputs.values()):
+            raise InputError(f"{self.file} has label and confidence only; use the checkpoint")
+        image = as_array(image)
+        size = image.shape[:2]
+        if self.size not in (None, size) or (not self.size and min(size) < LEAST):
+            taken = show_size(self.size) if self.size else f"{LEAST}x{LEAST} or more"
+            raise InputError(
+                f"{self.file} takes images of {taken} (height x width), this one is "
+                f"{show_size(size)}; export with --size dynamic, or resize the image"
+            )
+        label, confidence = self._run(np.ascontiguousarray(image.transpose(2, 0, 1)[None]))
+        return Prediction(label[0], confidence[0])
 
 
-def parity_table(title: str, rows: Sequence[Parity]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in ("picture", "size", "classes seen", "labels agree", "confidence off by", ""):
-        table.add_column(column)
-    for row in rows:
-        table.add_row(
-            row.picture,
-            show_size(row.size),
-            str(row.classes),
-            f"{row.agreement:.3%}",
-            f"{row.confidence} of 255",
-            "" if row.holds else "[bold]too much[/]",
-        )
-    return table
+def _open_onnx(file: Path) -> tuple[Run, Mapping[str, str]]:
+    runtime: Any = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = runtime.InferenceSession(file, options, providers=runtime.get_available_providers())
+    header: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
+    return lambda image: session.run(["label", "confidence"], {"image": image}), header
+
+
+def _open_torch(file: Path) -> tuple[Run, Mapping[str, str]]:
+    header: dict[str, str] = {"hmsa": "", "size": ""}
+    # The guards of a dynamic program hold for the traced image; `hmsa export` has compared others
+    module = torch.export.load(file, extra_files=header).module(check_guards=False)
+
+    def run(image: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
+        with torch.inference_mode():
+            return [each.numpy() for each in module(torch.from_numpy(image))]
+
+    return run, header
+
+
+OPEN = {".onnx": _open_onnx, ".pt2": _open_torch}
+
+
+def show_size(size: Size | None) -> str:
+    return f"{size[0]}x{size[1]}" if size else "dynamic"
+
+
+@contextmanager
+def _quiet(failure: str) -> Iterator[None]:
+    """Silence what exporters print and log, and raise what they raise, which may be anything, as
+    InputError."""
+    sink = io.StringIO()
+    logging.disable(logging.CRITICAL)
+    try:
+        with catch_warnings(action="ignore"), redirect_stdout(sink), redirect_stderr(sink):
+            yield
+    except Exception as error:
+        way = '; pip install "hmsa[export]"' if isinstance(error, ImportError) else ""
+        raise InputError(f"{failure} ({first_line(error)}){way}") from None
+    finally:
+        logging.disable(logging.NOTSET)

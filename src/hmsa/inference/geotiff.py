@@ -16,8 +16,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.images import open_picture
-from ..data.rasters import gdal, is_raster
+from ..data.images import is_raster, open_pillow, rasterio
 from ..runs.errors import InputError
 
 Bytes = NDArray[np.uint8]
@@ -45,7 +44,8 @@ def write_geotiff(
     the file is not whole in the end.
     """
     height, width = values.shape
-    with gdal() as module, _origin(module, source, values.shape) as origin:
+    module = rasterio()
+    with _origin(module, source, values.shape) as origin:
         try:
             with module.open(
                 file, "w", driver="GTiff", count=1, dtype="uint8", height=height, width=width,
@@ -75,7 +75,7 @@ def _origin(module: Any, source: Path, size: tuple[int, ...]) -> Iterator[Any]:
     """`source` open in rasterio; None where that cannot say where its upright pixels lie."""
     try:
         if not is_raster(source):
-            with open_picture(source) as picture:
+            with open_pillow(source) as picture:
                 if picture.getexif().get(_ORIENTATION, 1) != 1:
                     raise InputError("its pixels are turned")
         opened = module.open(source, driver=_DRIVERS[source.suffix.lower()])

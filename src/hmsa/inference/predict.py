@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint.files import Card, fingerprint
-from ..data.images import SUFFIXES, OpenPicture, open_image, read_size
+from ..checkpoint.files import GateCurve, fingerprint
+from ..data.images import SUFFIXES, OpenImage, open_image, read_size
+from ..model.pretrained import Card
 from ..runs.errors import InputError
 from ..runs.files import sweep
 from ..runs.machine import Precision
 from ..runs.progress import Progress, say
 from . import video
-from .exported import SUFFIXES as EXPORTED
-from .exported import Exported
+from .export import OPEN, Exported
 from .ledger import Ledger
 from .pipeline import flow
 from .predictor import Predictor
@@ -62,8 +62,8 @@ def predict(
     if any(map(_is_video, found.values())):
         video.pyav()  # or else said now, not after hours of pictures
     predictor: Predictor | Exported
-    if source.suffix in EXPORTED.values():
-        predictor = Exported.load(source, scales, precision, flip, **further)
+    if source.suffix in OPEN:
+        predictor = Exported(source, scales=scales, precision=precision, flip=flip, **further)
         card = predictor.card
     else:
         predictor = Predictor.load(source, scales, precision, flip, **further)
@@ -89,12 +89,12 @@ def predict(
         films = [item for item in todo if _is_video(item[1])]
         stills = [item for item in todo if not _is_video(item[1])]
 
-        def look(images: list[OpenPicture]) -> list[Prediction]:
+        def look(images: list[OpenImage]) -> list[Prediction]:
             if len(images) > 1 and isinstance(predictor, Predictor):
                 return predictor(list(images), **asked)
             return [predictor(image, **asked) for image in images]
 
-        def write(item: Item, image: OpenPicture, seen: Prediction) -> None:
+        def write(item: Item, image: OpenImage, seen: Prediction) -> None:
             with image:
                 writer.write(*item, image, seen)
             ledger.add(item[0])
@@ -165,7 +165,8 @@ def find_pictures(paths: Sequence[str], out: Path | None = None) -> dict[str, Pa
 
 def _tell_curve(card: Card, predictor: Predictor) -> None:
     """What was measured for this budget."""
-    curve, share = card.gate, predictor.gate.share if predictor.gate else None
+    curve = GateCurve(**card.gate) if card.gate else None
+    share = predictor.gate.share if predictor.gate else None
     if share is None:
         return
     if curve is None or curve.scales != predictor.scales:
@@ -213,7 +214,7 @@ def _results(writer: Writer, name: str, file: Path) -> list[Path]:
     return writer.files(name)
 
 
-def _open(item: Item) -> OpenPicture:
+def _open(item: Item) -> OpenImage:
     try:
         return open_image(item[1])
     except InputError:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ..data.images import Picture, open_image
+from ..checkpoint.networks import load
+from ..data.images import OpenImage, open_image
 from ..data.labels import spread
 from ..model import HMSA, average, maximum
 from ..model.bands import Resized, Size, bands
@@ -38,7 +39,7 @@ _AT_ONCE = 1 << 26  # pixels of a picture, above which only windows of it go to 
 _LARGEST = 2048  # side of a tile that is chosen for the memory there is
 
 
-Pixels = Path | str | Image.Image | NDArray[np.uint8] | Tensor | Picture
+Pixels = Path | str | Image.Image | NDArray[np.uint8] | Tensor | OpenImage
 
 
 class Predictor:
@@ -92,7 +93,7 @@ class Predictor:
         budget: run scales above 1 in this share of an image only; gate: or where their mean
         weight is at least this. further: device, tile, halo.
         """
-        model = HMSA.from_pretrained(source)
+        model = load(source)
         card = model.card
         if budget is not None or isinstance(gate, float):
             gate = Gate(budget, gate)  # type: ignore[arg-type]
@@ -135,8 +136,8 @@ class Predictor:
         entropy: bool = False,
     ) -> Prediction | list[Prediction]:
         """image: a file, a Pillow image, `[H,W,3]` uint8 RGB, a tensor `[3,H,W]`, uint8 or float in
-        0..1, or a `Picture`; any size. A list of these, or a tensor `[B,3,H,W]`, gives a list; all
-        of one size are looked at together.
+        0..1, or an `OpenImage`; any size. A list of these, or a tensor `[B,3,H,W]`, gives a list;
+        all of one size are looked at together.
         """
         wanted = (detail, probabilities, entropy)
         if isinstance(image, Path | str):
@@ -304,7 +305,7 @@ class Predictor:
 class _Windows:
     """A picture of which only what is looked at goes to the device."""
 
-    picture: Picture
+    picture: OpenImage
     device: torch.device
 
     @property

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ..data.images import Picture, read_image, to_rgb
+from ..data.images import OpenImage, read_image, to_rgb
 from ..data.labels import spread
 from ..report.pictures import palette_png, tinted
 from ..runs.errors import InputError
@@ -23,7 +23,7 @@ from ..runs.files import replace
 _IN_MEMORY = 1 << 28  # bytes of a map, above which it is kept in a file
 
 
-Readable = Path | str | Image.Image | NDArray[np.uint8] | Picture
+Readable = Path | str | Image.Image | NDArray[np.uint8] | OpenImage
 
 
 @dataclass(frozen=True)

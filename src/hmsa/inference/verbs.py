@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -70,9 +70,6 @@ def export(
     /,
     *,
     out: Annotated[Out, Parameter(help="file to write: .onnx, or .pt2 for torch")],
-    to: Annotated[
-        Literal["onnx", "torch"] | None, Parameter(help="default: by the suffix of OUT")
-    ] = None,
     size: Annotated[Any, parsed_by(graph_size), Parameter(
         help="HEIGHTxWIDTH, the one size of images that it takes; default: dynamic, any")] = None,
     chain: Chain = Chain(),
@@ -83,5 +80,4 @@ def export(
     """
     from .export import export as work
 
-    table, problem = work(checkpoint, out, to, chain.scales, size, chain.flip)
-    return Outcome(table=table, path=out, failure=problem)
+    return work(checkpoint, out, size, chain)

@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..checkpoint.files import Card
-from ..data.images import Picture
+from ..data.images import OpenImage, rasterio
 from ..data.labels import IGNORE, spread
-from ..data.rasters import rasterio
+from ..model.pretrained import Card
 from ..report.pictures import colorize, heat, palette_png, panel, tinted
 from ..runs.errors import InputError
 from ..runs.files import replace
@@ -75,7 +74,7 @@ class Writer:
             for part in parts.get(kind, [""])
         ]
 
-    def write(self, name: str, source: Path, image: Picture, seen: Prediction) -> None:
+    def write(self, name: str, source: Path, image: OpenImage, seen: Prediction) -> None:
         """The picture, what was seen in it, and the file it came from."""
         files = iter(self.files(name))
         for kind in self.save:
@@ -87,7 +86,7 @@ class Writer:
         return tinted(image, label, self.palette)
 
     def _make(
-        self, kind: str, source: Path, image: Picture, seen: Prediction
+        self, kind: str, source: Path, image: OpenImage, seen: Prediction
     ) -> Iterator[Callable[[Path], Any]]:
         """What makes each file of one kind, in the order of `files`."""
         if kind == "label":
@@ -119,13 +118,13 @@ class Writer:
             content = json.dumps(coco(seen.label, source.name, self.names))
             yield lambda temporary: temporary.write_text(content)
 
-    def _overlay(self, image: Picture, seen: Prediction, most: int) -> Image.Image:
+    def _overlay(self, image: OpenImage, seen: Prediction, most: int) -> Image.Image:
         def tinted(rows: slice) -> Bytes:
             return self.tint(image.read(rows, slice(None)), seen.label[rows])
 
         return _drawn(image.size, tinted, most)
 
-    def _panel(self, image: Picture, seen: Prediction) -> Image.Image:
+    def _panel(self, image: OpenImage, seen: Prediction) -> Image.Image:
         def cell(values: NDArray[Any], color: Callable[[NDArray[Any]], Bytes]) -> Bytes:
             return np.asarray(_drawn(image.size, lambda rows: color(values[rows]), _CELL))
 

@@ -16,13 +16,14 @@ import torch
 from numpy.typing import NDArray
 from rich.table import Table
 
-from ..checkpoint.files import Card, fingerprint
+from ..checkpoint.files import fingerprint, require_classes, require_unseen
 from ..data.coarse import Coarse
 from ..data.datasets import Dataset, open_dataset
 from ..data.descriptions import read_classes
 from ..data.labels import LabelSet, spread
 from ..evaluation.calibration import Calibration, precise, surest
 from ..inference.predictor import Predictor
+from ..model.pretrained import Card
 from ..runs.errors import InputError
 from ..runs.machine import Precision, in_use
 from ..runs.progress import Progress
@@ -79,11 +80,11 @@ def autolabel(
     held_out = by_people = None
     if rules.held_out:
         held_out = _opened(rules.held_out, rules.split)
-        card.refuse_others(held_out.labels.names, held_out.source, source)
-        card.refuse_learnt(held_out.source, held_out.split, source, "--held-out")
+        require_classes(card, held_out.labels.names, held_out.source, source)
+        require_unseen(card, held_out.source, held_out.split, source, "--held-out")
     if coarse:
         people = _opened(coarse, coarse_split)
-        card.refuse_others(people.labels.names, people.source, source)
+        require_classes(card, people.labels.names, people.source, source)
         by_people = Coarse(
             people,
             None if fill is None else frozenset(people.labels.index(n, "--fill") for n in fill),
@@ -193,7 +194,7 @@ def _written(card: Card, raw: Path | None, source: Path) -> LabelSet:
         palette = tuple(card.palette) or tuple(spread(k))
         return LabelSet(tuple(card.names), palette, tuple(range(k)))
     labels = read_classes(raw)
-    card.refuse_others(labels.names, raw, source)
+    require_classes(card, labels.names, raw, source)
     if labels.encoding != "index" or not all(0 <= value <= 255 for value in labels.raw):
         raise InputError(
             f"--raw: {raw} has labels that are not single values in 0..255; leave --raw out"

@@ -92,7 +92,7 @@ class Cluster:
             raise InputError(f"{self.out} is inside {self.source}; labels must lie elsewhere")
         if self.coarse and self.found.kind == "pictures":  # elsewhere names show as it is read
             files = {name: Path(place) for name, place in self.found.pictures.items()}
-            self.coarse.refuse_strangers(files, self.source)
+            self.coarse.check_names(files, self.source)
 
     @cached_property
     def found(self) -> sources.Source:

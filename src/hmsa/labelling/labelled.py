@@ -1,9 +1,9 @@
-"""An auto-labelled folder as it lies on disk, opened to be looked at. No network is run."""
+"""The folder of `hmsa autolabel`, opened for review. Runs no network."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,26 +11,27 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ..data.coarse import Coarse
 from ..data.datasets import Dataset
 from ..data.descriptions import read_classes
-from ..data.images import open_picture, read_image
+from ..data.images import read_image
 from ..data.labels import LabelSet
-from ..runs.errors import InputError
-from .out import DESCRIPTION, SETTINGS, THRESHOLD_FILE
-from .rows import PERSON, Row, rows_below, sha256, total
+from ..runs import InputError, read_records
+from .folder import DESCRIPTION, NAME, THRESHOLD_FILE, is_by_person, is_done, sha256, total
+from .sources import Row
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """OUT of `hmsa autolabel`. rows: what it says of each image that is labelled, by name."""
+    """A finished folder `out`. rows: of each labelled image, by name; failed: of the others."""
 
     out: Path
     labels: LabelSet
     settings: dict[str, Any]
     rows: dict[str, Row]
-    failed: dict[str, Row]  # of the images that are not
+    failed: dict[str, Row]
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
@@ -38,28 +39,31 @@ class Labelled:
         return self.count(self.rows)
 
     def count(self, names: Iterable[str]) -> NDArray[np.int64]:
-        """The same of these images alone."""
+        """The same of some images."""
         return total((self.rows[name] for name in names), len(self.labels.names))
 
     @cached_property
     def thresholds(self) -> dict[str, dict[str, float]]:
-        """Rule -> class -> threshold, as proposed; none where they were not."""
+        """Rule -> class -> proposed threshold; empty if none was proposed."""
         file = self.out / THRESHOLD_FILE
         return json.loads(file.read_bytes()) if file.is_file() else {}
 
     @cached_property
     def by_people(self) -> set[str]:
         """Names of the images that a person has corrected."""
-        return {name for name, row in self.rows.items() if row.get("source") == PERSON}
+        return {name for name, row in self.rows.items() if is_by_person(row)}
 
     @property
     def agreement_known(self) -> bool:
+        """Whether agreement was stored for all images."""
         return bool(self.rows) and all("mean_agreement" in row for row in self.rows.values())
 
     def image_file(self, name: str) -> Path:
+        """Path of the image."""
         return self.out / str(self.rows[name]["image"])
 
     def image(self, name: str) -> NDArray[np.uint8]:
+        """`[H,W,3]`."""
         return read_image(self.image_file(name))
 
     def label(self, name: str) -> NDArray[np.uint8]:
@@ -67,41 +71,42 @@ class Labelled:
         return self.labels.read(self.out / "labels" / f"{name}.png")
 
     def level(self, kind: str, name: str) -> NDArray[np.uint8] | None:
-        """`[H,W]` of 8 bits: "confidence" or "agreement"; None where it was not stored."""
+        """`[H,W]` of 8 bits: "confidence" or "agreement"; None if it was not stored."""
         file = self.out / kind / f"{name}.png"
         if not file.is_file():
             return None
-        with open_picture(file) as picture:
-            return np.array(picture)
+        with Image.open(file) as image:
+            return np.array(image)
 
     def beside(self, dataset: Dataset, others: bool = False) -> Coarse:
-        """The labels of another dataset, found by image or name.
+        """The labels of another dataset, to be found by image or name.
 
-        InputError: other classes; none of these images, unless it may be all `others`.
+        Raises InputError for other classes and, unless `others` are allowed, if it has none of
+        these images.
         """
         if dataset.labels.names != self.labels.names:
             raise InputError(
-                f"{dataset.source} has the classes {_some(dataset.labels.names)}, {self.out} has "
-                f"{_some(self.labels.names)}; they must be the same in the same order"
+                f"{dataset.source} has the classes {', '.join(dataset.labels.names)}; {self.out} "
+                f"has {', '.join(self.labels.names)}; they must be the same in the same order"
             )
         found = Coarse(dataset)
         if not others:
-            images = {name: self.image_file(name) for name in self.rows}
-            found.refuse_strangers(images, self.out)
+            found.refuse_strangers({name: self.image_file(name) for name in self.rows}, self.out)
         return found
 
     def place(self, other: Coarse, name: str) -> int | None:
+        """Index of the label that `other` has of this image or of one with its name."""
         return other.find(self.image_file(name), name)
 
-    def is_same_picture(self, other: Coarse, name: str) -> bool:
-        """Whether `other` has a label of this very image, not only of one that is called so."""
+    def has_same_image(self, other: Coarse, name: str) -> bool:
+        """Whether `other` has a label of this very image, not only of one with its name."""
         place = self.place(other, name)
-        if place is None:
-            return False
-        return sha256(other.dataset.pairs[place].image) == str(self.rows[name]["sha256"])
+        return place is not None and (
+            sha256(other.dataset.pairs[place].image) == self.rows[name]["sha256"]
+        )
 
-    def beside_label(self, other: Coarse, name: str) -> NDArray[np.uint8] | None:
-        """The label `[H,W]` that `other` has of this image, if it has one. InputError: its size."""
+    def label_in(self, other: Coarse, name: str) -> NDArray[np.uint8] | None:
+        """The label `[H,W]` in `other`, if there is one. Raises InputError for another size."""
         place = self.place(other, name)
         if place is None:
             return None
@@ -109,34 +114,24 @@ class Labelled:
         if label.shape != (row["height"], row["width"]):
             raise InputError(
                 f"{other.dataset.pairs[place].label} is {label.shape[1]}x{label.shape[0]}, but "
-                f"{self.image_file(name)} is {row['width']}x{row['height']}; they do not belong "
-                "together"
+                f"{self.image_file(name)} is {row['width']}x{row['height']}; give the label of "
+                "this image"
             )
         return label
 
 
 def open_labelled(out: Path) -> Labelled:
-    """InputError: `out` is no such folder, or not finished, or has no picture."""
-    if not (out / SETTINGS).is_file():
-        raise InputError(f"{out} is no folder that hmsa autolabel made (it has no {SETTINGS})")
+    """Raises InputError if `out` is no such folder, is unfinished, or has no labelled image."""
+    settings_file = out / f"{NAME}.json"
+    if not settings_file.is_file():
+        raise InputError(f"{out} was not made by hmsa autolabel (it has no {settings_file.name})")
     if not (out / DESCRIPTION).is_file():
-        raise InputError(f"{out} is not finished; the hmsa autolabel that began it goes on with it")
-    try:
-        settings = json.loads((out / SETTINGS).read_bytes())
-    except ValueError:
-        raise InputError(f"{out / SETTINGS} is damaged; make {out} anew") from None
-    rows = present(out)
-    done = {name: row for name, row in rows.items() if row["status"] == "done"}
+        raise InputError(f"{out} is not finished; run the same hmsa autolabel again")
+    records = read_records(out, NAME)
+    present = {name: row for name, row in records.items() if (out / row["image"]).is_file()}
+    done = {name: row for name, row in sorted(present.items()) if is_done(row)}
     if not done:
-        raise InputError(f"{out} has no labelled picture")
-    failed = {name: row for name, row in rows.items() if name not in done}
+        raise InputError(f"{out} has no labelled image")
+    failed = {name: row for name, row in present.items() if name not in done}
+    settings = json.loads(settings_file.read_bytes())
     return Labelled(out, read_classes(out), settings, done, failed)
-
-
-def present(out: Path) -> dict[str, Row]:
-    """All rows of images that are still there, by name."""
-    return {name: row for name, row in rows_below(out) if (out / row["image"]).is_file()}
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from ..data.coarse import Coarse
-from ..data.images import pictures_below, read_image
+from ..data.images import images_below, read_image
 from ..data.labels import LabelSet
 from ..inference.predictor import Predictor
 from ..runs.errors import InputError
@@ -83,14 +83,14 @@ class Labelling:
         if self.out.resolve().is_relative_to(self.images.resolve()):
             raise InputError(f"{self.out} is inside {self.images}; labels must lie elsewhere")
         named: dict[str, Path] = {}
-        for file in pictures_below(self.images):
+        for file in images_below(self.images):
             name = file.relative_to(self.images).with_suffix("").as_posix()
             if named.setdefault(name, file) != file:
                 raise InputError(f"{named[name]} and {file} share one name; which is it? keep one")
         if not named:
             raise InputError(f"no pictures below {self.images}; the suffix tells them")
         if self.coarse:
-            self.coarse.refuse_strangers(named, self.images)
+            self.coarse.check_names(named, self.images)
         return named
 
     @cached_property
@@ -142,7 +142,7 @@ class Labelling:
 
         def write(manifest: Path) -> None:
             write_manifest(manifest, self._told(done), self.settings)
-            written = pictures_below(self.out / "labels")
+            written = images_below(self.out / "labels")
             left = {f.relative_to(self.out / "labels").with_suffix("").as_posix() for f in written}
             # Images that could not be read, labels whose image is gone
             exclude = {*self.files, *left} - done
@@ -252,7 +252,7 @@ class Labelling:
         pixels = read_image(image)
         people = None
         if self.coarse and place is not None:
-            people = self.coarse.spoken(place, image, pixels.shape[:2])
+            people = self.coarse.read(place, image, pixels.shape[:2])
         pictures, told = look(self.predictor, pixels, self.labels, people, self.agreement)
         for kind, picture in pictures.items():
             told[kind] = f"{FOLDER_OF[kind]}/{name}.png"

@@ -85,7 +85,7 @@ class Teacher:
                 place = job.coarse.find(Path(given["image"]), name) if job.coarse else None
                 if job.coarse and place is not None:
                     row["coarse_sha256"] = sha256(job.coarse.dataset.pairs[place].label)
-                    people = job.coarse.spoken(place, given["image"], pixels.shape[:2])
+                    people = job.coarse.read(place, given["image"], pixels.shape[:2])
                 pictures, told = look(self.predictor, pixels, job.labels, people, job.agreement)
             except (InputError, OSError) as error:
                 row["reason"] = " ".join(str(error).split())

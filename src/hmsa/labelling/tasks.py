@@ -1,8 +1,8 @@
-"""Auto-labels -> tasks of an annotation tool, in which people find them drawn in.
+"""Auto-labels as tasks of an annotation tool, with the labels drawn in.
 
-CVAT: a zip "Segmentation mask 1.1" with the pictures, and a JSON file of the classes as its "Raw"
-view takes them. Label Studio: a JSON file of tasks, whose `predictions` hold one brush mask for
-each class, and an XML file of the labelling interface.
+CVAT: a zip "Segmentation mask 1.1" with the images, and a JSON file of the classes for its "Raw"
+view. Label Studio: a JSON file of tasks, whose `predictions` hold one brush mask for each class,
+and an XML file of the labelling interface.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from PIL import Image
 
-from ..data.images import open_picture, read_image
+from ..data.images import open_pillow, read_image
 from ..data.labels import LabelSet, spread
 from ..report.page import css
-from ..runs.errors import InputError
-from ..runs.files import replace
-from ..runs.progress import Progress
+from ..runs import InputError, Progress, replace
 from .brush import pack_mask
 from .labelled import Labelled
 
@@ -40,14 +38,14 @@ def export_tasks(
 ) -> list[Path]:
     """Write the tasks of these images for `tool`, "cvat" or "labelstudio"; returns the files.
 
-    url: for Label Studio, what stands before a picture's path below the folder of pictures; None:
-    its own server reads them as local files, with the whole path.
+    url: for Label Studio, the prefix of an image's path below the folder of images; None: its
+    server reads them as local files, by their whole path.
     """
     if file.suffix.lower() != _SUFFIX[tool]:
-        raise InputError(f"{file}: tasks for {tool} are a {_SUFFIX[tool]} file; name it so")
+        raise InputError(f"{file}: tasks for {tool} are a {_SUFFIX[tool]} file; use that suffix")
     if tool == "cvat":
         if url is not None:
-            raise InputError("--url is for Label Studio; a CVAT export holds the pictures")
+            raise InputError("--url is for Label Studio; a CVAT export contains the images")
         classes = file.with_suffix(".json")
         text = json.dumps(_raw_labels(labelled.labels), indent=1)
         replace(classes, lambda temporary: temporary.write_text(text, "utf-8"))
@@ -79,10 +77,10 @@ def _write_cvat(file: Path, labelled: Labelled, names: Sequence[str]) -> None:
         for name in names:
             label = labelled.label(name)
             archive.writestr(f"SegmentationClass/{name}.png", _png(table[label]))
-            # One object a class: how many there are, nobody knows
+            # One object for each class: their number is unknown
             objects = np.where(table[label].any(-1), label + 1, 0)
             archive.writestr(f"SegmentationObject/{name}.png", _png(_voc_colours()[objects]))
-            suffix, content = _picture(labelled.image_file(name))
+            suffix, content = _image(labelled.image_file(name))
             archive.writestr(f"JPEGImages/{name}{suffix}", content)
             meter.advance()
 
@@ -96,7 +94,7 @@ def _raw_labels(labels: LabelSet) -> list[dict[str, Any]]:
 
 
 def _colours(labels: LabelSet) -> list[tuple[int, int, int]]:
-    """Of each class one of its own; black is CVAT's background, be it a class of ours or none."""
+    """A colour of its own for each class; black is the background in CVAT."""
     own = [c for n, c in zip(labels.names, labels.palette, strict=True) if n != BACKGROUND]
     if len({_BLACK, *own}) <= len(own):
         own = spread(len(own))
@@ -105,7 +103,7 @@ def _colours(labels: LabelSet) -> list[tuple[int, int, int]]:
 
 
 def _voc_colours() -> Any:
-    """`[256,3]`: the colours by which Pascal VOC numbers objects, bits dealt out in turn."""
+    """`[256,3]`: the colours of object numbers in Pascal VOC, by their bits in turn."""
     number = np.arange(256)[:, None]
     colours = np.zeros((256, 3), np.int64)
     for place in range(8):
@@ -113,26 +111,28 @@ def _voc_colours() -> Any:
     return colours.astype(np.uint8)
 
 
-def _picture(file: Path) -> tuple[str, bytes]:
-    """Suffix and content as every tool shows it like we see it: as it is, or else as PNG."""
+def _image(file: Path) -> tuple[str, bytes]:
+    """Suffix and content of an image that every tool shows alike: as it is, else as PNG."""
     suffix = file.suffix.lower()
-    with open_picture(file) as picture:
+    with open_pillow(file) as picture:
         plain = picture.mode in ("RGB", "L", "P") and picture.getexif().get(_ORIENTATION, 1) == 1
     if plain and suffix in (".jpg", ".jpeg", ".png"):
         return file.suffix, file.read_bytes()
     return ".png", _png(read_image(file))
 
 
-def _png(picture: Any) -> bytes:
+def _png(image: Any) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "PNG")
+    Image.fromarray(image).save(stream, "PNG")
     return stream.getvalue()
 
 
 def _task(labelled: Labelled, name: str, url: str | None) -> dict[str, Any]:
     file, row = labelled.image_file(name), labelled.rows[name]
     if file.suffix.lower() not in _SHOWN:
-        raise InputError(f"Label Studio cannot show {file}; --export cvat, to which it goes as PNG")
+        raise InputError(
+            f"Label Studio cannot show {file}; use --export cvat, which gets it as PNG"
+        )
     if url is None:
         address = f"/data/local-files/?d={quote(file.resolve().as_posix().lstrip('/'))}"
     else:

@@ -149,7 +149,7 @@ def selftrain(
     """
     from ..config.reading import read
     from ..config.recipe import Recipe
-    from ..data.layouts import beside
+    from ..data.descriptions import beside
     from .selftrain import selftrain as work
 
     recipe, near = read(Recipe, config, changes), config.parent

@@ -3,9 +3,9 @@
 Knows no config, data or loss, so that it can be lifted out.
 """
 
+from .adapter import PairScaleAttention, ScaleAttention
 from .baselines import FUSIONS, average, build, maximum
 from .hmsa import HMSA, Encoded, Output, ScaleOutput, chain, effective_weights, fuse
-from .scale_attention import PairScaleAttention, ScaleAttention
 
 __all__ = [
     "FUSIONS",

@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from ..checkpoint.files import Card, Pretrained
-from ..checkpoint.networks import IMAGENET_MEAN, IMAGENET_STD
 from ..runs.errors import InputError
 from .bands import Node, Size
 from .gate import Gate
 from .heads import DeepLabHead, Head, OCRHead, PlainHead, Reading, StackedHead, predictor, resize
 from .look import Look, Seen, chain_of, look, wide
+from .pretrained import Card, Pretrained
 from .tiles import Source, Tiling
 from .trunk import Trunk
 
@@ -119,7 +119,7 @@ HEADS: dict[str, Callable[[list[int], int, int], Head]] = {
 }
 
 
-class HMSA(nn.Module, Pretrained):
+class HMSA(Pretrained):
     """One network for every scale; `forward` folds any list of them.
 
     classes: K. trunk, pretrained, stride, official: see `Trunk`. head: a key of `HEADS`.
@@ -149,8 +149,8 @@ class HMSA(nn.Module, Pretrained):
         head: str = "plain",
         width: int = 128,
         official: bool = False,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+        std: Sequence[float] = IMAGENET_DEFAULT_STD,
     ) -> None:
         super().__init__()
         if head not in HEADS:

@@ -1,1 +1,1 @@
-"""Arrays and numbers in; pictures, charts and offline HTML pages out. Runs no network."""
+"""Arrays and numbers in; images, charts and offline HTML pages out. Runs no network."""

@@ -3,7 +3,7 @@
 Importing this room loads no torch; `runs.machine`, which knows devices, does.
 """
 
-from .errors import InputError, Interrupted, first_line
+from .errors import InputError, Interrupted, did_you_mean, first_line
 from .files import cache_folder, replace, sweep
 from .folder import Run, stamp
 from .outcome import Outcome, command_line
@@ -17,6 +17,7 @@ __all__ = [
     "Run",
     "cache_folder",
     "command_line",
+    "did_you_mean",
     "first_line",
     "replace",
     "say",

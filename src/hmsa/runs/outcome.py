@@ -21,6 +21,7 @@ class Outcome:
     path: what was made, printed where there is no summary. notes: lines for people, on stderr.
     problems: one line for each file that could not be processed; the exit code is then 2.
     failure: why the whole failed although the input was right; the exit code is then 1.
+    code: another exit code, where the summary or table shows why.
     """
 
     summary: dict[str, Any] | None = None
@@ -29,6 +30,7 @@ class Outcome:
     notes: Sequence[str] = ()
     problems: Sequence[str] = ()
     failure: str | None = None
+    code: int | None = None
 
     def show(self, json_alone: bool = False) -> int:
         """Print results on stdout, notes and problems on stderr; returns the exit code."""
@@ -46,6 +48,8 @@ class Outcome:
             print(json.dumps(self.summary))
         elif self.path is not None and not self.failure:
             print(self.path)
+        if self.code is not None:
+            return self.code
         return 1 if self.failure else 2 if self.problems else 0
 
 

@@ -86,7 +86,7 @@ def _bar() -> Any:
 
 @contextmanager
 def interruptible() -> Iterator[Any]:
-    """Defer Ctrl-C and SIGTERM: yields a function that says whether one came. A second one raises."""
+    """Defer Ctrl-C and SIGTERM; yields a function that says whether one came. A second raises."""
     noted: list[int] = []
 
     def note(number: int, frame: Any) -> None:

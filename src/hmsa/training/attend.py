@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map, tree_map_only
 
 from ..checkpoint.files import GateCurve, amend, hashed
-from ..checkpoint.networks import allow
+from ..checkpoint.networks import allow, find
 from ..config.options import Compute, HeadTraining
 from ..config.recipe import Attention, Stage
 from ..data.datasets import Dataset, open_dataset
@@ -31,7 +31,6 @@ from ..evaluation.measure import gate_curve
 from ..inference.predictor import Predictor
 from ..model import HMSA, Encoded, PairScaleAttention, ScaleAttention
 from ..model.hmsa import ordered
-from ..model.scale_attention import find_network
 from ..runs import InputError, Progress, replace, say, sweep
 from ..runs.errors import as_input_error
 from ..runs.machine import in_use, launch
@@ -174,7 +173,7 @@ def _keep_gate(file: Path, scales: list[float], held: Dataset, device: torch.dev
     points = gate_curve(Predictor(HMSA.from_pretrained(file), scales, device=device), held)
     split = f"{held.split}, {len(held)} held out"
     curve = GateCurve(dataset=held.source.name, split=split, scales=scales, points=points)
-    amend(file, gate=curve)
+    amend(file, gate=curve.model_dump())
 
 
 def clear(out: Path) -> None:
@@ -209,7 +208,7 @@ def _model(
 ) -> tuple[ScaleAttention, dict[str, Any]]:
     """The network with a new head, and what identifies the network."""
     allow(source)  # the user named it
-    network = find_network(source)
+    network = find(source)
     about = {"network": source, "sha256": hashed(network.module.state_dict())}
     if options.reference:
         place = os.path.abspath(source) if Path(source).exists() else source
@@ -229,6 +228,6 @@ def _model(
     card = model.card
     card.names, card.palette = list(names), list(learn.labels.palette)
     card.trained_on = {"dataset": learn.source.name, "split": learn.split, **about}
-    features = model.trunk.looked_at or "no features"
-    say(f"{source}: attention sees {features} and confidence, {model.head.features} channels")
+    sees = model.trunk.feature_source or "no features"
+    say(f"{source}: attention sees {sees} and confidence, {model.head.features} channels")
     return model, about

@@ -21,7 +21,7 @@ from ..data.transforms import training_transform
 from ..evaluation.measure import score
 from ..inference.predictor import Predictor
 from ..model import HMSA, build
-from ..runs import InputError, Progress, Run, sweep
+from ..runs import InputError, Run, sweep
 from ..runs.errors import as_input_error
 from ..runs.machine import describe_machine, launch, loader_processes
 from .attend import PASSES, Passes
@@ -90,7 +90,7 @@ class _Job:
         self.val.frequencies()  # finds wrong labels now, not at the first validation
         count = recipe.joint.steps * recipe.joint.batch * fabric.world_size
         with fabric.rank_zero_first():  # the others then find its tile index
-            mix = open_mix(learn, sampling, count, near=near, pictures=pictures, progress=Progress)
+            mix = open_mix(learn, sampling, count, near, pictures)
         self.learn, self.mix = learn, mix
 
     def network(self, settings: dict[str, Any], *, fresh: bool) -> HMSA:

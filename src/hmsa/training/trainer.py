@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +20,9 @@ from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from ..checkpoint.files import save
 from ..config.recipe import Stage
 from ..model import HMSA, Output
+from ..model.pretrained import save
 from ..runs import Interrupted, Progress, replace
 from ..runs.progress import interruptible
 from .losses import objective
@@ -133,8 +134,8 @@ class Trainer:
         if not self.fabric.is_global_zero:
             return
         scores = {"step": state.step} | ({"val_miou": miou} if miou >= 0 else {})
-        card = {"scales": work.scales, "metrics": scores}
-        self.validated.card = self.model.card.model_copy(update=card)
+        card = dataclasses.replace(self.model.card, scales=work.scales, metrics=scores)
+        self.validated.card = card
         for name in [BEST, LAST] if better else [LAST]:
             save(self.folder / name, self.validated)
         parts = {name: getattr(self, name).state_dict() for name in PARTS}

@@ -21,7 +21,7 @@ from ..config.options import (
     Inference,
     Out,
 )
-from ..runs import Outcome, Progress, Run, replace, say
+from ..runs import Outcome, Run, replace, say
 
 DEMO = Path(__file__).with_name("demo.yaml")
 DEMO_SIZE, DEMO_COUNTS = (256, 512), {"train": 400, "val": 16, "test": 60}
@@ -42,7 +42,7 @@ def train(
     """
     from ..config.reading import read
     from ..config.recipe import Recipe
-    from ..data.layouts import beside
+    from ..data.descriptions import beside
     from ..runs.machine import keep_memory
     from .train import train as work
 
@@ -149,7 +149,7 @@ def preview(
     stage, sampling = checked.joint, checked.sampling
     learn = open_dataset(dataset, checked.data.train, files).trusting(sampling.confidence)
     samples = max(count, stage.steps * stage.batch)
-    mix = open_mix(learn, sampling, samples, near=near, pictures=files, progress=Progress)
+    mix = open_mix(learn, sampling, samples, near, files)
     stream, labels = stream_of(checked, "joint", learn, mix), learn.labels
     palette, cells = array(labels.palette, uint8), []
     for position in range(count):

@@ -9,10 +9,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from hmsa.check import duplicates
-from hmsa.check.check import judge, plan
-from hmsa.check.leaks import find_leaks
-from hmsa.check.scan import Memory, scan
+from hmsa.check import alike
+from hmsa.check.check import check
 from hmsa.data.scenes import write_scenes
 
 
@@ -71,9 +69,8 @@ def test_copies_are_found_whatever_was_done_to_them(splits, tmp_path, how, check
     )
     found = checked(path)
     (near,) = found.near
-    assert near.kind == "copy"
-    assert near.splits == ("train", "val")
-    assert [image.stem for image in near.images] == ["a", "c"]
+    assert (near["kind"], near["splits"]) == ("copy", ["train", "val"])
+    assert [Path(image).stem for image in near["images"]] == ["a", "c"]
     assert kinds(found, "warning") == ["near-copies"]
 
 
@@ -115,9 +112,9 @@ def test_a_clip_cut_out_of_a_recording(splits, checked):
     cut = range(20, 30)
     rest = [n for n in range(50) if n not in range(15, 35)]
     found = checked(splits(train=drive(rest), val=drive(cut)))
-    (near,) = (n for n in found.near if n.kind == "clip")
-    assert (near.recording, near.pictures, near.apart) == ("drive_", 10, 6)
-    assert [image.stem for image in near.images] in (
+    (near,) = (n for n in found.near if n["kind"] == "clip")
+    assert (near["recording"], near["pictures"], near["apart"]) == ("drive_", 10, 6)
+    assert [Path(image).stem for image in near["images"]] in (
         ["drive_0014", "drive_0020"], ["drive_0035", "drive_0029"],
     )  # fmt: skip
 
@@ -129,28 +126,25 @@ def test_numbers_that_mean_nothing_are_no_recording(splits, checked):
 
 
 def test_camvid(camvid):
-    found = plan(Path("camvid"), ["train", "val"], camvid)
-    with Memory(camvid) as memory:
-        seen = {file.path: s for file, s in scan(found.files(), memory)}
-    find_leaks(judge(found, seen), seen)
+    found = check(Path("camvid"), ["train", "val"], camvid)
     (near,) = found.near
-    assert (near.kind, near.recording, near.pictures, near.apart) == (
-        "clip",
-        "0016E5_",
-        101,
-        31,
-    )
-    assert {path.stem for path in near.images} == {"0016E5_08190", "0016E5_08159"}
+    assert (near["kind"], near["recording"]) == ("clip", "0016E5_")
+    assert (near["pictures"], near["apart"]) == (101, 31)
+    assert {Path(path).stem for path in near["images"]} == {"0016E5_08190", "0016E5_08159"}
     assert not found.of("error")
-    void = {name: round(100 * p.void / p.total, 2) for name, p in found.parts.items()}
+    summary = found.summary()
+    void = {split: round(100 * void["share"], 2) for split, void in summary["void"].items()}
     assert void == {"train": 3.95, "val": 1.70}
-    assert found.parts["train"].mean == pytest.approx([0.4117, 0.425, 0.4324], abs=1e-4)
-    assert found.parts["train"].std == pytest.approx([0.3068, 0.3115, 0.3069], abs=1e-4)
+    assert summary["mean"]["train"] == pytest.approx([0.4117, 0.425, 0.4324], abs=1e-4)
+    assert summary["std"]["train"] == pytest.approx([0.3068, 0.3115, 0.3069], abs=1e-4)
 
 
-def test_many_pictures_are_compared_a_few_rows_at_a_time(monkeypatch):
-    thumbs = [noise(n // 2, side=32).mean(axis=2).astype(np.uint8).tobytes() for n in range(12)]
-    whole = duplicates.near_copies(duplicates.prints(thumbs))
-    assert [(copy.first, copy.second) for copy in whole[:4]] == [(1, 0), (0, 1), (3, 2), (2, 3)]
-    monkeypatch.setattr(duplicates, "_ROWS", 5)
-    assert duplicates.near_copies(duplicates.prints(thumbs)) == whole
+def test_many_images_are_compared_a_few_rows_at_a_time(monkeypatch):
+    rng = np.random.default_rng(0)
+    images = {f"{n:02}": text for n, text in enumerate([rng.bytes(64).hex() for _ in range(6)] * 2)}
+    whole = alike.near_copies(images, images)
+    assert {(int(match.original), int(match.copy)) for match in whole} == {
+        (n, (n + 6) % 12) for n in range(12)
+    }
+    monkeypatch.setattr(alike, "_ROWS", 5)
+    assert alike.near_copies(images, images) == whole

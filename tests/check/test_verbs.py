@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hmsa.check import data_check as module
-
 LABEL = np.array([[0, 1, 2, 255], [2, 2, 1, 0]], np.uint8)
 
 
@@ -40,7 +38,7 @@ def test_a_good_dataset(hmsa, scenes, tmp_path):
         last
     ).keys()
     assert {"frequencies", "sizes", "mean", "std", "void"} <= json.loads(last).keys()
-    assert people[-1].endswith("in 9 pairs of train and val.")
+    assert people[-1].endswith("in 9 pairs of train, val.")
     assert json.loads(last)["report"] == f"runs/check-{scenes.parent.name}.html"
     assert (tmp_path / json.loads(last)["report"]).exists()
 
@@ -57,7 +55,7 @@ def test_a_faulty_dataset(hmsa, faulty, tmp_path):
     assert summary["pairs"] == {"train": {"images": 4, "labels": 4, "pairs": 4}}
     flat = " ".join(ran.out.split())
     assert "error train: 1 label(s), such as train/labels/odd.png: 1 value(s) outside" in flat
-    assert "3 errors in 4 pairs of train." in flat
+    assert "Errors: 3, warnings: 0, in 4 pairs of train." in flat
     assert "Traceback" not in ran.err
 
 
@@ -69,7 +67,7 @@ def test_json_is_alone_on_stdout(hmsa, faulty):
 
 def test_a_second_run_reads_nothing(hmsa, faulty, monkeypatch):
     first = hmsa("data", "check", faulty, "--json").out
-    monkeypatch.setattr("hmsa.check.scan.look", lambda _: 1 / 0)
+    monkeypatch.setattr("hmsa.check.scan.scan_file", lambda _: 1 / 0)
     assert hmsa("data", "check", faulty, "--json").out == first
 
 
@@ -78,14 +76,14 @@ def test_the_page_is_whole_and_offline(hmsa, faulty, tmp_path):
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "default-src 'none'" in page
     assert not re.search(r"(src|href)=.?(http|//)", page)
-    levels = re.findall(r'class="level">(\w+):', page)
+    levels = re.findall(r"<h3>(error|warning|note): ", page)
     assert levels == sorted(levels, key=["error", "warning", "note"].index)
     for name in ("odd.png", "cut.jpg", "size.jpg"):
         assert name in page
     figures = re.findall(r'data-caption="([^"]+)"', page)
     assert any("odd.png" in figure for figure in figures)
     assert sum("label over it" in figure for figure in figures) == 2  # of the pairs that are whole
-    assert 'class="never"' not in page
+    assert 'class="down"' not in page  # no class is without pixels
     assert str(tmp_path / "pictures" / "train") not in re.sub(r"<dd>.*?</dd>", "", page)
 
 
@@ -141,7 +139,7 @@ def test_stopped(hmsa, folder_dataset, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "scan", stop)
+    monkeypatch.setattr("hmsa.check.check.scan", stop)
     ran = hmsa("data", "check", folder_dataset({"a": LABEL}))
     assert ran.code == 130
     assert "the same command goes on" in ran.err

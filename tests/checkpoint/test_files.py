@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
+from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
-import yaml
+from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import save_file
 
 from hmsa import HMSA
-from hmsa.checkpoint import files as checkpoint
-from hmsa.model import build
-from hmsa.runs.errors import InputError
+from hmsa.checkpoint.files import amend, begin_from, fingerprint, require_unseen, trained_on
+from hmsa.checkpoint.networks import load
+from hmsa.model import build, pretrained
+from hmsa.model.pretrained import save
+from hmsa.runs import InputError
 
 
 def looks(model: HMSA) -> torch.Tensor:
@@ -25,53 +28,53 @@ def looks(model: HMSA) -> torch.Tensor:
 @pytest.fixture
 def model(tiny):
     before = tiny.card
-    tiny.card = before.model_copy(
-        update={
-            "names": ["sky", "road", "post", "figure"],
-            "palette": [(i, i, i) for i in range(4)],
-            "scales": [0.5, 1.0, 2.0],
-            "flip": True,
-            "trained_on": {"dataset": "scenes.yaml", "split": "train"},
-            "metrics": {"step": 7, "val_miou": 0.5},
-        }
+    tiny.card = dataclasses.replace(
+        before,
+        names=["sky", "road", "post", "figure"],
+        palette=[(i, i, i) for i in range(4)],
+        scales=[0.5, 1.0, 2.0],
+        flip=True,
+        trained_on={"dataset": "scenes.yaml", "split": "train"},
+        metrics={"step": 7, "val_miou": 0.5},
     )
     yield tiny
     tiny.card = before
 
 
 def test_round_trip(tmp_path, model):
-    checkpoint.save(tmp_path / "best.safetensors", model)
+    save(tmp_path / "best.safetensors", model)
     for path in (tmp_path / "best.safetensors", tmp_path):
         read = HMSA.from_pretrained(path)
         assert read.card == model.card
+        assert type(read) is HMSA
         assert not read.training
         assert torch.equal(looks(read), looks(model))
 
 
 def test_run_folder_prefers_best(tmp_path, model):
-    checkpoint.save(tmp_path / "last.safetensors", model)
+    save(tmp_path / "last.safetensors", model)
     assert HMSA.from_pretrained(tmp_path).card.metrics["val_miou"] == 0.5
-    model.card = model.card.model_copy(update={"metrics": {}})
-    checkpoint.save(tmp_path / "best.safetensors", model)
+    model.card = dataclasses.replace(model.card, metrics={})
+    save(tmp_path / "best.safetensors", model)
     assert HMSA.from_pretrained(tmp_path).card.metrics == {}
 
 
 def test_fingerprint_is_of_what_counts(tmp_path, model):
-    checkpoint.save(tmp_path / "run" / "best.safetensors", model)
-    file = checkpoint.fingerprint(tmp_path / "run" / "best.safetensors")
-    assert checkpoint.fingerprint(tmp_path / "run") == file
+    save(tmp_path / "run" / "best.safetensors", model)
+    file = fingerprint(tmp_path / "run" / "best.safetensors")
+    assert fingerprint(tmp_path / "run") == file
     (tmp_path / "run" / "config.json").write_text("of another program")
-    assert checkpoint.fingerprint(tmp_path / "run") == file
+    assert fingerprint(tmp_path / "run") == file
     model.save_pretrained(tmp_path / "folder")
-    folder = checkpoint.fingerprint(tmp_path / "folder")
+    folder = fingerprint(tmp_path / "folder")
     config = tmp_path / "folder" / "config.json"
     config.write_text(config.read_text().replace("sky", "air"))
-    assert checkpoint.fingerprint(tmp_path / "folder") != folder
+    assert fingerprint(tmp_path / "folder") != folder
     with torch.no_grad():
         next(model.parameters()).add_(1)
-        checkpoint.save(tmp_path / "run" / "best.safetensors", model)
+        save(tmp_path / "run" / "best.safetensors", model)
         next(model.parameters()).sub_(1)
-    assert checkpoint.fingerprint(tmp_path / "run") != file
+    assert fingerprint(tmp_path / "run") != file
 
 
 class TestFolder:
@@ -92,17 +95,18 @@ class TestFolder:
         (tmp_path / "config.json").unlink()
         assert HMSA.from_pretrained(tmp_path).card.scales == [0.5, 1.0, 2.0]
         (tmp_path / "config.json").write_text("{")
-        with pytest.raises(InputError, match=r"config\.json: its card is damaged"):
+        with pytest.raises(ValueError, match=r"config\.json: damaged card"):
             HMSA.from_pretrained(tmp_path)
 
     def test_model_card_is_filled(self, tmp_path, model):
         model.save_pretrained(tmp_path / "streets")
         page = (tmp_path / "streets" / "README.md").read_text()
-        head = yaml.safe_load(page.split("---")[1])
-        assert head["pipeline_tag"] == "image-segmentation"
-        assert head["library_name"] == "hmsa"
-        metric = head["model-index"][0]["results"][0]["metrics"][0]
-        assert (metric["type"], metric["value"]) == ("mean_iou", 0.5)
+        data = ModelCard(page).data
+        assert (data.pipeline_tag, data.library_name) == ("image-segmentation", "hmsa")
+        assert data.tags[-1] == "hrnet_w18_small"
+        (result,) = data.eval_results
+        assert (result.dataset_name, result.metric_type) == ("scenes.yaml", "mean_iou")
+        assert (result.metric_name, result.metric_value) == ("val_miou", 0.5)
         for said in ("0 sky, 1 road", "0.5, 1, 2, with flip", "hrnet_w18_small", "val_miou: 0.5"):
             assert said in page
         assert "More Information Needed" not in page
@@ -115,51 +119,45 @@ class TestFolder:
         from hmsa.model.baselines import MaxPooling
 
         model.save_pretrained(tmp_path)
-        with pytest.raises(InputError, match="fusion 'hierarchical', which MaxPooling is not"):
+        with pytest.raises(ValueError, match="fusion 'hierarchical', which MaxPooling is not"):
             MaxPooling.from_pretrained(tmp_path)
 
 
 class TestHub:
-    """Everything but the network: what would be sent is looked at, what would come is there."""
+    """Without internet: what would be sent is read, what would come is there already."""
 
     def test_download(self, tmp_path, model, monkeypatch):
         model.save_pretrained(tmp_path)
-        asked = []
+        calls = []
 
         def snapshot(repo_id, **arguments):
-            asked.append((repo_id, arguments["revision"], arguments["allow_patterns"]))
+            calls.append((repo_id, arguments["revision"], arguments["allow_patterns"]))
             return str(tmp_path)
 
-        monkeypatch.setattr(checkpoint, "snapshot_download", snapshot)
+        monkeypatch.setattr(pretrained, "snapshot_download", snapshot)
         read = HMSA.from_pretrained("owner/streets", revision="v1")
         assert torch.equal(looks(read), looks(model))
-        assert asked == [("owner/streets", "v1", ["model.safetensors", "config.json"])]
+        assert calls == [("owner/streets", "v1", ["model.safetensors", "config.json"])]
 
     def test_upload(self, model, monkeypatch):
         sent = {}
 
-        def upload(*, repo_id, folder_path, token):
-            sent[repo_id] = (
-                HMSA.from_pretrained(folder_path).card,
-                sorted(p.name for p in folder_path.iterdir()),
-            )
+        def upload(_, *, repo_id, folder_path):
+            inspect.signature(original).bind(None, repo_id=repo_id, folder_path=folder_path)
+            files = sorted(p.name for p in folder_path.iterdir())
+            sent[repo_id] = HMSA.from_pretrained(folder_path).card, files
             return "https://huggingface.co/owner/streets/commit/1"
 
-        monkeypatch.setattr(checkpoint, "upload_folder", upload)
-        monkeypatch.setattr(checkpoint, "create_repo", lambda *a, **k: None)
+        original = HfApi.upload_folder
+        monkeypatch.setattr(HfApi, "upload_folder", upload)
+        monkeypatch.setattr(HfApi, "create_repo", lambda *a, **k: None)
         assert model.push_to_hub("owner/streets").endswith("commit/1")
         files = ["README.md", "config.json", "model.safetensors"]
         assert sent == {"owner/streets": (model.card, files)}
 
     def test_no_network(self):
-        with pytest.raises(InputError, match="nor is it on the hub"):
+        with pytest.raises(ValueError, match="no file or folder, nor on the hub"):
             HMSA.from_pretrained("nobody/nothing", local_files_only=True)
-
-    def test_calls_are_those_of_the_library(self):
-        inspect.signature(huggingface_hub.upload_folder).bind(
-            repo_id="a/b", folder_path=".", token=None
-        )
-        inspect.signature(huggingface_hub.create_repo).bind("a/b", private=None, exist_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -169,21 +167,21 @@ class TestHub:
         (lambda p: p.mkdir(), "folder without model.safetensors, best.safetensors or last"),
         (lambda p: p.write_bytes(b"hello"), "is not a checkpoint"),
         (lambda p: save_file({"a": torch.ones(1)}, p), "no hmsa header"),
-        (lambda p: save_file({"a": torch.ones(1)}, p, {"hmsa": "{}"}), "card is damaged"),
+        (lambda p: save_file({"a": torch.ones(1)}, p, {"hmsa": "{}"}), "damaged card"),
     ],
 )
 def test_what_is_no_checkpoint(tmp_path, make, says):
     path = tmp_path / "x.safetensors"
     make(path)
     with pytest.raises(InputError, match=says):
-        HMSA.from_pretrained(path)
+        load(path)
 
 
 def test_cut_off_file(tmp_path, model):
     path = tmp_path / "x.safetensors"
-    checkpoint.save(path, model)
+    save(path, model)
     path.write_bytes(path.read_bytes()[:-5000])
-    with pytest.raises(InputError, match="is not a checkpoint"):
+    with pytest.raises(ValueError, match="is not a checkpoint"):
         HMSA.from_pretrained(path)
 
 
@@ -197,10 +195,34 @@ def test_cut_off_file(tmp_path, model):
 )
 def test_other_network(tmp_path, model, change, says):
     path = tmp_path / "x.safetensors"
-    model.card = model.card.model_copy(update={"network": model.card.network | change})
-    checkpoint.save(path, model)
+    model.card = dataclasses.replace(model.card, network=model.card.network | change)
+    save(path, model)
     with pytest.raises(InputError, match=says):
-        HMSA.from_pretrained(path)
+        load(path)
+
+
+def test_amend_changes_the_card_alone(tmp_path, model):
+    model.save_pretrained(tmp_path)
+    before = fingerprint(tmp_path)
+    amend(tmp_path, gate={"points": []})
+    read = HMSA.from_pretrained(tmp_path)
+    assert read.card == dataclasses.replace(model.card, gate={"points": []})
+    assert json.loads((tmp_path / "config.json").read_text())["gate"] == {"points": []}
+    assert torch.equal(looks(read), looks(model))
+    assert fingerprint(tmp_path) == before
+    assert [f for f in tmp_path.iterdir() if f.name.startswith(".")] == []
+
+
+def test_what_a_network_was_trained_on(model):
+    card = model.card
+    card.recipe = {"sampling": {"extra": [{"dataset": "auto", "split": "auto"}, {"split": "more"}]}}
+    assert trained_on(card, Path("scenes.yaml"), "train")
+    assert trained_on(card, Path("elsewhere/scenes.yaml"), "more")
+    assert trained_on(card, Path("auto/dataset.yaml"), "auto")
+    assert not trained_on(card, Path("scenes.yaml"), "val")
+    assert not trained_on(card, Path("other.yaml"), "train")
+    with pytest.raises(InputError, match=r"--held-out: x was trained on scenes\.yaml, split train"):
+        require_unseen(card, Path("scenes.yaml"), "train", "x", "--held-out")
 
 
 class TestBeginFrom:
@@ -211,10 +233,10 @@ class TestBeginFrom:
         torch.manual_seed(0)
         network = {"trunk": "hrnet_w18_small", "head": "ocr", "width": 8}
         donor = build(fusion=fusion, classes=7, **network)
-        checkpoint.save(tmp_path / "a.safetensors", donor)
+        save(tmp_path / "a.safetensors", donor)
         model = build(classes=3, **network)
         own = {k: v.clone() for k, v in model.state_dict().items()}
-        fresh = checkpoint.begin_from(model, tmp_path / "a.safetensors")
+        fresh = begin_from(model, tmp_path / "a.safetensors")
         counted = {"head.semantic.weight", "head.semantic.bias", "head.aux.1.weight"}
         assert counted < set(fresh)
         if fusion == "hierarchical":
@@ -224,6 +246,6 @@ class TestBeginFrom:
             assert torch.equal(value, own[name] if name in fresh else given[name]), name
 
     def test_another_trunk_is_refused(self, tmp_path):
-        checkpoint.save(tmp_path / "a.safetensors", HMSA(3, "resnet18", width=8))
+        save(tmp_path / "a.safetensors", HMSA(3, "resnet18", width=8))
         with pytest.raises(InputError, match=r"start: .* has .* for trunk"):
-            checkpoint.begin_from(HMSA(3, "hrnet_w18_small", width=8), tmp_path / "a.safetensors")
+            begin_from(HMSA(3, "hrnet_w18_small", width=8), tmp_path / "a.safetensors")
