@@ -20,8 +20,7 @@ from typing import Any
 
 import torch
 import yaml
-from timm.data import IMAGENET_DEFAULT_MEAN as IMAGENET_MEAN
-from timm.data import IMAGENET_DEFAULT_STD as IMAGENET_STD
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -101,8 +100,8 @@ def learn(network: nn.Module, dataset: Dataset, stage: Joint) -> nn.Module:
     """Plain training at one scale, as any of the libraries' users would do it."""
     device = best_device()
     network = network.to(device).to(memory_format=torch.channels_last)
-    mean = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
+    mean = torch.tensor(IMAGENET_DEFAULT_MEAN, device=device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_DEFAULT_STD, device=device).view(3, 1, 1)
     weight = class_weights(dataset.frequencies(), 0.4).to(device)
     averaged = ModelEmaV3(network, stage.ema, use_warmup=True, **WARMUP)
     optimizer = make_optimizer(network, stage)

@@ -36,8 +36,8 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 from hmsa.checkpoint.files import fingerprint
+from hmsa.config import reading
 from hmsa.config.options import Inference, Rules
-from hmsa.config.reading import read
 from hmsa.config.recipe import Recipe
 from hmsa.data.coarse import Coarse
 from hmsa.data.datasets import Dataset, Pair, open_dataset
@@ -145,7 +145,7 @@ class Proof:
         file, out = self.folder / f"{name}.yaml", self.folder / name
         replace(file, lambda temporary: temporary.write_text(yaml.safe_dump(content)))
         say(f"--- {name}: hmsa train {file} --out {out} --resume")
-        recipe = read(Recipe, file, self.changes)
+        recipe = reading.read(Recipe, file, self.changes)
         train(recipe, out, self.yaml, pictures=None, resume=True, near=self.folder)
         return out
 
