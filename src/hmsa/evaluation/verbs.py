@@ -21,12 +21,8 @@ def evaluate(
     *,
     split: Split = "val",
     files: Files = None,
-    report: Annotated[
-        Path | None, Parameter(help="page; default: report-SPLIT.html beside the checkpoint")
-    ] = None,
-    submission: Annotated[
-        Path | None, Parameter(help="folder for labels as the Cityscapes server takes them")
-    ] = None,
+    report: Annotated[Path | None, Parameter(help="page; default: RUN/report-SPLIT.html")] = None,
+    submission: Annotated[Path | None, Parameter(help="folder for labels to submit")] = None,
     inference: Inference = Inference(),
     only: Annotated[Sequence[int] | None, Parameter(parse=False)] = None,
 ) -> Outcome:
@@ -38,25 +34,19 @@ def evaluate(
     from ..data.datasets import open_dataset
     from ..inference.predictor import Predictor
     from ..report.tables import terminal
-    from .measure import measure, writer
+    from .measure import measure
     from .page import class_table, verdict, write_evaluation
 
     predictor = Predictor.load(checkpoint, **vars(inference))
     opened = open_dataset(dataset, split, files)
     require_classes(predictor.model.card, opened.labels.names, dataset, checkpoint)
     opened = opened if only is None else opened.only(only)
-    found = measure(predictor, opened, writer(opened, submission) if submission else None)
+    found = measure(predictor, opened, submission)
     run = checkpoint if checkpoint.is_dir() else checkpoint.parent
     page = report or run / f"report-{split}.html"
     write_evaluation(page, found, predictor, checkpoint)
-    summary = found.summary() | {
-        "split": split,
-        "checkpoint": str(checkpoint),
-        "dataset": str(dataset),
-        "scales": predictor.scales,
-        "flip": predictor.flip,
-        "report": str(page),
-    }
+    summary = found.summary() | {"split": split, "scales": predictor.scales, "flip": predictor.flip}
+    summary |= {"checkpoint": str(checkpoint), "dataset": str(dataset), "report": str(page)}
     title = f"IoU in %, {split}, {len(opened)} images"
     table = terminal(class_table(found), title, verdict(found))
     return Outcome(summary, table, notes=[f"report: {page}"])
@@ -99,13 +89,8 @@ def gate(
     curve = GateCurve(dataset=opened.source.name, split=split, scales=scales, points=points)
     amend(checkpoint, gate=curve.model_dump())
     rows = [
-        [
-            percent(point.share, 0),
-            percent(point.cost),
-            percent(point.miou),
-            percent(point.agreement, 2),
-        ]
-        for point in points
+        [percent(p.share, 0), percent(p.cost), percent(p.miou), percent(p.agreement, 2)]
+        for p in points
     ]
     table = terminal(
         Table(["share %", "work %", "mIoU %", "labels as with all of it %"], rows),
