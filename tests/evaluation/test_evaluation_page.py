@@ -178,7 +178,10 @@ def test_verdict_says_how_far_ahead_or_behind():
 
 def test_verdict_without_attention_and_without_labels():
     found = with_hits(at0_5=90, at1=80, at2=60, average=60, max=60)
-    assert verdict(found) == "Average: 42.9 mIoU, −38.9 against the best single scale, 0.5× (81.8)."
+    assert verdict(found) == (
+        "Average: 42.9 mIoU, −38.9 against the best single scale, 0.5× (81.8) "
+        "and 0.0 against average pooling (42.9)."
+    )
     assert verdict(Scenes(0).evaluation()).startswith("No score")
 
 

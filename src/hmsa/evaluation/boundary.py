@@ -1,8 +1,7 @@
 """Scores of the borders between classes, whatever the insides of the classes are.
 
 Ignored pixels are not counted, and their truth is taken to be what was predicted: a border that
-runs on into an ignored region is not broken there, and one that the truth hides in it is met by one
-that was predicted in it or beside it. The rim of an ignored region is no border.
+runs on into an ignored region is not broken there. The rim of an ignored region is no border.
 """
 
 from __future__ import annotations
@@ -57,8 +56,7 @@ class Boundary:
         self.counts += torch.tensor(np.stack(counts, 1))
 
     def f1(self) -> Tensor:
-        """`[K]` float64: harmonic mean of precision and recall; nan where neither map has a
-        boundary, 0 where only one has."""
+        """`[K]` float64 in 0..1: harmonic mean of precision and recall."""
         true, met, guessed, right = self.counts[:, :4].double().unbind(1)
         precision, recall = (right / guessed).nan_to_num(), (met / true).nan_to_num()
         score = (2 * precision * recall / (precision + recall)).nan_to_num()

@@ -22,15 +22,14 @@ class Calibration:
     def add(self, label: Ids, predicted: Ids, confidence: Ids) -> None:
         """label, predicted: train ids, 255 in label = ignore; confidence: uint8, equal shape."""
         maps = (torch.as_tensor(each).int() for each in (label, predicted, confidence))
-        label, predicted, confidence = maps
-        outcome = (label == predicted).int().where(label != IGNORE, 2)
-        place = (predicted << 10) | (confidence << 2) | outcome
+        truth, guess, claimed = maps
+        outcome = (truth == guess).int().where(truth != IGNORE, 2)
+        place = (guess << 10) | (claimed << 2) | outcome
         counts = torch.bincount(place.flatten(), minlength=1 << 18).view(256, 256, 4)
         self.counts += counts[: len(self.counts), :, :2]
 
     def reliability(self, bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean confidence, accuracy (float64, nan where a bin is empty) and pixels, `[B]` each.
-        bins: equal steps of confidence, each with its upper edge."""
+        """Mean confidence, accuracy and pixels of equal steps of confidence, `[B]` each."""
         value = torch.arange(256)
         into = ((value * bins + 254) // 255 - 1).clamp(min=0)  # (lower, upper], in integers
         wrong, right = self.counts.sum(0).T
@@ -39,14 +38,13 @@ class Calibration:
         return claimed.double() / 255 / pixels, right.double() / pixels, pixels
 
     def ece(self, bins: int = 15) -> float:
-        """Expected calibration error in 0..1, nan where nothing was counted; it and its 15 bins
-        are from Guo et al., ICML 2017 (arXiv 1706.04599)."""
+        """Expected calibration error in 0..1 (Guo et al., ICML 2017, arXiv 1706.04599)."""
         confidence, accuracy, pixels = self.reliability(bins)
         return float(((confidence - accuracy).abs() * pixels).nansum() / pixels.sum())
 
     def risk_coverage(self) -> tuple[Tensor, Tensor]:
-        """`[256]` float64 each: if only confidences of at least v / 255 are kept, the share of
-        pixels kept and how much of it is right (nan where nothing is kept)."""
+        """`[256]` float64 each: the share of pixels that have a confidence of at least v / 255, and
+        how much of it is right."""
         wrong, right = _from(self.counts.sum(0).T)
         return (wrong + right) / (wrong + right)[0], right / (wrong + right)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ class Evaluation:
         single = {f"{scale:g}": miou.pop(f"{scale:g}") for scale in self.scales}
         boundary = {"f1": self.boundary.f1(), "iou": self.boundary.iou()}
         scores: dict[str, Any] = {
-            "iou": _named(names, own.iou()),
+            "iou": dict(zip(names, own.iou().tolist(), strict=True)),
             "accuracy": own.accuracy(),
             "mean_accuracy": float(own.recall().nanmean()),
             "weighted_iou": own.weighted_iou(),
@@ -90,28 +90,22 @@ class Evaluation:
             "calibration": {"ece": self.calibration.ece()},
         }
         if groups:
-            scores["category_iou"] = _named(groups, own.grouped([*groups.values()]).iou())
+            merged = own.grouped([*groups.values()]).iou().tolist()
+            scores["category_iou"] = dict(zip(groups, merged, strict=True))
         if self.instances:
-            iou = self.instances.iou()
-            scores["instance_iou"] = {"mean": float(iou.nanmean()), "class": _named(names, iou)}
+            each = dict(zip(names, self.instances.iou().tolist(), strict=True))
+            scores["instance_iou"] = {"mean": float(self.instances.iou().nanmean()), "class": each}
         summary = {"miou": {"single": single, **miou}, "images": len(self.mious)}
         summary |= {name: {self.own: score} for name, score in scores.items()}
         if self.weights.any():
-            rows = zip(names, self.mean_weights(), strict=True)
-            summary["weight"] = {name: _named(single, row) for name, row in rows}
+            rows = [dict(zip(single, row, strict=True)) for row in self.mean_weights().tolist()]
+            summary["weight"] = dict(zip(names, rows, strict=True))
         return summary
 
 
-def _named(names: Iterable[str], scores: Tensor) -> dict[str, float]:
-    return dict(zip(names, scores.tolist(), strict=True))
-
-
 def measure(predictor: Predictor, dataset: Dataset, submission: Path | None = None) -> Evaluation:
-    """One pass over the split.
-
-    submission: folder for predictions in the dataset's own label values, named like the images.
-    Raises InputError where its labels are colours.
-    """
+    """One pass over the split. submission: folder for predictions in the dataset's own label
+    values, named like the images. Raises InputError where its labels are colours."""
     if submission and dataset.labels.encoding != "index":
         raise InputError(f"no submission of {dataset.source}: its labels are colours; leave it out")
     found = Evaluation(dataset, predictor.scales, predictor.model.fusion)

@@ -37,7 +37,6 @@ def verdict(found: Evaluation) -> str:
     gaps = [
         f"{difference(own, scores[name]).text} against {rival} ({percent(scores[name]).text})"
         for name, rival in rivals.items()
-        if name != found.own
     ]
     return f"{_title(found.own)}: {percent(own).text} mIoU, {' and '.join(gaps)}."
 
@@ -126,16 +125,14 @@ def _weights(found: Evaluation) -> list[Table]:
 def training_charts(metrics: Path) -> list[Chart]:
     """Loss and validation mIoU against the step, as far as the CSV file has them."""
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
-    rows = list(csv.DictReader(lines))
-
-    def column(name: str) -> NDArray[np.float64]:
-        return np.array([float(row.get(name) or "nan") for row in rows])
-
-    steps, charts = column("step"), []
+    rows, charts = list(csv.DictReader(lines)), []
+    steps, losses, mious = (
+        np.array([float(row.get(name) or "nan") for row in rows])
+        for name in ("step", "loss", "val_miou")
+    )
     starts = {row.get("stage"): step for row, step in zip(rows[::-1], steps[::-1], strict=True)}
     stages = sorted((step, stage) for stage, step in starts.items() if stage)
-    curves = {"Training loss": column("loss"), "Validation mIoU": 100 * column("val_miou")}
-    for title, values in curves.items():
+    for title, values in (("Training loss", losses), ("Validation mIoU", 100 * mious)):
         points = np.stack([steps, values], 1)[np.isfinite(steps + values)]
         if len(points) > 1:
             (step, best), last = points[points[:, 1].argmax()], points[-1, 1]

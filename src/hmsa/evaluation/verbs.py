@@ -77,10 +77,8 @@ def gate(
     card, scales = predictor.model.card, predictor.scales
     gated = predictor.model.attention is not None and predictor.model.tiles
     if not gated or len(scales) < 2 or scales[-1] <= 1:
-        raise InputError(
-            f"{checkpoint}, {predictor.model.fusion}, scales {','.join(f'{s:g}' for s in scales)}: "
-            "a gate is for scales above 1 after a coarser one, with attention; try 0.5,1,2"
-        )
+        needed = "a gate is for scales above 1 after a coarser one, with attention; try 0.5,1,2"
+        raise InputError(f"{checkpoint}, {predictor.model.fusion}, scales {scales}: {needed}")
     opened = open_dataset(dataset, split, files)
     require_classes(card, opened.labels.names, dataset, checkpoint)
     if trained_on(card, opened.source, split):
@@ -88,13 +86,9 @@ def gate(
     points = gate_curve(predictor, opened)
     curve = GateCurve(dataset=opened.source.name, split=split, scales=scales, points=points)
     amend(checkpoint, gate=curve.model_dump())
-    rows = [
-        [percent(p.share, 0), percent(p.cost), percent(p.miou), percent(p.agreement, 2)]
-        for p in points
-    ]
-    table = terminal(
-        Table(["share %", "work %", "mIoU %", "labels as with all of it %"], rows),
-        f"Finer scales in a share of the image, {split}",
-        "work: pixels that the network computes, halos included; kept in the checkpoint",
-    )
-    return Outcome(curve.model_dump() | {"checkpoint": str(checkpoint)}, table)
+    columns = ["share %", "work %", "mIoU %", "labels as with all of it %"]
+    rows = [[percent(number, 2) for number in vars(point).values()] for point in points]
+    title = f"Finer scales in a share of the image, {split}"
+    note = "work: pixels that the network computes, halos included; kept in the checkpoint"
+    summary = curve.model_dump() | {"checkpoint": str(checkpoint)}
+    return Outcome(summary, terminal(Table(columns, rows), title, note))
