@@ -174,6 +174,8 @@ def test_cityscapes_scores_are_those_of_its_own_scripts(hmsa, streets, tmp_path,
     close = {"rel": 0, "abs": 1e-9}
     assert found["miou"]["hierarchical"] == pytest.approx(theirs["averageScoreClasses"], **close)
     categories = found["category_iou"]["hierarchical"]
+    score = found["category_miou"]["hierarchical"]
+    assert score == pytest.approx(theirs["averageScoreCategories"], **close)
     assert list(categories) == [
         "flat", "construction", "object", "nature", "sky", "human", "vehicle"
     ]  # fmt: skip

@@ -90,8 +90,9 @@ class Evaluation:
             "calibration": {"ece": self.calibration.ece()},
         }
         if groups:
-            merged = own.grouped([*groups.values()]).iou().tolist()
-            scores["category_iou"] = dict(zip(groups, merged, strict=True))
+            merged = own.grouped([*groups.values()])
+            scores["category_iou"] = dict(zip(groups, merged.iou().tolist(), strict=True))
+            scores["category_miou"] = merged.miou()
         if self.instances:
             each = dict(zip(names, self.instances.iou().tolist(), strict=True))
             scores["instance_iou"] = {"mean": float(self.instances.iou().nanmean()), "class": each}

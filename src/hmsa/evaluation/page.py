@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from operator import getitem
 from pathlib import Path
 
 import numpy as np
-import torch
 import yaml
 from numpy.typing import NDArray
 
@@ -67,6 +66,12 @@ def write_evaluation(path: Path, found: Evaluation, predictor: Predictor, source
         [_title(name), Cell(percent(each.miou()).text, "best" * (name == own), bar=each.miou())]
         for name, each in found.confusion.items()
     ]
+    summary = found.summary()
+    further = [
+        [name, percent(reduce(getitem, keys[1:], summary[keys[0]][own])).text]
+        for name, keys in texts["scores"].items()
+        if keys[0] in summary
+    ]
     windows = [_card(found, predictor, each.index, each) for each in best_windows(found)]
     examples = [_card(found, predictor, index) for index in worst_first(found.mious)]
     colours = list(zip(found.names, labels.palette, strict=True))
@@ -74,7 +79,7 @@ def write_evaluation(path: Path, found: Evaluation, predictor: Predictor, source
     counts = found.confusion[own].matrix.numpy()
     sections: list[Section | list[Section] | Legend] = [
         section("bars", Table((), bars, "bars")),
-        section("further", _further(found, texts["scores"])),
+        section("further", Table((), further, "facts")),
         [section("classes", class_table(found)), section("weights", *_weights(found))],
         section("training", training_charts(run / "metrics.csv")),
         section("trust", calibration_charts(found.calibration)),
@@ -98,17 +103,6 @@ def write_evaluation(path: Path, found: Evaluation, predictor: Predictor, source
 
 def _title(fusion: str) -> str:
     return f"{fusion}×" if fusion[0].isdigit() else fusion.capitalize()
-
-
-def _further(found: Evaluation, names: Mapping[str, Sequence[str]]) -> Table:
-    """Scores of the own fusion beside IoU. names: of each, with its keys in the summary."""
-    summary, rows = found.summary(), []
-    for name, (key, *inner) in names.items():
-        if key in summary:
-            score = reduce(getitem, inner, summary[key][found.own])
-            values = [*score.values()] if isinstance(score, dict) else [score]
-            rows.append([name, percent(float(torch.tensor(values).double().nanmean())).text])
-    return Table((), rows, "facts")
 
 
 def _weights(found: Evaluation) -> list[Table]:
