@@ -71,11 +71,3 @@ def test_risk_and_coverage(seed):
         right = (label == predicted)[kept]
         expected = right.mean() if right.size else math.nan
         assert accuracy[v] == pytest.approx(expected, nan_ok=True)
-
-
-def test_confidence_has_to_be_stored():
-    label = torch.zeros(2, 2, dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r"confidence is torch.float32, it needs uint8: floor"):
-        Calibration(3).add(label, label, torch.full((2, 2), 0.5))
-    with pytest.raises(ValueError, match=r"one shape, these have \[2, 2\], \[2, 2\], \[4\]"):
-        Calibration(3).add(label, label, torch.zeros(4, dtype=torch.uint8))

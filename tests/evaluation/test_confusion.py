@@ -25,7 +25,7 @@ def test_by_hand():
     same(confusion.iou(), [1 / 3, 2 / 4, math.nan])
     same(confusion.miou(), (1 / 3 + 1 / 2) / 2)
     same(confusion.accuracy(), 3 / 5)
-    same(confusion.mean_accuracy(), (1 / 2 + 2 / 3) / 2)
+    same(confusion.recall(), [1 / 2, 2 / 3, math.nan])
     same(confusion.weighted_iou(), 2 / 5 * 1 / 3 + 3 / 5 * 1 / 2)
 
 
@@ -37,14 +37,13 @@ def test_absent_classes():
     same(confusion.precision(), [2 / 3, 0, math.nan, math.nan])
     same(confusion.recall(), [2 / 3, math.nan, 0, math.nan])
     same(confusion.miou(), (2 / 4 + 0 + 0) / 3)
-    same(confusion.mean_accuracy(), (2 / 3 + 0) / 2)
     same(confusion.weighted_iou(), 3 / 4 * 2 / 4)
 
 
 def test_nothing_to_average():
     confusion = Confusion(2)
     confusion.add(torch.full((2, 2), 255), torch.zeros(2, 2, dtype=torch.int64))
-    scores = ("miou", "accuracy", "mean_accuracy", "weighted_iou")
+    scores = ("miou", "accuracy", "weighted_iou")
     assert all(math.isnan(getattr(confusion, score)()) for score in scores)
 
 
@@ -91,7 +90,6 @@ def test_every_score_equals_a_slow_loop(drawn, dtype):
     same(confusion.recall(), recall)
     same(confusion.iou(), iou)
     same(confusion.miou(), mean(iou))
-    same(confusion.mean_accuracy(), mean(recall))
     same(confusion.accuracy(), ratio(sum(t == p for t, p in pixels), len(pixels)))
     weighted = sum(s * i for s, i in zip(share, iou, strict=True) if s)
     same(confusion.weighted_iou(), weighted if pixels else math.nan)
@@ -106,7 +104,8 @@ def test_grouped_is_as_if_counted_in_groups(drawn, groups):
     table[:4] = torch.tensor(groups)
     direct = Confusion(max(groups) + 1)
     direct.add(table[label.long()], table[predicted.long()])
-    assert torch.equal(whole.grouped(groups).matrix, direct.matrix)
+    members = [[k for k in range(4) if groups[k] == group] for group in range(max(groups) + 1)]
+    assert torch.equal(whole.grouped(members).matrix, direct.matrix)
 
 
 SCORES = {
@@ -145,46 +144,23 @@ def test_counts_of_pictures_add_up(name, drawn):
 
 
 @pytest.mark.parametrize("name", SCORES)
-def test_a_mean_over_nothing_is_nan(name):
+def test_a_score_of_nothing_is_nan(name):
     score = SCORES[name]()
     feed(score, torch.full((4, 5), 255), torch.zeros(4, 5, dtype=torch.uint8))
-    means = {"boundary": ("mean_f1", "mean_iou"), "calibration": ("ece",)}
-    assert all(math.isnan(getattr(score, mean)()) for mean in means.get(name, ("miou",)))
+    scores = {"boundary": ("f1", "iou"), "calibration": ("ece",)}.get(name, ("iou",))
+    assert all(torch.as_tensor(getattr(score, each)()).isnan().all() for each in scores)
     assert not any(t.any() for t in tensors(score))
 
 
-@pytest.mark.parametrize("name", SCORES)
-@pytest.mark.parametrize(
-    ("label", "predicted", "words"),
-    [
-        ([[0, 26]], [[0, 0]], r"label 26 is outside the 4 classes \(0..3, 255 = ignore\)"),
-        ([[0, -1]], [[0, 0]], "label -1 is outside"),
-        ([[0, 1]], [[0, 4]], r"prediction 4 is outside the 4 classes \(0..3\)"),
-        ([[0, 1]], [[0, 255]], "prediction 255 is outside"),
-        ([[0, 1]], [[0, -3]], "prediction -3 is outside"),
-        ([[0, 1]], [[0], [1]], r"one shape, these have \[1, 2\], \[2, 1\]"),
-        ([[0, 1]], [[0.0, 1.0]], "prediction is torch.float32, it needs train ids"),
-    ],
-)
-def test_refuses_what_it_cannot_count(name, label, predicted, words):
-    score = SCORES[name]()
-    label, predicted = torch.tensor(label), torch.tensor(predicted)
-    beside = {"instances": [label], "calibration": [label.to(torch.uint8)]}.get(name, [])
-    with pytest.raises(ValueError, match=words):
-        score.add(label, predicted, *beside)
-    assert not any(t.any() for t in tensors(score)), "nothing is half counted"
+@pytest.mark.parametrize(("label", "predicted"), [([0, 26], [0, 0]), ([0, 1], [4, 1])])
+def test_refuses_what_it_cannot_count(label, predicted):
+    confusion = Confusion(4)
+    with pytest.raises(ValueError, match="outside the 4 classes"):
+        confusion.add(torch.tensor(label), torch.tensor(predicted))
+    assert not confusion.matrix.any(), "nothing is half counted"
 
 
 def test_anything_may_be_predicted_where_the_label_is_ignored():
     confusion = Confusion(2)
     confusion.add(torch.tensor([255, 255, 255, 1]), torch.tensor([255, 19, -1, 1]))
     assert confusion.matrix.tolist() == [[0, 0], [0, 1]]
-
-
-def test_as_many_classes_as_a_byte_has_room_for():
-    label = torch.arange(255)
-    confusion = Confusion(255)
-    confusion.add(label, label)
-    assert confusion.miou() == 1
-    with pytest.raises(ValueError, match="at most 255"):
-        Confusion(256).add(label, label)

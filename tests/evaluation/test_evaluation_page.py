@@ -126,7 +126,6 @@ def test_a_full_page_shows_every_part(tmp_path):
     assert windows == 2 * 2, "the scales 0.5 and 2 are mended, 1 is as good as the fusion"
     assert page.source.count("<figure") == 4 + windows * 6 + 4 * (4 + 3 + 3)
     assert page.source.count('class="wrong"') == windows
-    assert "Without pixels: tram." in page.text
     examples = page.text[page.text.index("Examples, worst first") :]
     assert [examples.index(f"scene_{seed} ") for seed in (3, 2, 1, 0)] == sorted(
         examples.index(f"scene_{seed} ") for seed in range(4)
@@ -168,18 +167,21 @@ def test_parts_without_content_are_left_out(tmp_path):
 
 def test_verdict_says_how_far_ahead_or_behind():
     assert verdict(with_hits(at0_5=60, at1=80, at2=60, average=85, hierarchical=90)) == (
-        "Hierarchical attention: 81.8 mIoU, 15.1 above the best single scale (1×, 66.7) "
-        "and 7.9 above average pooling (73.9)."
+        "Hierarchical: 81.8 mIoU, +15.1 against the best single scale, 1× (66.7) "
+        "and +7.9 against average pooling (73.9)."
     )
     assert verdict(with_hits(at0_5=90, at1=80, at2=60, average=85, hierarchical=85)) == (
-        "Hierarchical attention: 73.9 mIoU, 7.9 below the best single scale (0.5×, 81.8) "
-        "and level with average pooling (73.9)."
+        "Hierarchical: 73.9 mIoU, −7.9 against the best single scale, 0.5× (81.8) "
+        "and 0.0 against average pooling (73.9)."
     )
 
 
 def test_verdict_without_attention_and_without_labels():
     found = with_hits(at0_5=90, at1=80, at2=60, average=60, max=60)
-    assert verdict(found) == "0.5× is best: 81.8 mIoU; this network has no attention."
+    assert verdict(found) == (
+        "Average: 42.9 mIoU, −38.9 against the best single scale, 0.5× (81.8) "
+        "and 0.0 against average pooling (42.9)."
+    )
     assert verdict(Scenes(0).evaluation()).startswith("No score")
 
 
@@ -199,7 +201,7 @@ def test_metrics_are_drawn_with_the_stages_and_few_points(tmp_path):
     loss, miou = training_charts(file)
     assert loss.stages == miou.stages == [(0, "joint"), (60, "attention")]
     assert (loss.left, loss.right) == (miou.left, miou.right) == (0, 95)
-    assert miou.summary == "best 40.0 at step 80"
+    assert miou.summary == "last 40, highest 40 at step 80"
     file.write_text("loss,step,other\n" + "".join(f"0.25,{step},x\n" for step in range(5000)))
     (loss,) = training_charts(file)
     assert 100 < len(loss.points) <= 400

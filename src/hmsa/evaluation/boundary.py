@@ -1,9 +1,7 @@
 """Scores of the borders between classes, whatever the insides of the classes are.
 
-Ignored pixels, in both scores: they are not counted, and their truth is taken to be what was
-predicted. So a border that runs on into an ignored region is not broken there, and one that the
-truth hides in it is met by one that was predicted in it or beside it. The rim of an ignored region
-is no border itself: a pixel counts only for a border between pixels that have a label.
+Ignored pixels are not counted, and their truth is taken to be what was predicted: a border that
+runs on into an ignored region is not broken there. The rim of an ignored region is no border.
 """
 
 from __future__ import annotations
@@ -17,7 +15,8 @@ from scipy.ndimage import maximum_filter, minimum_filter
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from .confusion import Ids, checked
+from ..data.labels import IGNORE
+from .confusion import Ids
 
 Map = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -27,16 +26,11 @@ class Boundary:
     """`counts` `[K,7]` int64: boundary pixels of the truth, those of them met, boundary pixels of
     the prediction, those of them met; pixels in both bands, in the truth's, in the prediction's.
 
-    A boundary pixel of a class has one of its four neighbours in another class (the frame of the
-    image is none). It is met by a boundary pixel of the same class in the other map at a Euclidean
-    distance below `tolerance` times the image's diagonal. Csurka et al., "What is a good evaluation
-    measure for semantic segmentation?", BMVC 2013, also for the default; but they average over
-    images, here pixels are pooled over the split, as for IoU.
-
-    The band of a class is its mask less the mask's erosion by `width` times the image's diagonal
-    (rounded, at least 1 pixel; a square neighbourhood); beyond the frame is outside of every mask,
-    so that the band runs along the frame too. Cheng et al., "Boundary IoU", CVPR 2021 (arXiv
-    2103.16562) and their public code, also for the default of 2 %.
+    A boundary pixel has one of its four neighbours in another class. It is met by one of its class
+    in the other map nearer than `tolerance` times the image's diagonal (Csurka et al., BMVC 2013;
+    they average over images, here pixels of the split are pooled). The band of a class is its mask
+    less the mask's erosion by `width` times the diagonal, at least 1 pixel, also along the frame
+    (Cheng et al., "Boundary IoU", CVPR 2021, arXiv 2103.16562, and their public code).
     """
 
     def __init__(self, classes: int, tolerance: float = 0.0075, width: float = 0.02) -> None:
@@ -45,43 +39,33 @@ class Boundary:
 
     def add(self, label: Ids, predicted: Ids) -> None:
         """label, predicted: one image's train ids `[H,W]`, 255 in label = ignore."""
-        if label.ndim != 2:
-            raise ValueError(f"one image [H,W] at a time, this has shape {[*label.shape]}")
-        k = len(self.counts)
-        ids, guess, known = (each.numpy() for each in checked(k, label, predicted))
-        truth, everywhere = np.where(known, ids, guess), np.ones_like(known)
+        guess, known = np.asarray(predicted), np.asarray(label) != IGNORE
+        truth, everywhere = np.where(known, label, guess), np.ones_like(known)
         diagonal = math.hypot(*truth.shape)
-        limit, reach = (self.tolerance * diagonal) ** 2, max(1, round(self.width * diagonal))
+        reach = max(1, round(self.width * diagonal))
         found: list[Map] = []  # the class of each counted pixel, for each column
         for mine, other in ((truth, guess), (guess, truth)):
-            line = _outline(mine, known)
-            met = _near(_points(mine, line), _points(other, _outline(other, everywhere)), limit)
+            line, goals = _outline(mine, known), _outline(other, everywhere)
+            met = _met(mine, line, other, goals, self.tolerance * diagonal)
             found += [mine[line], mine[line][met]]
         counted = known & (_band(truth, known, reach) | _band(guess, known, reach))
         bands = [counted & _band(each, everywhere, reach) for each in (truth, guess)]
         both = bands[0] & bands[1] & (truth == guess)
         found += [truth[both], truth[bands[0]], guess[bands[1]]]
-        self.counts += torch.tensor(np.stack([np.bincount(ids, minlength=k) for ids in found], 1))
+        counts = [np.bincount(ids, minlength=len(self.counts)) for ids in found]
+        self.counts += torch.tensor(np.stack(counts, 1))
 
     def f1(self) -> Tensor:
-        """`[K]` float64: harmonic mean of precision and recall; nan where neither map has a
-        boundary, 0 where only one has."""
+        """`[K]` float64 in 0..1: harmonic mean of precision and recall."""
         true, met, guessed, right = self.counts[:, :4].double().unbind(1)
         precision, recall = (right / guessed).nan_to_num(), (met / true).nan_to_num()
         score = (2 * precision * recall / (precision + recall)).nan_to_num()
-        score[(true + guessed) == 0] = math.nan
-        return score
+        return score.where(true + guessed > 0, math.nan)
 
     def iou(self) -> Tensor:
-        """`[K]` float64 in 0..1, nan where neither map has a band of the class."""
+        """`[K]` float64 in 0..1."""
         both, true, guessed = self.counts[:, 4:].double().unbind(1)
         return both / (true + guessed - both)
-
-    def mean_f1(self) -> float:
-        return float(self.f1().nanmean())
-
-    def mean_iou(self) -> float:
-        return float(self.iou().nanmean())
 
 
 def _outline(ids: Map, known: Mask) -> Mask:
@@ -94,24 +78,21 @@ def _outline(ids: Map, known: Mask) -> Mask:
     return found
 
 
-def _points(ids: Map, where: Mask) -> NDArray[np.int64]:
-    """Row, column and class of pixels `[N,3]`; pixels of two classes are never near each other."""
-    apart = 4 * sum(ids.shape)
-    return np.stack([*np.nonzero(where), ids[where].astype(np.int64) * apart], 1)
-
-
-def _near(points: NDArray[np.int64], targets: NDArray[np.int64], limit: float) -> Mask:
-    """`[N]`: points with a target at a squared distance below limit."""
-    distance, _ = KDTree(targets).query(points, distance_upper_bound=math.sqrt(limit) + 1)
-    near: Mask = np.round(distance**2) < limit  # the squares are whole numbers
-    return near
+def _met(mine: Map, line: Mask, other: Map, goals: Mask, limit: float) -> Mask:
+    """For each pixel of a line: whether one of the goals has its class and is nearer than limit."""
+    apart = np.int64(4 * sum(mine.shape))  # so far that other classes are never near
+    lines, targets = (
+        np.stack([*np.nonzero(where), ids[where] * apart], 1)
+        for ids, where in ((mine, line), (other, goals))
+    )
+    distance, _ = KDTree(targets).query(lines, distance_upper_bound=limit + 1)
+    return np.asarray(np.round(distance**2) < limit**2)  # the squares are whole numbers
 
 
 def _band(ids: Map, known: Mask, reach: int) -> Mask:
     """`[H,W]`: pixels with a known one of another class, or the outside of the image, at most
-    `reach` rows and columns away. All classes at once: least and greatest id around differ."""
+    `reach` rows and columns away: least and greatest id around differ."""
     around = {"size": 2 * reach + 1, "mode": "constant", "cval": 255}
     low = minimum_filter(np.where(known, ids, 255), **around)
     high = maximum_filter(np.where(known, ids, 0), **around)
-    differ: Mask = low != high
-    return differ
+    return np.asarray(low != high)

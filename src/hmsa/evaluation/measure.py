@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -25,7 +25,7 @@ from .boundary import Boundary
 from .calibration import Calibration
 from .confusion import Confusion, InstanceConfusion
 
-SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)  # of an image, where finer scales are computed
+SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # of an image, where finer scales are computed
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,8 @@ class Window:
 
 
 class Evaluation:
-    """Scores of a network with `scales` on `dataset`, in memory that does not grow with it.
-
-    `confusion`: for each scale ("0.5"), "average", "max", and `own`, the network's own fusion. All
-    other scores are of the own fusion. `mious`: of each image.
-    """
+    """Scores of a network with `scales` on `dataset`, of its `own` fusion but for `confusion`: for
+    each scale ("0.5"), "average", "max" and `own`. `mious`: of each image."""
 
     def __init__(self, dataset: Dataset, scales: Sequence[float], own: str) -> None:
         self.dataset, self.scales, self.own, self.names = dataset, scales, own, dataset.labels.names
@@ -55,7 +52,7 @@ class Evaluation:
         self.instances = InstanceConfusion(dataset.instance_sizes) if complete else None
         self.mious: list[float] = []
         self.windows: list[Window] = []
-        self._weights = np.zeros((k, len(scales)))
+        self.weights = torch.zeros(k, len(scales), dtype=torch.float64)  # sums by true class
 
     def add(self, index: int, label: NDArray[np.uint8], prediction: Prediction) -> None:
         """label `[H,W]`: the truth of image `index`, whose prediction has all details."""
@@ -71,87 +68,58 @@ class Evaluation:
             self.instances.add(label, prediction.label, ids)
         for column, weight in enumerate(prediction.weights.values()):
             sums = np.bincount(label.ravel(), weight.ravel(), minlength=256)
-            self._weights[:, column] += sums[: len(self.names)]
+            self.weights[:, column] += torch.from_numpy(sums)[: len(self.names)]
         self.windows += [_mended(prediction, label, scale, index) for scale in self.scales]
 
-    @property
-    def weights(self) -> NDArray[np.float64] | None:
-        """Mean effective weight of each scale on each true class `[K,S]`; None without weights."""
-        pixels = self.confusion[self.own].matrix.sum(1, keepdim=True).numpy()
-        with np.errstate(invalid="ignore"):
-            return self._weights / pixels if self._weights.any() else None
-
-    def columns(self) -> dict[str, list[float]]:
-        """IoU of each class and the mean, by fusion."""
-        return {name: [*each.iou().tolist(), each.miou()] for name, each in self.confusion.items()}
+    def mean_weights(self) -> Tensor:
+        """Mean effective weight of each scale on each true class `[K,S]`."""
+        return self.weights / self.confusion[self.own].matrix.sum(1, keepdim=True)
 
     def summary(self) -> dict[str, Any]:
-        """The JSON object; scripts rely on its keys. What has no score is null."""
-        own, names = self.confusion[self.own], self.names
-        scores = {name: each.miou() for name, each in self.confusion.items()}
-        single = {f"{scale:g}": scores.pop(f"{scale:g}") for scale in self.scales}
-        of_own: dict[str, Any] = {
-            "iou": _named(names, own.iou()),
+        """The JSON object; scripts rely on its keys. What has no score is nan."""
+        own, names, groups = self.confusion[self.own], self.names, self.dataset.categories
+        miou: dict[str, Any] = {name: each.miou() for name, each in self.confusion.items()}
+        single = {f"{scale:g}": miou.pop(f"{scale:g}") for scale in self.scales}
+        boundary = {"f1": self.boundary.f1(), "iou": self.boundary.iou()}
+        scores: dict[str, Any] = {
+            "iou": dict(zip(names, own.iou().tolist(), strict=True)),
             "accuracy": own.accuracy(),
-            "mean_accuracy": own.mean_accuracy(),
+            "mean_accuracy": float(own.recall().nanmean()),
             "weighted_iou": own.weighted_iou(),
-            "boundary": {"f1": self.boundary.mean_f1(), "iou": self.boundary.mean_iou()},
+            "boundary": {name: float(each.nanmean()) for name, each in boundary.items()},
             "calibration": {"ece": self.calibration.ece()},
         }
-        if groups := self.dataset.categories:
-            place = {k: number for number, ids in enumerate(groups.values()) for k in ids}
-            merged = own.grouped([place[k] for k in range(len(names))])
-            of_own["category_iou"] = _named(groups, merged.iou())
+        if groups:
+            merged = own.grouped([*groups.values()])
+            scores["category_iou"] = dict(zip(groups, merged.iou().tolist(), strict=True))
+            scores["category_miou"] = merged.miou()
         if self.instances:
-            each = _named(names, self.instances.iou())
-            of_own["instance_iou"] = {"mean": self.instances.miou(), "class": each}
-        summary = {"miou": {"single": single} | scores, "images": len(self.mious)}
-        summary |= {key: {self.own: value} for key, value in of_own.items()}
-        if self.weights is not None:
-            rows = zip(names, self.weights, strict=True)
-            summary["weight"] = {name: _named(single, row) for name, row in rows}
-        plain: dict[str, Any] = json.loads(json.dumps(summary), parse_constant=lambda _: None)
-        return plain
+            each = dict(zip(names, self.instances.iou().tolist(), strict=True))
+            scores["instance_iou"] = {"mean": float(self.instances.iou().nanmean()), "class": each}
+        summary = {"miou": {"single": single, **miou}, "images": len(self.mious)}
+        summary |= {name: {self.own: score} for name, score in scores.items()}
+        if self.weights.any():
+            rows = [dict(zip(single, row, strict=True)) for row in self.mean_weights().tolist()]
+            summary["weight"] = dict(zip(names, rows, strict=True))
+        return summary
 
 
-def _named(names: Iterable[str], scores: Tensor | NDArray[np.float64]) -> dict[str, float]:
-    return dict(zip(names, scores.tolist(), strict=True))
-
-
-def measure(
-    predictor: Predictor,
-    dataset: Dataset,
-    each: Callable[[int, Prediction], object] | None = None,
-) -> Evaluation:
-    """One pass over the split; each: also called with the number and prediction of every image."""
+def measure(predictor: Predictor, dataset: Dataset, submission: Path | None = None) -> Evaluation:
+    """One pass over the split. submission: folder for predictions in the dataset's own label
+    values, named like the images. Raises InputError where its labels are colours."""
+    if submission and dataset.labels.encoding != "index":
+        raise InputError(f"no submission of {dataset.source}: its labels are colours; leave it out")
     found = Evaluation(dataset, predictor.scales, predictor.model.fusion)
     with Progress("evaluate", len(dataset)) as progress:
-        for index in range(len(dataset)):
+        for index, pair in enumerate(dataset.pairs):
             image, label = dataset.read(index)
             prediction = predictor(image, detail=True)
             found.add(index, label, prediction)
-            if each:
-                each(index, prediction)
+            if submission:
+                raw = Image.fromarray(dataset.labels.to_raw(prediction.label))
+                replace(submission / f"{pair.name}.png", functools.partial(raw.save, format="PNG"))
             progress.advance()
     return found
-
-
-def writer(dataset: Dataset, folder: Path) -> Callable[[int, Prediction], None]:
-    """A function that writes a prediction in the dataset's own label values, named like its image.
-
-    Raises InputError for two images of one name, or labels that are colours.
-    """
-    stem, count = Counter(pair.image.stem for pair in dataset.pairs).most_common(1)[0]
-    if count > 1 or dataset.labels.encoding != "index":
-        why = f"{count} images are named {stem}" if count > 1 else "its labels are colours"
-        raise InputError(f"no submission of {dataset.source}, split {dataset.split}: {why}")
-
-    def write(index: int, prediction: Prediction) -> None:
-        image = Image.fromarray(dataset.labels.to_raw(prediction.label))
-        file = folder / f"{dataset.pairs[index].image.stem}.png"
-        replace(file, lambda temporary: image.save(temporary, format="PNG"))
-
-    return write
 
 
 def score(predictor: Predictor, dataset: Dataset, rank: int = 0, processes: int = 1) -> Confusion:
@@ -163,31 +131,25 @@ def score(predictor: Predictor, dataset: Dataset, rank: int = 0, processes: int 
     return confusion
 
 
-def gate_curve(
-    predictor: Predictor, dataset: Dataset, shares: Sequence[float] = SHARES
-) -> list[GatePoint]:
-    """What each share of the finer scales costs and reaches; every tile is computed for real."""
-    before, pixels = predictor.gate, 0
-    shares = sorted({0.0, *shares, 1.0})
-    confusion = {share: Confusion(len(dataset.labels.names)) for share in shares}
-    cost, same = dict.fromkeys(shares, 0.0), dict.fromkeys(shares, 0)
+def gate_curve(predictor: Predictor, dataset: Dataset) -> list[GatePoint]:
+    """What each share of the finer scales costs and reaches; the predictor comes without a gate."""
+    confusion = [Confusion(len(dataset.labels.names)) for _ in SHARES]
+    sums = np.zeros((len(SHARES), 2))  # cost and agreement of each image
     with Progress("gate", len(dataset)) as progress:
         for index in range(len(dataset)):
             image, label = dataset.read(index)
-            predictor.gate = None
             whole = predictor(image).label
-            pixels += whole.size
-            for share in shares:
+            for place, share in enumerate(SHARES):
                 predictor.gate = Gate(share)
                 prediction = predictor(image)
-                confusion[share].add(label, prediction.label)
-                cost[share] += prediction.cost / len(dataset)
-                same[share] += int((prediction.label == whole).sum())
+                confusion[place].add(label, prediction.label)
+                sums[place] += prediction.cost, (prediction.label == whole).mean()
+            predictor.gate = None
             progress.advance()
-    predictor.gate = before
+    means = (sums / len(dataset)).tolist()
     return [
-        GatePoint(share=s, cost=cost[s], miou=confusion[s].miou(), agreement=same[s] / pixels)
-        for s in shares
+        GatePoint(share=share, cost=cost, miou=each.miou(), agreement=agreement)
+        for share, each, (cost, agreement) in zip(SHARES, confusion, means, strict=True)
     ]
 
 
@@ -198,5 +160,4 @@ def _mended(prediction: Prediction, label: NDArray[np.uint8], scale: float, inde
     sums = np.pad(np.cumsum(np.cumsum(gain * (label != IGNORE), 0), 1), ((1, 0), (1, 0)))
     boxes = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
     y, x = (int(place) for place in np.unravel_index(boxes.argmax(), boxes.shape))
-    place = (slice(y, y + side), slice(x, x + side))
-    return Window(float(boxes[y, x]) / side**2, index, scale, place)
+    return Window(boxes.max() / side**2, index, scale, np.s_[y : y + side, x : x + side])

@@ -21,12 +21,8 @@ def evaluate(
     *,
     split: Split = "val",
     files: Files = None,
-    report: Annotated[
-        Path | None, Parameter(help="page; default: report-SPLIT.html beside the checkpoint")
-    ] = None,
-    submission: Annotated[
-        Path | None, Parameter(help="folder for labels as the Cityscapes server takes them")
-    ] = None,
+    report: Annotated[Path | None, Parameter(help="page; default: RUN/report-SPLIT.html")] = None,
+    submission: Annotated[Path | None, Parameter(help="folder for labels to submit")] = None,
     inference: Inference = Inference(),
     only: Annotated[Sequence[int] | None, Parameter(parse=False)] = None,
 ) -> Outcome:
@@ -38,25 +34,19 @@ def evaluate(
     from ..data.datasets import open_dataset
     from ..inference.predictor import Predictor
     from ..report.tables import terminal
-    from .measure import measure, writer
+    from .measure import measure
     from .page import class_table, verdict, write_evaluation
 
     predictor = Predictor.load(checkpoint, **vars(inference))
     opened = open_dataset(dataset, split, files)
     require_classes(predictor.model.card, opened.labels.names, dataset, checkpoint)
     opened = opened if only is None else opened.only(only)
-    found = measure(predictor, opened, writer(opened, submission) if submission else None)
+    found = measure(predictor, opened, submission)
     run = checkpoint if checkpoint.is_dir() else checkpoint.parent
     page = report or run / f"report-{split}.html"
     write_evaluation(page, found, predictor, checkpoint)
-    summary = found.summary() | {
-        "split": split,
-        "checkpoint": str(checkpoint),
-        "dataset": str(dataset),
-        "scales": predictor.scales,
-        "flip": predictor.flip,
-        "report": str(page),
-    }
+    summary = found.summary() | {"split": split, "scales": predictor.scales, "flip": predictor.flip}
+    summary |= {"checkpoint": str(checkpoint), "dataset": str(dataset), "report": str(page)}
     title = f"IoU in %, {split}, {len(opened)} images"
     table = terminal(class_table(found), title, verdict(found))
     return Outcome(summary, table, notes=[f"report: {page}"])
@@ -87,10 +77,8 @@ def gate(
     card, scales = predictor.model.card, predictor.scales
     gated = predictor.model.attention is not None and predictor.model.tiles
     if not gated or len(scales) < 2 or scales[-1] <= 1:
-        raise InputError(
-            f"{checkpoint}, {predictor.model.fusion}, scales {','.join(f'{s:g}' for s in scales)}: "
-            "a gate is for scales above 1 after a coarser one, with attention; try 0.5,1,2"
-        )
+        needed = "a gate is for scales above 1 after a coarser one, with attention; try 0.5,1,2"
+        raise InputError(f"{checkpoint}, {predictor.model.fusion}, scales {scales}: {needed}")
     opened = open_dataset(dataset, split, files)
     require_classes(card, opened.labels.names, dataset, checkpoint)
     if trained_on(card, opened.source, split):
@@ -98,18 +86,9 @@ def gate(
     points = gate_curve(predictor, opened)
     curve = GateCurve(dataset=opened.source.name, split=split, scales=scales, points=points)
     amend(checkpoint, gate=curve.model_dump())
-    rows = [
-        [
-            percent(point.share, 0),
-            percent(point.cost),
-            percent(point.miou),
-            percent(point.agreement, 2),
-        ]
-        for point in points
-    ]
-    table = terminal(
-        Table(["share %", "work %", "mIoU %", "labels as with all of it %"], rows),
-        f"Finer scales in a share of the image, {split}",
-        "work: pixels that the network computes, halos included; kept in the checkpoint",
-    )
-    return Outcome(curve.model_dump() | {"checkpoint": str(checkpoint)}, table)
+    columns = ["share %", "work %", "mIoU %", "labels as with all of it %"]
+    rows = [[percent(number, 2) for number in vars(point).values()] for point in points]
+    title = f"Finer scales in a share of the image, {split}"
+    note = "work: pixels that the network computes, halos included; kept in the checkpoint"
+    summary = curve.model_dump() | {"checkpoint": str(checkpoint)}
+    return Outcome(summary, terminal(Table(columns, rows), title, note))

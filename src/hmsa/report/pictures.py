@@ -46,7 +46,7 @@ def overlay(image: Bytes, label: Bytes, palette: Bytes, alpha: float = 0.5) -> B
 
 def heat(weight: NDArray[np.floating]) -> Bytes:
     """Weight `[..]` in 0..1 -> colours `[..,3]`, dark blue = 0, bright yellow = 1."""
-    level = np.nan_to_num(np.clip(weight, 0, 1) * 255).round().astype(np.uint8)
+    level: Bytes = np.nan_to_num(np.clip(weight, 0, 1) * 255).round().astype(np.uint8)
     colours: Bytes = np.stack(_HEAT, 1).round().astype(np.uint8)
     tinted: Bytes = colours[level]
     return tinted
