@@ -27,6 +27,7 @@ from ..data.datasets import Dataset, open_dataset
 from ..evaluation.verbs import evaluate
 from ..runs import InputError, Outcome, Run, replace, say
 from ..runs.folder import difference, read_records
+from ..runs.outcome import to_json
 from ..training.train import train
 from ..training.trainer import read_curves
 from .autolabel import autolabel
@@ -150,10 +151,11 @@ class Rounds:
         recipe = self.recipe(number)
         best = train(recipe, folder, plan.data, pictures=plan.files, resume=True, near=plan.near)
         began, split = time.monotonic(), plan.val.split
-        scores = evaluate(
+        result = evaluate(
             best, plan.data, split=split, files=plan.files,
             report=folder / f"report-{split}.html", inference=Inference(precision=recipe.precision),
-        ).summary or {}  # fmt: skip
+        )  # fmt: skip
+        scores = json.loads(to_json(result.summary or {}))  # no score: None
         seconds = {
             "label": labels["seconds"] if labels else 0.0,
             "train": float(read_curves(folder)[-1]["seconds"]),
