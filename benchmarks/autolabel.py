@@ -140,7 +140,7 @@ class Proof:
         if extra:
             fit, rest = len(self.open("fit")), len(self.open("truth"))
             share = round(rest / (fit + rest), 3)  # every picture as often as any other
-            extra = extra | {"share": share, "boost": list(self.content["names"])}
+            extra = extra | {"share": share, "boost": list(self.content["names"].values())}
             content["sampling"] |= {"confidence": sure, "extra": [extra]}
         file, out = self.folder / f"{name}.yaml", self.folder / name
         replace(file, lambda temporary: temporary.write_text(yaml.safe_dump(content)))
