@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from hmsa import Predictor
+from hmsa.data.images import OpenImage
 from hmsa.inference.tiles import Tiling
 from hmsa.model import HMSA
 from hmsa.runs.errors import InputError
@@ -142,16 +143,14 @@ class TestWhatItTakes:
             monkeypatch.setattr(f"hmsa.inference.predictor.{limit}", 256)
         reads = []
 
-        class Large:
-            size = image.shape[:2]
-
+        class Large(OpenImage):
             def read(self, rows, cols):
                 reads.append((rows, cols))
                 window = image[rows, cols].view()
                 window.flags.writeable = False
                 return window
 
-        found = predictor(Large(), detail=True, probabilities=True)
+        found = predictor(Large(image), detail=True, probabilities=True)
         assert len(reads) == 6
         assert reads[0] == (slice(0, 512), slice(0, 384))
         assert (found.label == whole.label).mean() > 0.97
