@@ -7,53 +7,15 @@ import sys
 import pytest
 import torch
 
-from hmsa.runs import machine as runtime
 from hmsa.runs.errors import InputError
-from hmsa.runs.machine import describe_machine, fast_bf16, launch, loader_processes, use_bf16
-from hmsa.runs.progress import Progress
-
-
-def test_meter_speaks_in_lines_where_there_is_no_terminal(capsys, monkeypatch):
-    monkeypatch.setattr(runtime, "_LINE_EVERY", 0)
-    with Progress("train", 10, done=7) as meter:
-        meter.advance("loss 0.5")
-        meter.advance()
-        meter.advance()
-    out, err = capsys.readouterr()
-    assert out == "", "stdout is for results"
-    lines = err.splitlines()
-    assert len(lines) == 3
-    assert lines[0].startswith("train 8/10  loss 0.5  ")
-    assert lines[0].endswith(" left")
-    assert lines[-1].startswith("train 10/10")
-
-
-def test_meter_is_quiet_between_lines_but_not_at_the_end(capsys):
-    with Progress("look", 50) as meter:
-        for _ in range(50):
-            meter.advance()
-    assert len(capsys.readouterr().err.splitlines()) == 1
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
-def test_meter_draws_a_bar_on_a_terminal():
-    import os
-    import pty
-
-    code = (
-        "from hmsa.runtime import Progress\n"
-        "with Progress('train', 3) as meter:\n"
-        "    for _ in range(3): meter.advance('loss 1')\n"
-    )
-    main, side = pty.openpty()
-    subprocess.run([sys.executable, "-c", code], stderr=side, check=True)
-    os.close(side)
-    drawn = os.read(main, 65536).decode()
-    os.close(main)
-    assert "train" in drawn
-    assert "3/3" in drawn
-    assert "loss 1" in drawn
-    assert "━" in drawn
+from hmsa.runs.machine import (
+    describe_machine,
+    fast_bf16,
+    find_device,
+    in_use,
+    launch,
+    loader_processes,
+)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
@@ -61,7 +23,7 @@ def test_keep_memory_stops_handing_memory_back():
     """Pages of a large freed array are still there when the next one is asked for."""
     code = (
         "import sys, resource, torch\n"
-        "from hmsa.runtime import keep_memory\n"
+        "from hmsa.runs.machine import keep_memory\n"
         "if sys.argv[1] == 'keep': keep_memory()\n"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "torch.ones(12_000_000)\n"
@@ -78,9 +40,11 @@ def test_keep_memory_stops_handing_memory_back():
 
 def test_precision():
     cpu = torch.device("cpu")
-    assert use_bf16(cpu, "bf16")
-    assert not use_bf16(cpu, "fp32")
-    assert use_bf16(cpu, "auto") == fast_bf16(cpu)
+    assert in_use(cpu, "bf16") == "bf16"
+    assert in_use(cpu, "fp32") == "fp32"
+    assert in_use(cpu, "auto") == ("bf16" if fast_bf16(cpu) else "fp32")
+    with pytest.raises(InputError, match="fp16 is for GPUs"):
+        in_use(cpu, "fp16")
 
 
 def test_a_number_names_its_machine():
@@ -100,3 +64,11 @@ def test_two_cores_have_none_to_spare_for_loading(monkeypatch):
 def test_absent_device():
     with pytest.raises(InputError, match="cuda"):
         launch("cuda", 1, "auto")
+
+
+def test_device_that_is_not_there():
+    assert find_device("cpu") == torch.device("cpu")
+    with pytest.raises(InputError, match="unknown device 'gpu'; use cpu"):
+        find_device("gpu")
+    with pytest.raises(InputError, match="device cuda:63: this machine has"):
+        find_device("cuda:63")

@@ -23,7 +23,6 @@ from ..model.fusion import known_weight, resize
 from ..model.hmsa import Grid, Size
 
 AT_ONCE = 1 << 21  # values of a group of classes at the finest scale
-ROWS = 64  # of a band
 
 
 @dataclass(frozen=True)
@@ -94,22 +93,16 @@ class Decision:
 
     def add(self, logits: Tensor, entropy: bool = False) -> None:
         """logits: of the next C classes, `[B,C,H,W]`. entropy: whether it will be needed."""
-        if not self.classes:
-            like = logits[:, 0]
-            self.label = torch.zeros_like(like, dtype=torch.uint8)
-            self.top, self.total = (torch.full_like(like, -math.inf) for _ in range(2))
-            self.mean = torch.zeros_like(like if entropy else like[..., :0])
-        maps = logits, self.label, self.top, self.total, self.mean
-        bands = zip(*(each.split(ROWS, -2) for each in maps), strict=True)
-        for part, label, top, total, mean in bands:  # which stay in the processor's cache
-            best, index = part.max(1)
-            label.copy_(torch.where(best > top, index + self.classes, label))
-            torch.maximum(top, best, out=top)
-            before = part.logsumexp(1)
-            torch.logaddexp(total, before, out=total)
-            if entropy:
-                mean.lerp_((part * part.softmax(1)).sum(1), (before - total).exp())
+        top, index = logits.max(1)
+        label, total = index.to(torch.uint8), logits.logsumexp(1)
+        mean = (logits * logits.softmax(1)).sum(1) if entropy else total
+        if self.classes:
+            label = torch.where(top > self.top, label + self.classes, self.label)
+            part, total = total, torch.logaddexp(total, self.total)
+            mean = self.mean.lerp(mean, (part - total).exp()) if entropy else total
+            top = torch.maximum(top, self.top)
         self.classes += logits.shape[1]
+        self.label, self.top, self.total, self.mean = label, top, total, mean
 
     def probability(self, logits: Tensor) -> Tensor:
         """Of any logits `[B,C,H,W]` among those that were added."""

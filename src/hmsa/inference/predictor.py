@@ -46,7 +46,7 @@ Pixels = Path | str | Image.Image | NDArray[np.uint8] | Tensor | OpenImage
 class Wanted(TypedDict, total=False):
     """What a `Prediction` shall hold beside label and confidence."""
 
-    detail: bool  # what each scale, pooling and flip says, and the weight of each scale
+    detail: bool  # the label of each scale, pooling and flip, and the weight of each scale
     probabilities: bool
     entropy: bool
 
@@ -138,8 +138,8 @@ class Predictor:
         all of one size go through the network together.
         """
         if isinstance(image, Path | str):
-            with open_image(Path(image)) as picture:
-                return self._predict(_pixels(picture), **wanted)[0]
+            with open_image(Path(image)) as opened:
+                return self._predict(_pixels(opened), **wanted)[0]
         if isinstance(image, Tensor) and image.ndim == 4:
             image = list(image)
         if not isinstance(image, list | tuple):
@@ -172,8 +172,8 @@ class Predictor:
         filled: dict[str, Any] = {}
         passes: list[Pass] = []
         for block in blocks:
-            kept, outer, inner = zip(*block, strict=True)
-            maps, found = self._maps(read(*outer), context, **wanted)
+            kept, around, inner = zip(*block, strict=True)
+            maps, found = self._maps(read(*around), context, **wanted)
             arrays = tree_map(lambda each: each.cpu().numpy(), maps)
             filled = filled or tree_map(partial(_room, (height, width)), arrays)
             tree_map(partial(_paste, kept, inner), filled, arrays)
@@ -210,7 +210,7 @@ class Predictor:
                 maps = decide(passes, (height, width), **wanted)
                 return maps, [replace(each, logits={}, attention={}) for each in passes]
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                # torch says it of the CPU in a plain RuntimeError
+                # a plain RuntimeError on the CPU
                 memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
                 if not memory and "can't allocate memory" not in str(error):
                     raise
@@ -260,7 +260,7 @@ class Predictor:
         """Memory ran out: tiles of half the side, from now on. InputError if there is no half."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        before = tiles.side + 2 * tiles.halo if tiles else round(side * max(self.scales))
+        before = tiles[0] + 2 * tiles[1] if tiles else round(side * max(self.scales))
         half = before // 2 // 64 * 64
         if half < 256 or self.tile is None or not self.model.tiles:
             raise InputError(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +24,7 @@ from .fold import Decision, Pass
 
 Range = tuple[int, int]  # start, stop
 Patch = tuple[Range, Range]  # rows, columns of pixels
+Tiling = tuple[int, int]  # pixels of a side that a tile is kept for, and of the halo around it
 
 
 def doubt(coarser: Pass, size: Size) -> Tensor:
@@ -56,9 +56,9 @@ class Gate:
     judge: Callable[[Pass, Size], Tensor] = worth
 
     def __post_init__(self) -> None:
-        given = [value for value in (self.share, self.threshold) if value is not None]
-        if len(given) != 1 or not 0 <= given[0] <= 1:
-            raise InputError(f"gate: {given} given; give either a share or a threshold, in 0..1")
+        values = [value for value in (self.share, self.threshold) if value is not None]
+        if len(values) != 1 or not 0 <= values[0] <= 1:
+            raise InputError(f"gate: {values}; give either a share or a threshold, in 0..1")
 
     def choose(self, coarser: Pass, size: Size, cell: int) -> Tensor:
         """`[h,w]` bool: which cells of the image, `size` at this scale, to compute."""
@@ -80,13 +80,6 @@ class Gate:
         return counts & chosen.view(value.shape)
 
 
-class Tiling(NamedTuple):
-    """Pixels of a side that a tile is kept for, and of the halo around it, at every scale."""
-
-    side: int
-    halo: int
-
-
 def tiling(model: HMSA, tile: int, halo: int) -> Tiling:
     """tile: pixels of a side, halo included. Raises InputError where too little would be kept."""
     align = alignment(model)
@@ -97,7 +90,7 @@ def tiling(model: HMSA, tile: int, halo: int) -> Tiling:
             f"tile: {tile} pixels are too few for this network and a halo of {halo} on each side; "
             f"give {2 * halo + least} or more, or a smaller halo"
         )
-    return Tiling(side, halo)
+    return side, halo
 
 
 def alignment(model: HMSA) -> int:
@@ -175,24 +168,21 @@ def window(model: HMSA, image: Tensor, scale: float, at: Patch) -> Tensor:
     return F.pad(pixels, beyond, "replicate")
 
 
+@dataclass
 class Runner:
     """Runs `model` over images `[B,3,H,W]`, coarse scales before fine ones.
 
-    context: what a contextual head knows of a larger image that this is a part of.
+    known: what a contextual head knows of a larger image that this is a part of.
     """
 
-    def __init__(
-        self,
-        model: HMSA,
-        image: Tensor,
-        tiling: Tiling | None = None,
-        gate: Gate | None = None,
-        context: Tensor | None = None,
-    ) -> None:
-        self.model, self.image, self.tiling, self.gate = model, image, tiling, gate
-        self.align = alignment(model)
-        self.known, self.context = context, context
-        self.pixels = self.all = 0  # that were computed, and those of all scales in full
+    model: HMSA
+    image: Tensor
+    tiling: Tiling | None = None
+    gate: Gate | None = None
+    known: Tensor | None = None
+    context: Tensor | None = None  # of the finest scale that was computed whole
+    pixels: int = 0  # that were computed
+    all: int = 0  # of all scales in full
 
     def run(self, scales: Sequence[float]) -> Pass:
         """scales ascending. Raises InputError for tiles or a gate where the network has none."""
@@ -215,14 +205,14 @@ class Runner:
     def _with(self, found: Pass, scale: float, attended: bool) -> Pass:
         """One scale more: whole, in tiles, or where the gate chooses."""
         model, (size, padded) = self.model, self.model.frame(found.size, scale)
-        side, halo = self.tiling or Tiling(max(padded), 0)
-        cell, whole, gated = side, math.prod(padded), False
+        side, halo = self.tiling or (max(padded), 0)
+        align, cell, whole, gated = alignment(model), side, math.prod(padded), False
         chosen = torch.ones([-(-n // side) for n in padded], dtype=torch.bool)
         if self.gate and scale > 1 and found.logits:
-            by_gate = self.gate.choose(found, size, _up(self.gate.cell, self.align))
+            by_gate = self.gate.choose(found, size, _up(self.gate.cell, align))
             if gated := not bool(by_gate.all()):
-                chosen, halo = by_gate, _up(self.gate.halo, self.align)
-                cell = _up(self.gate.cell, self.align)
+                chosen, cell = by_gate, _up(self.gate.cell, align)
+                halo = _up(self.gate.halo, align)
         patches = merged(chosen, cell, side, padded)
         self.all += whole
         channels, stride = (model.classes, attended * model.maps, 1), model.strides[0]
@@ -268,9 +258,10 @@ class Runner:
 
     def _context(self) -> Tensor | None:
         """What the head knows of the whole image; if none was computed whole, from a low scale."""
+        self.context = self.known if self.context is None else self.context
         if self.context is None and self.model.head.contextual:
             assert self.tiling is not None
-            scale = (self.tiling.side + 2 * self.tiling.halo) / max(self.image.shape[-2:])
+            scale = (self.tiling[0] + 2 * self.tiling[1]) / max(self.image.shape[-2:])
             _, (height, width) = self.model.frame(self.image.shape[-2:], scale)
             self.context = self._maps(scale, ((0, height), (0, width)), False, None)[1]
         return self.context
