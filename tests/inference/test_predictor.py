@@ -161,6 +161,24 @@ class TestWhatItTakes:
         assert np.abs(found.weights[2.0] - whole.weights[2.0]).mean() < 0.01
         assert np.abs(found.probabilities - whole.probabilities).mean() < 0.01
 
+    def test_blocks_share_the_context_of_the_whole_image(self, monkeypatch):
+        for limit in ("_LEAST", "_BLOCK"):
+            monkeypatch.setattr(f"hmsa.inference.predictor.{limit}", 256)
+        model = HMSA(3, "mobilenetv3_small_050", head="ocr", width=8)
+        predictor, passes, see = Predictor(model, (0.5, 1), "fp32", "cpu"), [], model.see
+        assert predictor._need > 0, "before every call is recorded"
+
+        def spy(image, attended, context):
+            passes.append((context, see(image, attended, context)))
+            return passes[-1][1]
+
+        monkeypatch.setattr(model, "see", spy)
+        image = torch.randint(0, 256, (3, 300, 400), dtype=torch.uint8)
+        assert predictor(image).label.shape == (300, 400)
+        (_, whole), *parts = passes
+        assert len(parts) == 2 * 4, "scales, blocks"
+        assert all(context is whole.context for context, _ in parts)
+
     @pytest.mark.parametrize(
         ("wrong", "message"),
         [
@@ -272,7 +290,7 @@ class TestTiles:
         assert max(sides) <= 640, "the next picture is not tried whole"
         assert capsys.readouterr().err == ""
 
-    def test_no_memory_at_all_is_told(self, predictor, monkeypatch):
+    def test_no_memory_at_all_is_an_error(self, predictor, monkeypatch):
         def poor(pixels, *others):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
