@@ -19,37 +19,39 @@ def image():
 
 
 def test_equals_the_plain_formula(tiny, image):
-    seen = Predictor(tiny, (0.5, 1, 2), precision="fp32", device="cpu")(image)
+    prediction = Predictor(tiny, (0.5, 1, 2), precision="fp32", device="cpu")(image)
     with torch.no_grad():
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
         probability = tiny(pixels, (0.5, 1, 2)).logits.softmax(1)[0]
-    assert seen.label.dtype == seen.confidence.dtype == np.uint8
-    assert (seen.label == probability.argmax(0).numpy()).all()
+    assert prediction.label.dtype == prediction.confidence.dtype == np.uint8
+    assert (prediction.label == probability.argmax(0).numpy()).all()
     expected = (probability.max(0).values * 255).floor().numpy()
-    assert np.abs(seen.confidence - expected).max() <= 1
-    assert not seen.weights
+    assert np.abs(prediction.confidence - expected).max() <= 1
+    assert not prediction.weights
 
 
 def test_detail(tiny, image):
     predictor = Predictor(tiny, (2, 0.5), precision="fp32", device="cpu")
-    seen, plain = predictor(image, detail=True), predictor(image)
-    assert (seen.label == plain.label).mean() > 0.999, "in bands and whole, but for rounding"
-    assert list(seen.single) == list(seen.weights) == [0.5, 2.0]
-    assert {name: label.shape for name, label in seen.pooled.items()} == dict.fromkeys(
+    prediction, plain = predictor(image, detail=True), predictor(image)
+    assert (prediction.label == plain.label).mean() > 0.999, "in bands and whole, but for rounding"
+    assert list(prediction.single) == list(prediction.weights) == [0.5, 2.0]
+    assert {name: label.shape for name, label in prediction.pooled.items()} == dict.fromkeys(
         ("average", "max"), (41, 67)
     )
-    np.testing.assert_allclose(sum(seen.weights.values()), 1, atol=1e-5)
+    np.testing.assert_allclose(sum(prediction.weights.values()), 1, atol=1e-5)
     alone = Predictor(tiny, (0.5,), precision="fp32", device="cpu")(image)
-    assert (alone.label == seen.single[0.5]).all()
+    assert (alone.label == prediction.single[0.5]).all()
 
 
 def test_flip_is_the_mean_of_both_passes(tiny, image):
     """A picture that is its own mirror image gives one, too."""
     both = np.concatenate([image, image[:, ::-1]], 1)
-    seen = Predictor(tiny, (0.5, 1), precision="fp32", device="cpu", flip=True)(both, detail=True)
-    assert (seen.label == seen.label[:, ::-1]).mean() > 0.999
-    assert (seen.pooled["max"] == seen.pooled["max"][:, ::-1]).mean() > 0.999
-    for weight in seen.weights.values():
+    prediction = Predictor(tiny, (0.5, 1), precision="fp32", device="cpu", flip=True)(
+        both, detail=True
+    )
+    assert (prediction.label == prediction.label[:, ::-1]).mean() > 0.999
+    assert (prediction.pooled["max"] == prediction.pooled["max"][:, ::-1]).mean() > 0.999
+    for weight in prediction.weights.values():
         np.testing.assert_allclose(weight, weight[:, ::-1], atol=1e-4)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
     with torch.no_grad():
@@ -74,9 +76,9 @@ def test_long_edge_is_a_change_of_scale_alone(tiny, image):
 def test_files_pillow_images_and_arrays_mean_the_same(tiny, image, tmp_path):
     Image.fromarray(image).save(tmp_path / "a.png")
     predictor = Predictor(tiny, (1,), device="cpu")
-    seen = [predictor(x).label for x in (image, Image.fromarray(image), tmp_path / "a.png")]
-    assert (seen[0] == seen[1]).all()
-    assert (seen[0] == seen[2]).all()
+    labels = [predictor(x).label for x in (image, Image.fromarray(image), tmp_path / "a.png")]
+    assert (labels[0] == labels[1]).all()
+    assert (labels[0] == labels[2]).all()
 
 
 def test_confidence_never_claims_more_than_the_model_did():
@@ -84,8 +86,10 @@ def test_confidence_never_claims_more_than_the_model_did():
     model = HMSA(2, "hrnet_w18_small", width=8)
     torch.nn.init.zeros_(model.head.semantic[-1].weight)
     torch.nn.init.zeros_(model.head.semantic[-1].bias)
-    seen = Predictor(model, (1,), precision="fp32", device="cpu")(np.zeros((8, 8, 3), np.uint8))
-    assert set(seen.confidence.ravel()) == {127}
+    prediction = Predictor(model, (1,), precision="fp32", device="cpu")(
+        np.zeros((8, 8, 3), np.uint8)
+    )
+    assert set(prediction.confidence.ravel()) == {127}
 
 
 def test_bf16_agrees(tiny, image):
@@ -157,8 +161,26 @@ class TestWhatItTakes:
         assert np.abs(found.weights[2.0] - whole.weights[2.0]).mean() < 0.01
         assert np.abs(found.probabilities - whole.probabilities).mean() < 0.01
 
+    def test_blocks_share_the_context_of_the_whole_image(self, monkeypatch):
+        for limit in ("_LEAST", "_BLOCK"):
+            monkeypatch.setattr(f"hmsa.inference.predictor.{limit}", 256)
+        model = HMSA(3, "mobilenetv3_small_050", head="ocr", width=8)
+        predictor, passes, see = Predictor(model, (0.5, 1), "fp32", "cpu"), [], model.see
+        assert predictor._need > 0, "before every call is recorded"
+
+        def spy(image, attended, context):
+            passes.append((context, see(image, attended, context)))
+            return passes[-1][1]
+
+        monkeypatch.setattr(model, "see", spy)
+        image = torch.randint(0, 256, (3, 300, 400), dtype=torch.uint8)
+        assert predictor(image).label.shape == (300, 400)
+        (_, whole), *parts = passes
+        assert len(parts) == 2 * 4, "scales, blocks"
+        assert all(context is whole.context for context, _ in parts)
+
     @pytest.mark.parametrize(
-        ("wrong", "told"),
+        ("wrong", "message"),
         [
             (np.zeros((4, 4), np.uint8), "[4, 4] of uint8; give an array [H,W,3] of uint8 RGB"),
             (np.zeros((4, 4, 3), np.float32), "of float32"),
@@ -167,15 +189,15 @@ class TestWhatItTakes:
             (torch.zeros(3, 4, 4, dtype=torch.int64), "of int64; give"),
         ],
     )
-    def test_refuses(self, predictor, wrong, told):
-        with pytest.raises(InputError, match=re.escape(told)):
+    def test_refuses(self, predictor, wrong, message):
+        with pytest.raises(InputError, match=re.escape(message)):
             predictor(wrong)
 
     def test_a_device_that_is_not_there(self, tiny):
         if torch.cuda.device_count() < 8:
-            with pytest.raises(InputError, match="cuda:7 was asked for, but there (is|are)"):
+            with pytest.raises(InputError, match="cuda:7: this machine has"):
                 Predictor(tiny, (1,), device="cuda:7")
-        with pytest.raises(InputError, match="'gpu' is none"):
+        with pytest.raises(InputError, match="unknown device 'gpu'"):
             Predictor(tiny, (1,), device="gpu")
         with pytest.raises(InputError, match="fp16 is for GPUs"):
             Predictor(tiny, (1,), "fp16", "cpu")(np.zeros((9, 9, 3), np.uint8))
@@ -183,42 +205,42 @@ class TestWhatItTakes:
 
 class TestWhatItGives:
     def test_probabilities_and_entropy(self, predictor, image):
-        seen = predictor(image, probabilities=True, entropy=True)
-        assert seen.probabilities.dtype == np.float16
-        assert (seen.probabilities.argmax(0) == seen.label).mean() > 0.99
-        np.testing.assert_allclose(seen.probabilities.astype(float).sum(0), 1, atol=2e-3)
-        share = seen.probabilities.astype(np.float64)
+        prediction = predictor(image, probabilities=True, entropy=True)
+        assert prediction.probabilities.dtype == np.float16
+        assert (prediction.probabilities.argmax(0) == prediction.label).mean() > 0.99
+        np.testing.assert_allclose(prediction.probabilities.astype(float).sum(0), 1, atol=2e-3)
+        share = prediction.probabilities.astype(np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
             entropy = -np.nansum(share * np.log(share), 0) / np.log(len(share))
-        np.testing.assert_allclose(seen.entropy, entropy * 255, atol=1.5)
+        np.testing.assert_allclose(prediction.entropy, entropy * 255, atol=1.5)
 
     def test_save_and_overlay(self, predictor, image, tmp_path):
-        seen = predictor(image, detail=True, entropy=True)
-        seen.save(tmp_path / "label.png")
+        prediction = predictor(image, detail=True, entropy=True)
+        prediction.save(tmp_path / "label.png")
         with Image.open(tmp_path / "label.png") as written:
             assert written.mode == "P"
-            assert (np.array(written) == seen.label).all()
-        seen.save(tmp_path / "all.npz")
+            assert (np.array(written) == prediction.label).all()
+        prediction.save(tmp_path / "all.npz")
         with np.load(tmp_path / "all.npz") as held:
-            assert (held["entropy"] == seen.entropy).all()
+            assert (held["entropy"] == prediction.entropy).all()
             assert held["weights"].shape == (3, 41, 67)
         Image.fromarray(image).save(tmp_path / "a.png")
-        drawn = seen.overlay(tmp_path / "a.png")
-        assert (np.array(drawn) == np.array(seen.overlay(image))).all()
-        colours = np.array(seen.palette)[seen.label]
+        drawn = prediction.overlay(tmp_path / "a.png")
+        assert (np.array(drawn) == np.array(prediction.overlay(image))).all()
+        colours = np.array(prediction.palette)[prediction.label]
         expected = (image / 2 + colours / 2).round()
         assert np.abs(np.array(drawn) - expected).max() <= 1
         with pytest.raises(InputError, match="give the image that was predicted"):
-            seen.overlay(image[:20])
+            prediction.overlay(image[:20])
         with pytest.raises(InputError, match=r"ends in .png \(label\) or .npz"):
-            seen.save(tmp_path / "label.jpg")
+            prediction.save(tmp_path / "label.jpg")
 
     def test_a_giant_result_lies_in_a_file(self, predictor, image, monkeypatch):
         monkeypatch.setattr("hmsa.inference.predictor._IN_MEMORY", 1000)
-        seen = predictor(image)
-        assert isinstance(seen.label, np.memmap)
+        prediction = predictor(image)
+        assert isinstance(prediction.label, np.memmap)
         monkeypatch.undo()
-        assert (seen.label == predictor(image).label).all()
+        assert (prediction.label == predictor(image).label).all()
 
 
 class TestTiles:
@@ -268,7 +290,7 @@ class TestTiles:
         assert max(sides) <= 640, "the next picture is not tried whole"
         assert capsys.readouterr().err == ""
 
-    def test_no_memory_at_all_is_told(self, predictor, monkeypatch):
+    def test_no_memory_at_all_is_an_error(self, predictor, monkeypatch):
         def poor(pixels, *others):
             raise torch.OutOfMemoryError("CUDA out of memory")
 

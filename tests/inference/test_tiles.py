@@ -19,7 +19,7 @@ from hmsa.runs.errors import InputError
 
 
 def warm(model: HMSA) -> HMSA:
-    """Norms that have seen something, double precision."""
+    """Norms with statistics of a batch, double precision."""
     with torch.no_grad():
         model.train()(torch.rand(2, 3, 64, 64), model.card.network.get("scales", (0.5, 1)))
     return model.double().eval()

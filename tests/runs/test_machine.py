@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from hmsa.runs.errors import InputError
-from hmsa.runs.machine import describe_machine, fast_bf16, launch, loader_processes, use_bf16
+from hmsa.runs.machine import (
+    describe_machine,
+    fast_bf16,
+    find_device,
+    in_use,
+    launch,
+    loader_processes,
+)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
@@ -33,9 +40,11 @@ def test_keep_memory_stops_handing_memory_back():
 
 def test_precision():
     cpu = torch.device("cpu")
-    assert use_bf16(cpu, "bf16")
-    assert not use_bf16(cpu, "fp32")
-    assert use_bf16(cpu, "auto") == fast_bf16(cpu)
+    assert in_use(cpu, "bf16") == "bf16"
+    assert in_use(cpu, "fp32") == "fp32"
+    assert in_use(cpu, "auto") == ("bf16" if fast_bf16(cpu) else "fp32")
+    with pytest.raises(InputError, match="fp16 is for GPUs"):
+        in_use(cpu, "fp16")
 
 
 def test_a_number_names_its_machine():
@@ -55,3 +64,11 @@ def test_two_cores_have_none_to_spare_for_loading(monkeypatch):
 def test_absent_device():
     with pytest.raises(InputError, match="cuda"):
         launch("cuda", 1, "auto")
+
+
+def test_device_that_is_not_there():
+    assert find_device("cpu") == torch.device("cpu")
+    with pytest.raises(InputError, match="unknown device 'gpu'; use cpu"):
+        find_device("gpu")
+    with pytest.raises(InputError, match="device cuda:63: this machine has"):
+        find_device("cuda:63")

@@ -205,9 +205,10 @@ def by_rows(
         stop = min(height, start + rows)
         for index, part in enumerate(make(start, stop)):
             if not start:
-                empty = part.new_empty(*part.shape[:2], height, part.shape[3])
-                whole.append(empty.contiguous(memory_format=torch.channels_last))
+                like = part[:, :, :1].expand(-1, -1, height, -1)
+                whole.append(torch.empty_like(like, memory_format=torch.channels_last))
             whole[index][:, :, start:stop] = part
+            del part  # before the next band is made
     return tuple(whole)
 
 

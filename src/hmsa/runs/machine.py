@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -24,19 +26,16 @@ def best_device() -> torch.device:
 
 
 def find_device(wanted: torch.device | str | None = None) -> torch.device:
-    """The best one, or the one that is asked for; InputError if it is not there."""
+    """`wanted`, or else the best one. Raises InputError if this machine does not have it."""
     if wanted is None:
         return best_device()
     try:
         device = torch.device(wanted)
     except RuntimeError:
-        raise InputError(f"device: {wanted!r} is none; give cpu, cuda, cuda:1 or mps") from None
+        raise InputError(f"unknown device {wanted!r}; use cpu, cuda, cuda:1 or mps") from None
     count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    there = count.get(device.type, 1)
-    if there <= (device.index or 0):
-        names = {"cuda": "CUDA device", "mps": "Apple GPU"}
-        had = f"there are {there}" if there else f"there is no {names[device.type]} here"
-        raise InputError(f"device: {wanted} was asked for, but {had}; give cpu or leave it out")
+    if (found := count.get(device.type, 1)) <= (device.index or 0):
+        raise InputError(f"device {wanted}: this machine has {found} of {device.type}; use cpu")
     return device
 
 
@@ -47,15 +46,13 @@ def fast_bf16(device: torch.device) -> bool:
     return bool(device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
 
 
-def use_bf16(device: torch.device, precision: Precision) -> bool:
-    return precision == "bf16" or (precision == "auto" and fast_bf16(device))
-
-
 def in_use(device: torch.device, precision: Precision) -> str:
     """bf16, fp16 or fp32; "auto" is bf16 or fp32. Raises InputError for fp16 on a CPU."""
     if precision == "fp16" and device.type == "cpu":
         raise InputError("precision: fp16 is for GPUs; use bf16 or fp32 on a CPU")
-    return precision if precision == "fp16" else "bf16" if use_bf16(device, precision) else "fp32"
+    if precision == "auto":
+        return "bf16" if fast_bf16(device) else "fp32"
+    return precision
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
@@ -78,10 +75,10 @@ def launch(accelerator: str, devices: int | str, precision: Precision) -> Fabric
 
 
 def keep_memory() -> None:
-    """Have glibc keep freed memory rather than hand it back and fault it in anew at every step.
+    """Have glibc keep freed memory instead of returning it to the system.
 
-    A training step on the CPU frees and asks for the same large tensors over and over; without
-    this a sixth of its time goes into page faults. Elsewhere than on glibc nothing happens.
+    A training step on the CPU allocates the same large tensors over and over; without this, a sixth
+    of its time goes into page faults. Nothing happens where there is no glibc.
     """
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
@@ -92,19 +89,19 @@ def keep_memory() -> None:
 
 
 def trim_memory() -> None:
-    """Have glibc hand back all freed memory: the next tensors are too large to fit into it."""
+    """Have glibc return freed memory, before tensors that are too large to fit into it."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def loader_processes(device: torch.device) -> int:
-    """Two cores that compute have none to spare for loading; a GPU leaves them free."""
+    """Processes that load data: none on two cores, which compute; more beside a GPU."""
     cores = os.cpu_count() or 1
     return min(8, cores - 1) if device.type != "cpu" else max(0, min(4, cores // 4))
 
 
 def describe_machine(device: torch.device) -> str:
-    """Hardware and versions, to stand beside a measured number."""
+    """Hardware and versions, for a report."""
     name = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
@@ -115,9 +112,6 @@ def describe_machine(device: torch.device) -> str:
 
 
 def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.partition(":")[2].strip() for line in file if "model name" in line]
-        return names[0]
-    except (OSError, IndexError):
-        return platform.processor() or platform.machine()
+    file = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", file.read_text() if file.is_file() else "")
+    return found[1] if found else platform.processor() or platform.machine()
