@@ -71,7 +71,7 @@ MISTAKES = {
     "unknown trunk": (["train", "RECIPE", "--set", "model.trunk=hrnet"], "not a timm model"),
     "no such device": (
         ["train", "RECIPE", "--set", "accelerator=mps"],
-        "there is no Apple GPU here",
+        "device mps: this machine has 0 of mps",
     ),
     "empty crop": (["train", "RECIPE", "--set", "joint.crop=[0, 64]"], "joint.crop.0"),
     "missing split": (["train", "RECIPE", "--set", "data.val=vall"], "did you mean val"),
