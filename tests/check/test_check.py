@@ -36,18 +36,6 @@ def test_nothing_wrong(folder_dataset, checked):
     assert summary["void"]["train"] == {"pixels": 2, "share": 0.125}
     assert summary["values"]["train"] == {"0": 4, "1": 4, "2": 6, "255": 2}
     assert summary["sizes"]["train"] == {"4x2": 2}
-    assert summary["mean"]["train"] == pytest.approx(np.array([90, 120, 150]) / 255, abs=0.01)
-    assert summary["std"]["train"] == pytest.approx([0, 0, 0], abs=0.01)
-
-
-def test_mean_and_deviation_are_those_of_numpy(folder_dataset, checked):
-    path = folder_dataset({"a": LABEL})
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 3), np.uint8)
-    save_image(path, "a.png", pixels)
-    (train(path) / "images" / "a.jpg").unlink()
-    summary = checked(path).summary()
-    assert summary["mean"]["train"] == pytest.approx(pixels.mean((0, 1)) / 255, abs=1e-5)
-    assert summary["std"]["train"] == pytest.approx(pixels.std((0, 1)) / 255, abs=1e-5)
 
 
 def spoil(path, how):
@@ -133,10 +121,12 @@ def test_values(folder_dataset, labels, changes, kind, says, checked):
 
 def test_unknown_values_have_pixels_and_file_names(folder_dataset, checked):
     path = folder_dataset({"a": np.array([[0, 9, 9, 8]], np.uint8), "b": np.array([[9]], np.uint8)})
-    nine, eight = checked(path).summary()["unknown_values"]
-    assert (nine["split"], nine["value"], nine["pixels"], nine["files"]) == ("train", "9", 3, 2)
-    assert [Path(file).name for file in eight["such_as"]] == ["a.png"]
-    assert nine["diagnosis"] == "list them under names (value: name) or under ignore"
+    found = checked(path)
+    (error,) = found.of("error")
+    assert [file.name for file in error.files] == ["a.png", "b.png"]
+    assert "2 value(s) outside the table of 3 classes: 9 (3 pixels), 8 (1 pixels)" in error.message
+    assert found.summary()["values"]["train"] == {"0": 1, "8": 1, "9": 3}
+    assert found.summary()["unknown"]["train"] == {"pixels": 4, "share": 0.8}
 
 
 def test_rgb_masks_where_indices_were_promised(folder_dataset, checked):
@@ -144,14 +134,13 @@ def test_rgb_masks_where_indices_were_promised(folder_dataset, checked):
     found = checked(folder_dataset({"a": colors, "b": LABEL}))
     assert kinds(found) == ["another encoding"]
     assert "set encoding: rgb" in found.of("error")[0].message
-    assert [(u["value"], u["pixels"]) for u in found.unknown] == [("10,20,30", 2), ("0,0,200", 1)]
     frequencies = found.summary()["frequencies"]["train"].values()
     assert [each["pixels"] for each in frequencies] == [2, 2, 3]
 
 
 def test_colours_outside_the_palette(folder_dataset, checked):
     path = folder_dataset({"a": np.array([[[1, 2, 3]]], np.uint8)}, encoding="rgb", ignore=[])
-    assert [u["value"] for u in checked(path).unknown] == ["1,2,3"]
+    assert "1,2,3 (1 pixels)" in checked(path).of("error")[0].message
 
 
 def test_jpeg_labels(folder_dataset, checked):

@@ -7,21 +7,20 @@ problems.yaml lists what can be found.
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import yaml
 
 from ..data.datasets import list_files, read_list
 from ..data.descriptions import Split, describe, find_split, folders, label_set
-from ..data.labels import IGNORE, LabelSet, unpack
+from ..data.labels import IGNORE, LabelSet
 from ..runs import InputError
-from .alike import Hashed, Leak, clips, near_copies
+from .alike import Hashed, clips, near_copies
 from .scan import FileScan, scan
 
 Level = Literal["error", "warning", "note"]
@@ -66,8 +65,6 @@ class Findings:
     parts: list[Part] = field(default_factory=list)
     scans: dict[Path, FileScan] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    unknown: list[dict[str, Any]] = field(default_factory=list)  # label values, as JSON
-    near: list[dict[str, Any]] = field(default_factory=list)  # near-copies and clips, as JSON
 
     def add(
         self, kind: str, split: str, files: Files | None = None, cases: Cases = (), **values: object
@@ -102,24 +99,17 @@ class Findings:
             found[key] = {part.name: part.numbers[key] for part in self.parts}
         for level in LEVELS:
             found[f"{level}s"] = [
-                {"kind": p.kind, "split": p.split, "message": p.message} | _some(p.files)
+                {"kind": p.kind, "split": p.split, "message": p.message, "files": len(p.files),
+                 "such_as": [str(path) for path in p.files[:_MOST]]}
                 for p in self.of(level)
-            ]
-        return found | {"unknown_values": self.unknown, "near_duplicates": self.near}
+            ]  # fmt: skip
+        return found
 
 
-def _some(files: Files) -> dict[str, Any]:
-    """How many files, and the first of them, as JSON."""
-    return {"files": len(files), "such_as": [str(path) for path in files[:_MOST]]}
-
-
-def check(
-    path: Path, splits: Sequence[str] = (), data: Path | None = None, compare: bool = True
-) -> Findings:
+def check(path: Path, splits: Sequence[str] = (), data: Path | None = None) -> Findings:
     """Scan every file of all splits, or of those named, and find what is wrong.
 
-    path, data: as for `open_dataset`; compare: also images with each other.
-    Raises InputError only where there is nothing to check.
+    path, data: as for `open_dataset`. Raises InputError only where there is nothing to check.
     """
     file, description, root = describe(path, data)
     found = Findings(path, root.resolve(), label_set(description, file))
@@ -145,8 +135,7 @@ def check(
         _check_files(found, part)
         _check_images(found, part)
         _check_labels(found, part)
-    if compare:
-        _compare(found)
+    _compare(found)
     found.problems.sort(key=lambda problem: LEVELS.index(problem.level))
     return found
 
@@ -187,14 +176,9 @@ def _check_files(found: Findings, part: Part) -> None:
 
 
 def _check_images(found: Findings, part: Part) -> None:
-    scans = {path: scan for path in part.images.values() if (scan := found.scans[path]).pixels}
+    scans = {path: scan for path in part.images.values() if (scan := found.scans[path]).size}
     sizes = Counter(scan.size for scan in scans.values()).most_common()
-    moments = [scan.moments for scan in scans.values()] or np.zeros((1, 6))
-    pixels = [scan.pixels for scan in scans.values()] or [1]
-    mean, square = np.average(moments, 0, pixels).reshape(2, 3)
-    std = np.sqrt(np.maximum(0, square - mean**2))
     part.numbers |= {"sizes": dict(sizes), "modes": Counter(s.mode for s in scans.values())}
-    part.numbers |= {"mean": mean.round(5).tolist(), "std": std.round(5).tolist()}
     if len(sizes) > 1:
         found.add("mixed sizes", part.name, sizes=len(sizes), common=sizes[0][0])
     found.add("mode", part.name, [p for p in scans if scans[p].mode not in ("RGB", "RGBA")])
@@ -222,13 +206,11 @@ def _check_labels(found: Findings, part: Part) -> None:
         "unknown": share(*(values.keys() - known.keys())),
         "values": {classes.value_name(value): n for value, n in sorted(values.items())},
     }
-    guess = classes.guess(values)
-    _list_unknown(found, name, scans, guess)
     if strange := [path for path, each in plain.items() if each.keys() - known.keys()]:
         found.add("unknown values", name, strange, diagnosis=classes.diagnose(values))
     elif set(values) == {0, 255} and known.get(255) == IGNORE and len(classes.names) > 1:
         # Nothing is unknown, and yet every object is ignored
-        found.add("0/255 masks", name, list(plain), diagnosis=guess)
+        found.add("0/255 masks", name, list(plain), diagnosis=classes.guess(values))
     void = {
         path: sum(each[v] for v in each.keys() & ignored) / sum(each.values())
         for path, each in plain.items()
@@ -241,50 +223,24 @@ def _check_labels(found: Findings, part: Part) -> None:
         found.add("class without pixels", name, classes=len(never), names=", ".join(never))
 
 
-def _list_unknown(found: Findings, split: str, scans: dict[Path, FileScan], guess: str) -> None:
-    """Add the values of labels that are unknown; in another encoding, all are."""
-    known, name_of = found.classes.train_ids(), found.classes.value_name
-    pixels, holders = Counter[str](), defaultdict[str, list[Path]](list)
-    for path, each in scans.items():
-        for value in each.values if each.foreign else each.values.keys() - known.keys():
-            name = "{},{},{}".format(*unpack(value)) if each.foreign else name_of(value)
-            pixels[name] += each.values[value]
-            holders[name].append(path)
-    for name, n in pixels.most_common(_MOST):
-        diagnosis = scans[holders[name][0]].foreign or guess
-        row = {"split": split, "value": name, "pixels": n, "diagnosis": diagnosis}
-        found.unknown.append(row | _some(holders[name]))
-
-
 def _compare(found: Findings) -> None:
     """Find the images, near-copies and recordings that splits share."""
     hashed = {
         part.name: [Hashed(n, p, h) for n, p in part.images.items() if (h := found.scans[p].hash)]
         for part in found.parts
     }
-    for part in found.parts:
-        copies = near_copies(hashed[part.name], hashed[part.name])
-        part.numbers["near_duplicates_within"] = len(copies)
-        _add_copies(found, "near-copies within", part.name, copies)
+    for name, images in hashed.items():
+        copies = near_copies(images, images)
+        found.add("near-copies within", name, [copy for _, copy in copies], copies)
     for two in combinations(found.parts, 2):
         small, large = sorted(two, key=lambda part: len(part.images))
-        splits, originals = [large.name, small.name], set(large.images.values())
+        both, originals = f"{large.name}, {small.name}", set(large.images.values())
         shared = [path for path in small.images.values() if path in originals]
         if shared:  # one is a part of the other, made a split of its own
-            found.add("shared files", ", ".join(splits), shared, [()])  # nothing to show
+            found.add("shared files", both, shared, [()])  # nothing to show
             continue
-        copies = near_copies(hashed[large.name], hashed[small.name])
-        _add_copies(found, "near-copies", ", ".join(splits), copies)
-        cut = list(clips(hashed[large.name], hashed[small.name]))
-        for clip in cut:
-            found.add("clip of a recording", ", ".join(splits), clip.files, clip.pairs, clip=clip)
-        for leak in (*copies, *cut):
-            kind, images = "clip" if leak.recording else "copy", [*map(str, leak.pairs[0])]
-            about = {"kind": kind, "splits": splits, "images": images, "pictures": len(leak.files)}
-            about |= {"likeness": leak.likeness, "recording": leak.recording, "apart": leak.apart}
-            found.near.append(about)
-
-
-def _add_copies(found: Findings, kind: str, split: str, copies: Sequence[Leak]) -> None:
-    pairs = [pair for copy in copies for pair in copy.pairs]
-    found.add(kind, split, [copy for _, copy in pairs], pairs)
+        first, second = hashed[large.name], hashed[small.name]
+        copies = near_copies(first, second)
+        found.add("near-copies", both, [copy for _, copy in copies], copies)
+        for clip in clips(first, second):
+            found.add("clip of a recording", both, clip.files, clip.pairs, clip=clip)

@@ -1,4 +1,4 @@
-"""`hmsa data check` and `hmsa data stats`."""
+"""`hmsa data check`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from cyclopts import Parameter
 from ..config.options import Dataset, Files
 from ..runs import Outcome
 
-Splits = Annotated[
-    list[str], Parameter(name="--split", negative="", help="repeat for more; default: all")
-]
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
@@ -20,7 +17,7 @@ def check(
     dataset: Dataset,
     /,
     *,
-    split: Splits = [],
+    split: Annotated[list[str], Parameter(negative="", help="repeat for more; default: all")] = [],
     files: Files = None,
     report: Annotated[Path | None, Parameter(help="page; default: runs/check-NAME.html")] = None,
 ) -> Outcome:
@@ -45,22 +42,5 @@ def check(
         for problem in found.problems
     ]
     table = Group(terminal(show.table(found), str(dataset)), *problems, Text(found.verdict()))
-    summary = found.summary() | {"report": str(file)}
-    return Outcome(summary, table, notes=[f"report: {file}"], code=2 * bool(summary["errors"]))
-
-
-def stats(dataset: Dataset, /, *, split: Splits = [], files: Files = None) -> Outcome:
-    """Class frequencies, mean and deviation of a dataset.
-
-    example: hmsa data stats camvid --split train
-    """
-    from ..report.tables import terminal
-    from . import show
-    from .check import check as work
-
-    found = work(dataset, split, files, compare=False)
-    summary = found.summary()
-    errors = [error["message"] for error in summary["errors"]]
-    table = terminal(show.table(found), str(dataset))
-    keys = ("dataset", "folder", "frequencies", "void", "sizes", "mean", "std")
-    return Outcome({key: summary[key] for key in keys}, table, problems=errors)
+    summary, notes = found.summary() | {"report": str(file)}, [f"report: {file}"]
+    return Outcome(summary, table, notes=notes, code=2 * bool(found.of("error")), long=True)
