@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -186,3 +187,25 @@ def test_absent_splits_are_warnings(folder_dataset, checked):
     assert kinds(checked(path), "warning") == ["absent split", "absent split"]
     with pytest.raises(InputError, match="nothing to check; val: no folder"):
         check(path, ["val"])
+
+
+@pytest.mark.parametrize("name", ["cityscapes", "camvid", "mapillary", "camvid-segnet"])
+def test_known_layouts_know_what_is_optional_and_overlaps(layout, checked, name):
+    """The main splits alone, as most people have them, and then all that the release can hold."""
+    root = layout(name, [7, 8, 11, 26, 0] if name == "cityscapes" else [0, 1, 2])
+    expected = {"near-copies within", "near-copies", "class without pixels"}  # small random images
+    for removed in ("", "gtCoarse", "autolabelled", "leftImg8bit/train_extra", "test", "testannot"):
+        if removed:
+            shutil.rmtree(root / removed, ignore_errors=True)
+        found = checked(root)
+        assert {problem.kind for problem in found.of("error") + found.of("warning")} <= expected
+        assert {"train", "val"} <= {part.name for part in found.parts}
+    assert not {"cv0_train", "fit"} & {part.name for part in found.parts}
+    assert [part.name for part in checked(root, "train").parts] == ["train"]
+
+
+def test_an_optional_split_can_be_named(layout, checked):
+    root = layout("cityscapes", [7, 8, 11, 26, 0])
+    assert [part.name for part in checked(root, "cv1_val").parts] == ["cv1_val"]
+    with pytest.raises(InputError, match="nothing to check; test: no folder"):
+        checked(root, "test")

@@ -48,6 +48,7 @@ class Part:
     name: str
     images: dict[str, Path]
     labels: dict[str, Path]
+    optional: bool = False  # it may be absent, or divide the images of the others anew
     numbers: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -115,17 +116,22 @@ def check(path: Path, splits: Sequence[str] = (), data: Path | None = None) -> F
     found = Findings(path, root.resolve(), label_set(description, file))
     for name in splits or description.splits:
         split = find_split(description, name, path)
+        optional = name in description.optional and not splits
         if isinstance(split, Split):
-            _list_folders(found, name, split)
+            _list_folders(found, name, split, optional)
             continue
         try:
             pairs = read_list(split, found.root, file.parent, f"{file}, split {name}")
-            images = {pair.name: pair.image for pair in pairs}
-            found.parts.append(Part(name, images, {pair.name: pair.label for pair in pairs}))
         except InputError as error:
             found.add("no list", name, reason=error)
+            continue
+        images, labels = {p.name: p.image for p in pairs}, {p.name: p.label for p in pairs}
+        found.parts.append(Part(name, images, labels, optional))
     if not found.parts:
-        raise InputError(f"{path}: nothing to check; {found.problems[0].message}; pass --data?")
+        reason = found.problems[0].message if found.problems else "no split is there"
+        raise InputError(f"{path}: nothing to check; {reason}; pass --data?")
+    own = {pair for part in found.parts if not part.optional for pair in part.pairs}
+    found.parts = [p for p in found.parts if not p.optional or {*p.pairs} - own]
     files: dict[Path, LabelSet | None] = {}
     for part in found.parts:
         files |= dict.fromkeys(part.images.values())
@@ -140,21 +146,23 @@ def check(path: Path, splits: Sequence[str] = (), data: Path | None = None) -> F
     return found
 
 
-def _list_folders(found: Findings, name: str, split: Split) -> None:
+def _list_folders(found: Findings, name: str, split: Split, optional: bool) -> None:
     """Add the files of a split, and the problems that their names alone show."""
     places = [*folders(found.root, split.images), *folders(found.root, split.labels)]
     absent = [place for place in places if not place.is_dir()]
+    listed = list_files(found.root, split)
+    if optional and (absent or not any(listed)):
+        return
     if absent:
         kind = "absent split" if absent == places else "no folder"
         found.add(kind, name, folders=" and no ".join(map(str, absent)))
     if absent == places:
         return
-    listed = list_files(found.root, split)
     for files in (*listed[0].values(), *listed[1].values()):
         if len(files) > 1:
             found.add("two files of one name", name, files)
     images, labels = ({stem: files[0] for stem, files in kind.items()} for kind in listed)
-    found.parts.append(Part(name, images, labels))
+    found.parts.append(Part(name, images, labels, optional))
     if not images and not labels:
         found.add("empty split", name, folder=places[0])
     elif not absent:
@@ -216,7 +224,8 @@ def _check_labels(found: Findings, part: Part) -> None:
         for path, each in plain.items()
     }
     wholly = [path for path in void if void[path] == 1]
-    found.add("nothing labelled" if len(wholly) == len(void) else "wholly void", name, wholly)
+    for_submission = "unlabelled split" if part.optional else "nothing labelled"
+    found.add(for_submission if len(wholly) == len(void) else "wholly void", name, wholly)
     found.add("mostly void", name, [path for path in void if 0.5 <= void[path] < 1])
     never = [title for title, raw in table if not values[raw]]
     if never and len(wholly) < len(void):
@@ -237,7 +246,8 @@ def _compare(found: Findings) -> None:
         both, originals = f"{large.name}, {small.name}", set(large.images.values())
         shared = [path for path in small.images.values() if path in originals]
         if shared:  # one is a part of the other, made a split of its own
-            found.add("shared files", both, shared, [()])  # nothing to show
+            if not any(part.optional for part in two):
+                found.add("shared files", both, shared, [()])  # nothing to show
             continue
         first, second = hashed[large.name], hashed[small.name]
         copies = near_copies(first, second)

@@ -68,6 +68,7 @@ class Description(Strict):
     path_from: str | None = Field(None, description="environment variable that replaces path")
     known_by: list[str] = Field([], description="what its folder contains, or its name")
     splits: dict[str, str | Split]
+    optional: list[str] = Field([], description="splits that may be absent, or divide others anew")
     names: Annotated[dict[int, str], _ByValue, Field(min_length=1, max_length=254)]
     palette: list[Color] | None = None
     encoding: Encoding = "index"
