@@ -151,6 +151,22 @@ def test_jpeg_labels(folder_dataset, checked):
     assert "lossy labels" in kinds(checked(path), "warning")
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_spoiled_jpeg_labels_get_one_advice(folder_dataset, checked, mode):
+    label = np.zeros((16, 16), np.uint8)
+    path = folder_dataset({"a": label, "b": label})
+    file = train(path) / "labels" / "a.png"
+    label[5:, 3:] = 2 if mode == "L" else 200
+    Image.fromarray(label).convert(mode).save(file.with_suffix(".jpg"), quality=20)
+    file.unlink()
+    found = checked(path)
+    (error,) = found.of("error")
+    assert error.kind == "labels spoiled by JPEG"
+    assert "lossy labels" not in kinds(found, "warning")
+    assert "export them as PNG" in error.message
+    assert "names" not in error.message
+
+
 def test_void_and_classes_never_seen(folder_dataset, checked):
     void, half = np.full((2, 2), 255, np.uint8), np.array([[0, 1], [255, 255]], np.uint8)
     found = checked(folder_dataset({"a": LABEL[:, :2], "b": void, "c": half}))
@@ -178,7 +194,7 @@ def test_modes_and_mixed_sizes_are_noted(folder_dataset, checked):
         (train(path) / "images" / f"{name}.jpg").unlink()
         Image.new(mode, (4, 2)).save(train(path) / "images" / f"{name}.tif")
     notes = " ".join(p.message for p in checked(path).of("note"))
-    assert "2 sizes, most often 4x2" in notes
+    assert "the images have 2 sizes (width x height): 4x2 (3), 4x1 (1)" in notes
     assert re.search(r"3 image\(s\) are not RGB, such as .*a.tif \(L\)", notes)
 
 

@@ -173,8 +173,8 @@ def _list_folders(found: Findings, name: str, split: Split, optional: bool) -> N
 def _check_files(found: Findings, part: Part) -> None:
     scans = {p: found.scans[p] for p in (*part.images.values(), *part.labels.values())}
     found.add("cannot be read", part.name, [p for p, scan in scans.items() if scan.broken])
-    found.add("another encoding", part.name, [p for p, scan in scans.items() if scan.foreign])
-    found.add("lossy labels", part.name, [p for p, scan in scans.items() if scan.lossy])
+    foreign = [p for p, scan in scans.items() if scan.foreign and not scan.lossy]
+    found.add("another encoding", part.name, foreign)
     sizes = {pair: [scans[path].size for path in pair] for pair in part.pairs}
     differ = [pair for pair, (one, other) in sizes.items() if one and other and one != other]
     first = sizes[differ[0]] if differ else ()
@@ -188,7 +188,10 @@ def _check_images(found: Findings, part: Part) -> None:
     sizes = Counter(scan.size for scan in scans.values()).most_common()
     part.numbers |= {"sizes": dict(sizes), "modes": Counter(s.mode for s in scans.values())}
     if len(sizes) > 1:
-        found.add("mixed sizes", part.name, sizes=len(sizes), common=sizes[0][0])
+        shown = ", ".join(f"{size} ({count})" for size, count in sizes[:4])
+        found.add(
+            "mixed sizes", part.name, sizes=len(sizes), shown=shown + ", .." * (len(sizes) > 4)
+        )
     found.add("mode", part.name, [p for p in scans if scans[p].mode not in ("RGB", "RGBA")])
 
 
@@ -196,7 +199,14 @@ def _check_labels(found: Findings, part: Part) -> None:
     """Values of the labels: classes, ignored ones, and what should not be there."""
     classes, known, name = found.classes, found.classes.train_ids(), part.name
     scans = {path: scan for path in part.labels.values() if (scan := found.scans[path]).values}
-    plain = {path: scan.values for path, scan in scans.items() if not scan.foreign}
+    lossy = [path for path, scan in scans.items() if scan.lossy]
+    changed = [p for p in lossy if scans[p].foreign or scans[p].values.keys() - known.keys()]
+    found.add("labels spoiled by JPEG" if changed else "lossy labels", name, changed or lossy)
+    plain = {
+        path: scan.values
+        for path, scan in scans.items()
+        if not scan.foreign and path not in changed
+    }
     values, holders = Counter[int](), Counter[int]()
     for each in plain.values():
         values.update(each)
