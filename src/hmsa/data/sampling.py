@@ -54,18 +54,19 @@ class ExtraSet:
     stop: int = sys.maxsize
 
 
+# Where class-uniform crops come from, each until a position: class -> tiles, with their source (see
+# Draw) before the columns of `tile_index`
+Pools = tuple[tuple[int, dict[int, Tiles]], ...]
+
+
 @dataclass(frozen=True)
 class Mix:
-    """What is mixed with the plain images of the main set; by default nothing.
-
-    pools: where class-uniform crops come from, each until a position: class -> tiles, with their
-    source (see Draw) before the columns of `tile_index`.
-    """
+    """What is mixed with the plain images of the main set; by default nothing."""
 
     class_uniform: float = 0.0  # share of the positions, until `stop`
     stop: int = sys.maxsize
     extras: tuple[ExtraSet, ...] = ()
-    pools: tuple[tuple[int, dict[int, Tiles]], ...] = ()
+    pools: Pools = ()
 
 
 @dataclass(frozen=True)
@@ -232,9 +233,7 @@ def _open_extra(
     return replace(further, border=extra.border)
 
 
-def _pools(
-    dataset: Dataset, extras: list[ExtraSet], tile: int
-) -> tuple[tuple[int, dict[int, Tiles]], ...]:
+def _pools(dataset: Dataset, extras: list[ExtraSet], tile: int) -> Pools:
     main = ExtraSet(dataset, boost=frozenset(range(len(dataset.labels.names))))
     indices: list[tuple[int, Tiles]] = []
     for source, part in enumerate((main, *extras)):
@@ -309,10 +308,9 @@ def _build(dataset: Dataset, tile: int) -> Tiles:
         found = centres(dataset.read_label(index), tile)
         return np.insert(found, 0, index, axis=1).astype(np.int32)
 
-    parts = [np.zeros((0, 5), np.int32)]
-    what = f"tiles of {dataset.split}"
-    with ThreadPoolExecutor() as pool, Progress(what, len(dataset)) as progress:
-        for part in pool.map(rows, range(len(dataset))):
+    parts, count = [np.zeros((0, 5), np.int32)], len(dataset)
+    with ThreadPoolExecutor() as pool, Progress(f"tiles of {dataset.split}", count) as progress:
+        for part in pool.map(rows, range(count)):
             parts.append(part)
             progress.advance()
     return np.concatenate(parts)
@@ -320,9 +318,7 @@ def _build(dataset: Dataset, tile: int) -> Tiles:
 
 def _key(dataset: Dataset, tile: int) -> str:
     """Hash of all that the index depends on: files by name, size and time of change."""
-    files = [
-        stamp(file) for pair in dataset.pairs for file in (pair.label, pair.confidence) if file
-    ]
+    files = [stamp(f) for pair in dataset.pairs for f in (pair.label, pair.confidence) if f]
     labels = dataset.labels
     table = (labels.raw, labels.ignored, labels.encoding, dataset.lowest, dataset.border)
     content = json.dumps((_FORMAT, tile, table, files))
