@@ -72,7 +72,6 @@ class Coarse:
 
 
 def grown(label: NDArray[np.uint8], reach: int) -> NDArray[np.uint8]:
-    """Label `[H,W]` in which ignored pixels get the nearest label up to `reach` pixels away.
-    """
+    """Label `[H,W]` in which ignored pixels get the nearest label up to `reach` pixels away."""
     far, (y, x) = distance_transform_edt(label == IGNORE, return_indices=True)
     return np.where(far <= reach, label[y, x], label)

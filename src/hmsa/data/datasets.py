@@ -28,8 +28,10 @@ from ..config.reading import Strict, validate
 from ..config.recipe import Positive
 from ..runs import InputError, first_line
 from .descriptions import Split, describe, find_split, folders, label_set
-from .images import images_below, open_pillow, read_image, read_size
+from .images import open_pillow, read_image, require_one_size
 from .labels import IGNORE, LabelSet
+from .stretch import Stretch
+from .walk import images_below
 
 Files = dict[str, list[Path]]  # by the name that pairs them
 

@@ -29,7 +29,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ..config.options import Chain
-from ..data.images import OpenImage
+from ..data.rasters import OpenImage
 from ..data.scenes import scene
 from ..model.fusion import ordered, resize
 from ..model.pretrained import Card

@@ -25,8 +25,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ..checkpoint.networks import load
-from ..data.images import OpenImage, open_image
+from ..data.images import open_image
 from ..data.labels import spread
+from ..data.rasters import OpenImage
 from ..model import HMSA, ordered
 from ..runs.errors import InputError, as_input_error
 from ..runs.machine import Precision, autocast, find_device, in_use, trim_memory

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data.images import OpenImage, read_image, to_rgb
+from ..data.images import read_image, to_rgb
 from ..data.labels import spread
+from ..data.rasters import OpenImage
 from ..report.pictures import palette_png
 from ..runs import InputError, replace
 

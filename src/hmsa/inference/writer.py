@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data.images import OpenImage, is_raster, open_pillow, rasterio
+from ..data.images import open_pillow
 from ..data.labels import IGNORE
+from ..data.rasters import OpenImage, is_raster, rasterio
 from ..model.pretrained import Card
 from ..report.pictures import colorize, heat, overlay, panel, thin
 from ..runs import InputError, replace

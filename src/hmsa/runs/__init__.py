@@ -4,7 +4,7 @@ from .errors import InputError, Interrupted, did_you_mean, first_line
 from .files import cache_folder, replace, sha256, sweep
 from .folder import Run, read_records, stamp
 from .outcome import Outcome, command_line
-from .progress import Progress, say
+from .progress import Progress, say, say_once
 
 __all__ = [
     "InputError",
@@ -19,6 +19,7 @@ __all__ = [
     "read_records",
     "replace",
     "say",
+    "say_once",
     "sha256",
     "stamp",
     "sweep",
