@@ -33,7 +33,8 @@ class Model(Strict):
     """The network; see `HMSA` and `Trunk`."""
 
     trunk: str = "hrnet_w18_small_v2"  # any timm name with features_only
-    pretrained: bool | str = False  # true: ImageNet weights of the trunk; or a local file
+    # true: ImageNet weights of the trunk; or a local file
+    pretrained: Annotated[bool | str, Field(union_mode="left_to_right")] = False
     stride: Literal[4, 8] = 4  # pixels per cell of the head; 8 dilates the trunk
     head: Literal["plain", "stacked", "ocr", "deeplab"] = "plain"  # deeplab needs stride 8
     # explicit works at the scales of the joint stage only

@@ -59,8 +59,10 @@ class Stretch:
         if values.dtype == np.uint8:
             return values
         low, high = np.array(self.ranges, np.float32).T
-        scaled: NDArray[Any] = (values - low) * (255 / (high - low))
-        return np.nan_to_num(scaled, copy=False).round().clip(0, 255).astype(np.uint8)
+        pixels: NDArray[np.uint8]
+        scaled = np.nan_to_num((values - low) * (255 / (high - low)), copy=False)
+        pixels = scaled.round().clip(0, 255).astype(np.uint8)
+        return pixels
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Any
 
 from ..checkpoint.files import GateCurve, fingerprint
 from ..config.options import Inference
-from ..data.images import decide, open_image, read_size
+from ..data.images import open_image, read_size
 from ..data.rasters import OpenImage
-from ..data.walk import SUFFIXES, images_below
+from ..data.walk import SUFFIXES
 from ..model.pretrained import Card
 from ..runs import InputError, Outcome, Progress, Run, say, stamp, sweep
 from ..runs.errors import as_input_error
