@@ -98,8 +98,6 @@ class Inference(Chain, Compute):
     """side in pixels of the parts that the network runs on; none: whole images; auto: by memory"""
     budget: Share | None = None
     """run scales above 1 in this share of an image only, where they count most"""
-    gate: Share | None = None
-    """or wherever their mean expected weight is at least this"""
 
 
 @Parameter(name="*")
