@@ -43,6 +43,8 @@ class Card:
     recipe: dict[str, Any] = field(default_factory=dict)  # of `hmsa train`
     metrics: dict[str, float] = field(default_factory=dict)  # step, and scores at that step
     gate: dict[str, Any] | None = None  # the curve that `hmsa gate` measured
+    bands: list[int] | None = None  # of images, from 1; none: RGB
+    stretch: list[list[float]] = field(default_factory=list)  # values that become 0 and 255
 
     @property
     def id2label(self) -> dict[int, str]:

@@ -33,6 +33,7 @@ class Trunk(nn.Module):
     pretrained: False, True (ImageNet weights, see `weights`), or the path of a local weight file.
     finest: `stride` unless given. official: HRNet and ResNet to the digit as in the official code:
     branches brought up bilinearly, every 3x3 of a dilated layer dilated, nothing ever padded.
+    in_channels: of the image; pretrained weights of the first convolution are widened to them.
     """
 
     def __init__(
@@ -42,13 +43,16 @@ class Trunk(nn.Module):
         stride: int = 4,
         finest: int | None = None,
         official: bool = False,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         probe = _create(name, stride)
         reductions = probe.feature_info.reduction()
         wanted = [i for i, s in enumerate(reductions) if s >= (finest or stride)]
         weights = find(name, pretrained)
-        self.extractor = _create(name, stride, weights, out_indices=tuple(wanted))
+        self.extractor = _create(
+            name, stride, weights, out_indices=tuple(wanted), in_chans=in_channels
+        )
         self.origin: dict[str, str] = {}  # of its weights: source, license, sha256
         if weights:
             require_all(self.extractor, weights)
@@ -57,8 +61,10 @@ class Trunk(nn.Module):
                 "sha256": hashed(self.extractor.state_dict()),
             }  # fmt: skip
         normal = timm.get_pretrained_cfg(name.split("/")[-1])
-        self.mean: Sequence[float] = normal.mean  # of the images that its weights were trained on
-        self.std: Sequence[float] = normal.std
+        # Of the images that its weights were trained on; timm repeats weights for further channels
+        channels = [channel % 3 for channel in range(in_channels)]
+        self.mean: Sequence[float] = [normal.mean[channel] for channel in channels]
+        self.std: Sequence[float] = [normal.std[channel] for channel in channels]
         self.channels: list[int] = self.extractor.feature_info.channels()
         self.strides: list[int] = self.extractor.feature_info.reduction()
         self.multiple = max(self.strides)
