@@ -74,7 +74,8 @@ class Trainer:
 
     def __init__(self, fabric: Fabric, model: HMSA, folder: Path, weight: Tensor) -> None:
         self.fabric, self.model, self.folder = fabric, model, folder
-        self.weight, self.saved = weight.to(fabric.device), read_state(folder / RESUME)
+        self.weight = weight.to(torch.get_default_dtype()).to(fabric.device)
+        self.saved = read_state(folder / RESUME)
         self.state = State(**self.saved.get("state", {}))
         self.metrics = Metrics(folder, self.state.total) if fabric.is_global_zero else None
 
@@ -223,8 +224,8 @@ def set_learning_rate(optimizer: Any, stage: Stage, step: int) -> float:
 
 
 def class_weights(pixels: np.ndarray[Any, Any], balance: float) -> Tensor:
-    """(median frequency / frequency) ** balance, `[K]` float32; 1 for classes that do not occur."""
+    """(median frequency / frequency) ** balance, `[K]` float64; 1 for classes that do not occur."""
     present = pixels > 0
     weight = np.ones(len(pixels))
     weight[present] = (np.median(pixels[present]) / pixels[present]) ** balance
-    return torch.tensor(weight, dtype=torch.float32)
+    return torch.from_numpy(weight)
