@@ -13,7 +13,7 @@ from ..checkpoint.files import GateCurve, fingerprint
 from ..config.options import Inference
 from ..data.images import SUFFIXES, OpenImage, open_image, read_size
 from ..model.pretrained import Card
-from ..runs import InputError, Outcome, Progress, Run, say, stamp, sweep
+from ..runs import CannotWrite, InputError, Outcome, Progress, Run, say, stamp
 from ..runs.errors import as_input_error
 from . import video
 from .export import OPEN, Exported
@@ -60,7 +60,6 @@ def predict(
 
     with Run(out, "predict", settings, overwrite=overwrite, mend=MEND) as run:
         todo = [item for item in found.items() if not is_done(*item)]
-        sweep(result for item in todo for result in writer.files(*item))
         images = [item for item in todo if item[0] not in videos]
         problems = []
         with Progress("predict", len(images)) as progress:
@@ -77,6 +76,8 @@ def predict(
                 (result,) = writer.files(name, file)
                 video.redraw(file, result, lambda frame: predictor(frame).overlay(frame))
                 run.add(name, stamps[file])
+            except CannotWrite:
+                raise
             except InputError as problem:
                 problems.append(_named(file, problem))
     kept, count = len(found) - len(todo), len(found) - len(problems)

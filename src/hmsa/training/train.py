@@ -21,11 +21,11 @@ from ..data.transforms import training_transform
 from ..evaluation.measure import score
 from ..inference.predictor import Predictor
 from ..model import HMSA, build
-from ..runs import InputError, Run, sweep
+from ..runs import InputError, Run
 from ..runs.errors import as_input_error
 from ..runs.machine import describe_machine, launch, loader_processes
 from .attend import PASSES, Passes
-from .trainer import BEST, LAST, RESUME, Outputs, Trainer, Work, class_weights
+from .trainer import BEST, RESUME, Outputs, Trainer, Work, class_weights
 
 STAGES = ("joint", "attention")
 
@@ -53,7 +53,6 @@ def train(
         mend = "continue with the same recipe, or name another --out"
         run = Run(folder, "train", settings, overwrite=not begun, mend=mend)
     with run:
-        sweep(folder / name for name in (BEST, LAST, RESUME))
         job = _Job(recipe, data, pictures, near)
         model = job.network(settings, fresh=not begun)
         trainer = Trainer(job.fabric, model, folder, job.class_weights())
