@@ -15,7 +15,7 @@ from ..data.images import open_image, read_size
 from ..data.rasters import OpenImage
 from ..data.walk import SUFFIXES
 from ..model.pretrained import Card
-from ..runs import InputError, Outcome, Progress, Run, say, stamp, sweep
+from ..runs import CannotWrite, InputError, Outcome, Progress, Run, say, stamp
 from ..runs.errors import as_input_error
 from . import video
 from .export import OPEN, Exported
@@ -62,7 +62,6 @@ def predict(
 
     with Run(out, "predict", settings, overwrite=overwrite, mend=MEND) as run:
         todo = [item for item in found.items() if not is_done(*item)]
-        sweep(result for item in todo for result in writer.files(*item))
         images = [item for item in todo if item[0] not in videos]
         problems = []
         with Progress("predict", len(images)) as progress:
@@ -79,6 +78,8 @@ def predict(
                 (result,) = writer.files(name, file)
                 video.redraw(file, result, lambda frame: predictor(frame).overlay(frame))
                 run.add(name, stamps[file])
+            except CannotWrite:
+                raise
             except InputError as problem:
                 problems.append(_named(file, problem))
     kept, count = len(found) - len(todo), len(found) - len(problems)

@@ -180,7 +180,7 @@ def _with_subclasses(kind: type[Any]) -> list[type[Any]]:
 def _replace(path: Path, content: bytes) -> None:
     """`hmsa.runs.replace`, again because `hmsa.model` imports nothing else of hmsa."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".hmsa-{os.getpid()}-{path.name}")
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)

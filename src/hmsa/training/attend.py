@@ -32,7 +32,7 @@ from ..inference.predictor import Predictor
 from ..model import HMSA, Encoded, PairScaleAttention, ScaleAttention
 from ..model.fusion import ordered
 from ..model.weights import hashed
-from ..runs import InputError, Progress, replace, say, sweep
+from ..runs import InputError, Progress, replace, say
 from ..runs.errors import as_input_error
 from ..runs.machine import in_use, launch
 from .trainer import BEST, LAST, RESUME, Outputs, Trainer, Work, class_weights
@@ -141,7 +141,6 @@ class HeadJob:
     def train(self, out: Path) -> dict[str, Any]:
         """Write best.safetensors into the run folder `out`; returns what came of it, as JSON."""
         began, model, options, learn = time.monotonic(), self.model, self.options, self.learn
-        sweep(out / name for name in (BEST, LAST, RESUME))
         passes = Passes(out / PASSES, self.fabric, model, model.card.scales, self._load)
         self.fabric.to_device(model)
         next(passes.compute([0]))

@@ -22,11 +22,11 @@ from ..data.transforms import training_transform
 from ..evaluation.measure import score
 from ..inference.predictor import Predictor
 from ..model import HMSA, build
-from ..runs import InputError, Run, sweep
+from ..runs import InputError, Run
 from ..runs.errors import as_input_error
 from ..runs.machine import describe_machine, is_first, launch, loader_processes, processes, total
 from .attend import PASSES, Passes
-from .trainer import BEST, LAST, METRICS, RESUME, Outputs, Trainer, Work, class_weights
+from .trainer import BEST, RESUME, Outputs, Trainer, Work, class_weights
 
 STAGES = ("joint", "attention")
 
@@ -61,8 +61,6 @@ def train(
         fabric = launch(recipe.accelerator, world, recipe.precision)
         if fabric.is_global_zero and run is None:
             raise InputError(f"{folder}: another process trains here; start training by torchrun")
-        if run:
-            sweep(folder / name for name in (BEST, LAST, RESUME, METRICS))
         job = _Job(recipe, fabric, data, pictures, near)
         model = job.network(settings, fresh=not begun)
         trainer = Trainer(fabric, model, folder, job.class_weights())
