@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..runs import InputError
 from .descriptions import describe, label_set
-from .images import open_pillow, read_image, require_one_size
+from .images import decide, open_pillow, read_image, require_one_size
 from .labels import IGNORE, LabelSet
 from .lists import read_list
 from .pairs import Pair, find_split, pairs_of
@@ -32,7 +32,7 @@ class Dataset:
     border: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, right, bottom, left: labels ignored
     categories: dict[str, tuple[int, ...]] = field(default_factory=dict)  # name -> train ids
     instance_sizes: tuple[float, ...] = ()  # K mean pixels of an instance, nan: has none
-    stretch: Stretch = Stretch()
+    stretch: Stretch = Stretch()  # how its images become 8 bits
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -70,6 +70,12 @@ class Dataset:
         with open_pillow(file) as image:
             ids = np.asarray(image).astype(np.int64)
         return ids * (ids > 1000)  # as Cityscapes stores them: below, a class or a group
+
+    def stretched(self, stretch: Stretch) -> Dataset:
+        """The same, with images as a network with `stretch` takes them; where that leaves the range
+        open, the description's counts, or else one is decided and said."""
+        known = replace(stretch, ranges=stretch.ranges or self.stretch.ranges)
+        return replace(self, stretch=decide([pair.image for pair in self.pairs], known))
 
     def only(self, indices: Iterable[int]) -> Dataset:
         """The same, of these images alone."""

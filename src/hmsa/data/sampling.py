@@ -230,7 +230,7 @@ def _open_extra(
         )
     own = extra.confidence
     further = further.trusting(sampling.confidence if own is None else own)
-    return replace(further, border=extra.border)
+    return replace(further, border=extra.border, stretch=dataset.stretch)
 
 
 def _pools(dataset: Dataset, extras: list[ExtraSet], tile: int) -> Pools:

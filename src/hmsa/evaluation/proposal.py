@@ -20,6 +20,7 @@ from .calibration import Calibration, precise, surest
 
 def calibrate(predictor: Predictor, dataset: Dataset) -> Calibration:
     """How often the predictor is right on a labelled split, by class and confidence."""
+    dataset = dataset.stretched(predictor.stretch)
     calibration = Calibration(len(dataset.labels.names))
     with Progress("held-out", len(dataset)) as progress:
         for index in range(len(dataset)):

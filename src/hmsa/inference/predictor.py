@@ -29,6 +29,7 @@ from ..data.labels import spread
 from ..data.rasters import OpenImage
 from ..data.stretch import Stretch
 from ..model import HMSA, ordered
+from ..model.pretrained import Card
 from ..runs.errors import InputError, as_input_error
 from ..runs.machine import Precision, autocast, find_device, in_use, trim_memory
 from ..runs.memory import free_memory, peak_of
@@ -61,7 +62,7 @@ class Predictor:
     tile: pixels of a side that go through the network at once, at each scale; "auto": tiles only
     where an image would not fit into half of the free memory; None: never. halo: see `tiling`.
     gate: leave out finer scales where they would not count.
-    stretch: how files become 8 bits, ranges such as [(0, 3000)]; default: as the network's card says.
+    stretch: values of wider types that become 0 and 255, as [(0, 3000)]; default: as in the card.
     """
 
     def __init__(

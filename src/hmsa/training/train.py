@@ -6,6 +6,7 @@ import copy
 import shutil
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -91,7 +92,8 @@ class _Job:
         self.say = partial(fabric.print, file=sys.stderr)  # the first process alone
         fabric.seed_everything(recipe.seed, verbose=False)
         learn = open_dataset(data, recipe.data.train, pictures).trusting(sampling.confidence)
-        self.val = open_dataset(data, recipe.data.val, pictures)
+        learn = learn.stretched(learn.stretch)
+        self.val = replace(open_dataset(data, recipe.data.val, pictures), stretch=learn.stretch)
         if not self.val.frequencies().any():  # also finds wrong labels now
             raise InputError(
                 f"{self.val.source}: nothing is labelled in split {self.val.split}, which chooses "
@@ -106,6 +108,7 @@ class _Job:
         """The network to train, not yet with the weights of a run to resume."""
         recipe, learn, fabric = self.recipe, self.learn, self.fabric
         network = recipe.model.model_dump() | {"classes": len(learn.labels.names)}
+        network["in_channels"] = learn.stretch.channels
         if recipe.model.fusion == "explicit":
             network["scales"] = recipe.joint.scales
         with as_input_error(), fabric.init_module():
@@ -114,6 +117,8 @@ class _Job:
         card.names, card.palette = list(learn.labels.names), list(learn.labels.palette)
         card.recipe, card.flip = settings, recipe.inference.flip
         card.long_edge = recipe.data.long_edge
+        card.bands = [*learn.stretch.bands] if learn.stretch.bands else None
+        card.stretch = [[*ends] for ends in learn.stretch.ranges]
         card.trained_on |= {
             "dataset": learn.source.name, "split": learn.split, "pictures": len(learn)
         }  # fmt: skip
@@ -139,7 +144,7 @@ class _Job:
             if stage.steps and trained is not None:
                 trial.eval()
                 trained.train()
-                images = torch.empty(stage.batch, 3, *stage.crop, device="meta")
+                images = torch.empty(stage.batch, model.channels, *stage.crop, device="meta")
                 try:
                     trial(images, stage.scales)
                 except ValueError as error:
