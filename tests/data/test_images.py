@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hmsa.data.images import MAX_PIXELS, images_below, open_image, read_image, read_size
+from hmsa.data.images import open_image, read_image, read_size
+from hmsa.data.rasters import MAX_PIXELS
+from hmsa.data.walk import images_below
 from hmsa.runs.errors import InputError
 
 RED = (200, 30, 40)

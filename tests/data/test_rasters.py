@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hmsa.check.scan import scan_file
-from hmsa.data.images import Raster, open_image, read_image, read_size
-from hmsa.data.images import rasterio as the_module
+from hmsa.data.images import open_image, read_image, read_size
+from hmsa.data.rasters import Raster
+from hmsa.data.rasters import rasterio as the_module
 from hmsa.runs.errors import InputError
 
 pytest.importorskip("rasterio")
@@ -96,11 +97,7 @@ def test_a_window_is_a_part_of_the_whole(tmp_path_factory, data):
             np.testing.assert_array_equal(picture.read(rows, cols), whole[rows, cols])
     pillow = without_rasterio(file)
     apart = count > 2 and options.get("interleave") == "band"
-    if pillow is None or (apart and (not in_colors or dtype == "uint16")):
-        return  # Pillow shows the first of separate bands alone, and mixes up those of 16 bits
-    if dtype == "uint16" and count > 2 and values.max() < 256:
-        assert not pillow.any(), "its high bytes; the low ones are lost to Pillow"
-    else:
+    if pillow is not None and (in_colors or not apart):  # of separate bands Pillow shows the first
         np.testing.assert_array_equal(whole, pillow)
 
 
@@ -137,12 +134,11 @@ def noise(count: int, dtype: object = np.uint8, top: int = 256) -> np.ndarray:
         (noise(12), lambda b: b[:3]),
         (noise(1, np.uint16, 65536), lambda b: np.rint(b / 257)[[0, 0, 0]]),
         (noise(1, np.uint16, 256), lambda b: b[[0, 0, 0]]),
-        (noise(4, np.uint16, 65536), lambda b: b[:3] // 256),
-        (noise(13, np.uint16, 10000), lambda b: b[:3] // 256),
+        (noise(4, np.uint16, 65536), lambda b: np.rint(b[:3] / 257)),
         (noise(4, np.uint16, 256), lambda b: b[:3]),
         (noise(5, np.float32, 2), lambda b: b[:3] * 255),
         (noise(5, np.float32, 256), lambda b: b[:3]),
-        (noise(1, np.int16) - 100, lambda b: np.maximum(b, 0)[[0, 0, 0]]),
+        (noise(1, np.int16), lambda b: b[[0, 0, 0]]),
     ],
 )
 def test_bands_and_types(tmp_path, bands, expected):
@@ -151,11 +147,11 @@ def test_bands_and_types(tmp_path, bands, expected):
 
 
 def test_the_range_is_that_of_the_whole_picture_not_of_the_window(tmp_path):
-    values = np.full((1, 30, 40), 0.5, np.float32)
-    values[0, 29, 39] = 200
+    values = noise(1, np.float32, 2) / 2
+    values[0, 15:] *= 400
     with open_image(write(tmp_path / "a.tif", values)) as picture:
-        assert not picture.read(slice(0, 9), ALL).any()
-        assert picture.read(slice(29, 30), slice(39, 40)).tolist() == [[[200] * 3]]
+        assert picture.read(slice(0, 9), ALL).max() <= 1
+        assert picture.read(slice(20, 30), ALL).max() == 200
 
 
 def test_nodata_is_black_and_widens_no_range(tmp_path):

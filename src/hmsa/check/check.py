@@ -16,9 +16,11 @@ from typing import Any, Literal
 
 import yaml
 
-from ..data.datasets import list_files, read_list
-from ..data.descriptions import Split, describe, find_split, folders, label_set
+from ..data.descriptions import describe, label_set
 from ..data.labels import IGNORE, LabelSet
+from ..data.lists import read_list
+from ..data.pairs import find_split, folders, list_files
+from ..data.schema import Split
 from ..runs import InputError
 from .alike import Hashed, clips, near_copies
 from .scan import FileScan, scan
@@ -115,7 +117,7 @@ def check(path: Path, splits: Sequence[str] = (), data: Path | None = None) -> F
     file, description, root = describe(path, data)
     found = Findings(path, root.resolve(), label_set(description, file))
     for name in splits or description.splits:
-        split = find_split(description, name, path)
+        split = find_split(description, name, root, path)
         optional = name in description.optional and not splits
         if isinstance(split, Split):
             _list_folders(found, name, split, optional)

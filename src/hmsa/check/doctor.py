@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from ..data.images import images_below
+from ..data.walk import images_below
 from ..report.page import Table
 from ..runs import InputError
 from .encodings import MOST, PLAIN, Guess, Scans, guess

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageStat
 from pydantic import BaseModel
 
-from ..data.images import open_image, open_pillow
+from ..data.images import open_image, read_stored
 from ..data.labels import LabelSet, pack
 from ..runs import InputError, Progress, Run, cache_folder, stamp
 
@@ -65,21 +65,20 @@ def _scan_image(path: Path) -> FileScan:
 
 
 def _scan_label(path: Path, labels: LabelSet) -> FileScan:
-    with open_pillow(path) as picture:
-        picture.load()
-        try:
-            foreign, raw = "", labels.raw_of(picture, path)
-        except InputError as error:
-            foreign, raw = str(error), pack(np.asarray(picture.convert("RGB")))
-        values, counts = np.unique(raw.astype(np.int64), return_counts=True)
-        most = np.argsort(-counts, kind="stable")[:MOST_VALUES]
-        return FileScan(
-            mode=picture.mode,
-            size="{}x{}".format(*picture.size),
-            values=dict(zip(values[most].tolist(), counts[most].tolist(), strict=True)),
-            lossy=picture.format == "JPEG",
-            foreign=foreign,
-        )
+    stored = read_stored(path)
+    try:
+        foreign, raw = "", labels.raw_of(stored, path)
+    except InputError as error:
+        foreign, raw = str(error), pack(stored.rgb())
+    values, counts = np.unique(raw.astype(np.int64), return_counts=True)
+    most = np.argsort(-counts, kind="stable")[:MOST_VALUES]
+    return FileScan(
+        mode=stored.mode,
+        size="{1}x{0}".format(*raw.shape),
+        values=dict(zip(values[most].tolist(), counts[most].tolist(), strict=True)),
+        lossy=stored.lossy,
+        foreign=foreign,
+    )
 
 
 def scan(root: Path, files: Mapping[Path, LabelSet | None]) -> dict[Path, FileScan]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.images import open_pillow, read_image
+from ..data.images import read_image, read_stored
 from ..report.page import SIDE, Card, Cell, Figure, Page, Section, Table
 from ..report.pictures import WRONG, colorize, overlay, thin
 from .check import Findings, Problem
@@ -98,8 +98,7 @@ def _figure(found: Findings, path: Path) -> Figure:
 
 def _label(found: Findings, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Train ids `[H,W]`, K for unknown values, not much larger than a page shows; their colours."""
-    with open_pillow(path) as image:
-        raw = thin(found.classes.raw_of(image, path), 2 * SIDE)
+    raw = thin(found.classes.raw_of(read_stored(path), path), 2 * SIDE)
     values, where = np.unique(raw, return_inverse=True)
     known, unknown = found.classes.train_ids(), len(found.classes.names)
     ids = np.array([known.get(value, unknown) for value in values.tolist()], np.uint8)

@@ -110,6 +110,7 @@ def measure(predictor: Predictor, dataset: Dataset, submission: Path | None = No
     values, named like the images. Raises InputError where its labels are colours."""
     if submission and dataset.labels.encoding != "index":
         raise InputError(f"no submission of {dataset.source}: its labels are colours; leave it out")
+    dataset = dataset.stretched(predictor.stretch)
     found = Evaluation(dataset, predictor.scales, predictor.model.fusion)
     for index, image, label in read_all(dataset, "evaluate"):
         prediction = predictor(image, detail=True)
@@ -140,6 +141,7 @@ def score(predictor: Predictor, dataset: Dataset, rank: int = 0, processes: int 
 
 def gate_curve(predictor: Predictor, dataset: Dataset) -> list[GatePoint]:
     """What each share of the finer scales costs and reaches; the predictor comes without a gate."""
+    dataset = dataset.stretched(predictor.stretch)
     confusion = [Confusion(len(dataset.labels.names)) for _ in SHARES]
     sums = np.zeros((len(SHARES), 2))  # cost and agreement of each image
     for _, image, label in read_all(dataset, "gate"):

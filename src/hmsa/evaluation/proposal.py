@@ -22,6 +22,7 @@ from .measure import read_all
 
 def calibrate(predictor: Predictor, dataset: Dataset) -> Calibration:
     """How often the predictor is right on a labelled split, by class and confidence."""
+    dataset = dataset.stretched(predictor.stretch)
     calibration = Calibration(len(dataset.labels.names))
     for _, image, label in read_all(dataset, "held-out"):
         prediction = predictor(image)

@@ -23,7 +23,7 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow import ArrowException, parquet
 from pyarrow.fs import FileSystem
 
-from ..data.images import SUFFIXES
+from ..data.walk import SUFFIXES
 from ..runs import InputError, first_line
 
 Row = dict[str, Any]  # what is known of one image, by column

@@ -43,6 +43,8 @@ class Card:
     recipe: dict[str, Any] = field(default_factory=dict)  # of `hmsa train`
     metrics: dict[str, float] = field(default_factory=dict)  # step, and scores at that step
     gate: dict[str, Any] | None = None  # the curve that `hmsa gate` measured
+    bands: list[int] | None = None  # of images, from 1; none: RGB
+    stretch: list[list[float]] = field(default_factory=list)  # values that become 0 and 255
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -178,7 +180,7 @@ def _with_subclasses(kind: type[Any]) -> list[type[Any]]:
 def _replace(path: Path, content: bytes) -> None:
     """`hmsa.runs.replace`, again because `hmsa.model` imports nothing else of hmsa."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".hmsa-{os.getpid()}-{path.name}")
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)

@@ -12,6 +12,8 @@ from typing import Any
 
 from .progress import say
 
+SOME_FAILED = 3  # exit code: done, but some files could not be processed
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -20,7 +22,7 @@ class Outcome:
     table: anything that rich can print, for people. summary: the JSON object in the last line;
     long: too long for people, so only --json prints it.
     path: what was made, printed where there is no summary. notes: lines for people, on stderr.
-    problems: one line for each file that could not be processed; the exit code is then 2.
+    problems: one line for each file that could not be processed; the exit code is then 3.
     failure: why the whole failed although the input was right; the exit code is then 1.
     code: another exit code, where the summary or table shows why.
     """
@@ -50,7 +52,7 @@ class Outcome:
             print(self.path)
         if self.code is not None:
             return self.code
-        return 1 if self.failure else 2 if self.problems else 0
+        return 1 if self.failure else SOME_FAILED if self.problems else 0
 
 
 def to_json(summary: dict[str, Any]) -> str:

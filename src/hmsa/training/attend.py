@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map, tree_map_only
 
-from ..checkpoint.files import GateCurve, amend, hashed
+from ..checkpoint.files import GateCurve, amend
 from ..checkpoint.networks import allow, find
 from ..config.options import Compute, HeadTraining
 from ..config.recipe import Attention, Stage
@@ -31,7 +31,8 @@ from ..evaluation.measure import gate_curve
 from ..inference.predictor import Predictor
 from ..model import HMSA, Encoded, PairScaleAttention, ScaleAttention
 from ..model.fusion import ordered
-from ..runs import InputError, Progress, replace, say, sweep
+from ..model.weights import hashed
+from ..runs import InputError, Progress, replace, say
 from ..runs.errors import as_input_error
 from ..runs.machine import in_use, launch
 from .trainer import BEST, LAST, RESUME, Outputs, Trainer, Work, class_weights
@@ -56,13 +57,14 @@ class Passes:
     scales: Sequence[float]
     load: Callable[[int], tuple[Tensor, Tensor]]
 
-    def compute(self, numbers: Sequence[int]) -> None:
-        """Run the network on the images that it has not run on before."""
-        missing = [number for number in numbers if not self.file(number).is_file()]
-        with Progress("frozen network", len(missing)) as progress:
-            for number in missing:
-                replace(self.file(number), partial(torch.save, self._run(number)))
+    def compute(self, numbers: Sequence[int]) -> Iterator[None]:
+        """Run the network on the images that it has not run on before, one at a time."""
+        with Progress("frozen network", len(numbers)) as progress:
+            for number in numbers:
+                if not self.file(number).is_file():
+                    replace(self.file(number), partial(torch.save, self._run(number)))
                 progress.advance()
+                yield
 
     @torch.no_grad()
     def _run(self, number: int) -> Any:
@@ -90,7 +92,6 @@ class Passes:
         self, stage: Stage, numbers: Sequence[int], seed: Sequence[int], network: Any, start: int
     ) -> Outputs:
         """Of the attention head on images drawn from `numbers`; see `Work`."""
-        self.compute(numbers)
         for step in range(start, stage.steps):
             random = np.random.default_rng((*seed, step))
             drawn = random.choice(numbers, min(stage.batch, len(numbers)), replace=False)
@@ -140,22 +141,23 @@ class HeadJob:
     def train(self, out: Path) -> dict[str, Any]:
         """Write best.safetensors into the run folder `out`; returns what came of it, as JSON."""
         began, model, options, learn = time.monotonic(), self.model, self.options, self.learn
-        sweep(out / name for name in (BEST, LAST, RESUME))
         passes = Passes(out / PASSES, self.fabric, model, model.card.scales, self._load)
         self.fabric.to_device(model)
-        passes.compute([0])
+        next(passes.compute([0]))
         most = int(options.cache * 2**30 / passes.file(0).stat().st_size)
         if most < 2:
             raise InputError(f"--cache: {options.cache:g} GiB are too little for two images")
         fit, held = _parts(len(learn), min(most, options.images))
-        passes.compute([*fit, *held])
         model.card.trained_on |= {"pictures": len(fit) + len(held)}
         stage = Attention(  # one image in a step, as their sizes may differ
             steps=options.steps, batch=1, penalty=options.penalty, validate_every=VALIDATE_EVERY
         )
         head, outputs = model.attention, partial(passes.outputs, stage, fit, [options.seed])
         validate, scales = partial(_held_out_miou, passes, held), model.card.scales
-        work = Work("attention", stage, cast(nn.Module, head), scales, outputs, validate, PATIENCE)
+        work = Work(
+            "attention", stage, cast(nn.Module, head), scales, outputs, validate,
+            passes.compute([*fit, *held]), PATIENCE,
+        )  # fmt: skip
         weight = class_weights(learn.only([*fit, *held]).frequencies(), BALANCE)
         state = Trainer(self.fabric, model, out, weight).run(work)
         if scales[-1] > 1 and not options.pairs:
