@@ -48,9 +48,16 @@ class Library(NamedTuple):
 
 
 def load(source: str | Path) -> HMSA:
-    """`HMSA.from_pretrained` for the command line: raises InputError."""
+    """`HMSA.from_pretrained` for the command line. Raises InputError, also for weights of NaN."""
     with as_input_error():
-        return HMSA.from_pretrained(source)
+        model = HMSA.from_pretrained(source)
+    for name, weight in model.state_dict().items():
+        if weight.is_floating_point() and not weight.isfinite().all():
+            raise InputError(
+                f"{source}: {name} is not finite, so its training diverged; give an earlier "
+                "checkpoint, or train again with a smaller learning rate"
+            )
+    return model
 
 
 def find(source: str | Path) -> NetworkInfo:

@@ -107,13 +107,20 @@ class Evaluation:
 
 def measure(predictor: Predictor, dataset: Dataset, submission: Path | None = None) -> Evaluation:
     """One pass over the split. submission: folder for predictions in the dataset's own label
-    values, named like the images. Raises InputError where its labels are colours."""
+    values, named like the images. Raises InputError where its labels are colours or, but for a
+    submission, nothing is labelled, and where the network's output is no number."""
     if submission and dataset.labels.encoding != "index":
         raise InputError(f"no submission of {dataset.source}: its labels are colours; leave it out")
+    require_labels(dataset, needed=not submission)
     dataset = dataset.stretched(predictor.stretch)
     found = Evaluation(dataset, predictor.scales, predictor.model.fusion)
     for index, image, label in read_all(dataset, "evaluate"):
         prediction = predictor(image, detail=True)
+        if not prediction.confidence.all():  # the highest of K probabilities is at least 1 / K
+            raise InputError(
+                f"{dataset.pairs[index].image}: the network's output is not a number there; try "
+                "--precision fp32, or another checkpoint"
+            )
         found.add(index, label, prediction)
         if submission:
             raw = Image.fromarray(dataset.labels.to_raw(prediction.label))
@@ -128,6 +135,16 @@ def read_all(dataset: Dataset, what: str) -> Iterator[tuple[int, Bytes, Bytes]]:
         for index in range(len(dataset)):
             yield index, *dataset.read(index)
             progress.advance()
+
+
+def require_labels(dataset: Dataset, needed: bool = True) -> None:
+    """Read every label, before the work. Raises InputError for a bad one and, if labels are
+    `needed`, where no pixel has one."""
+    if not dataset.frequencies().any() and needed:
+        raise InputError(
+            f"{dataset.source}: nothing is labelled in split {dataset.split}, every pixel is "
+            "ignored; name another split, or correct `ignore` in the description"
+        )
 
 
 def score(predictor: Predictor, dataset: Dataset, rank: int = 0, processes: int = 1) -> Confusion:
