@@ -176,3 +176,10 @@ def test_refused(hmsa, folder, tmp_path, images, labels, says):
     assert (ran.code, ran.out) == (2, "")
     assert says in ran.err
     assert len(ran.err.splitlines()) == 1
+
+
+def test_val_is_held_out_where_there_is_none(hmsa, folder):
+    root = folder(*((f"images/{i}{{}}.jpg", f"labels/{i}{{}}.png", INDEX) for i in range(5)))
+    assert hmsa("data", "check", root, "--fix").code == 0
+    found = json.loads(hmsa("data", "check", root, "--json").out)
+    assert {split: n["pairs"] for split, n in found["pairs"].items()} == {"train": 12, "val": 3}

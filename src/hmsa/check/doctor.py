@@ -30,6 +30,7 @@ _ENDING = re.compile(
     r"[a-z0-9]*([-_. ][a-z]+)*$",
     re.IGNORECASE,
 )
+_HOLD_OUT_OF = 10  # pairs, at least, a fifth of which becomes val where there is none
 _SAMPLE = 8  # files by whose content images are told from labels
 
 
@@ -115,6 +116,8 @@ def description(groups: Sequence[Group]) -> dict[str, Any] | None:
     for group in sorted(most, key=lambda each: each.folder):
         name = (group.images.split if group.images and len(most) > 1 else "") or "train"
         splits[group.pattern if name in splits else name] = _split(group, groups)
+    if splits.keys() == {"train"} and len(most[0].files) >= _HOLD_OUT_OF:
+        splits["val"] = {"held_out_of": "train"}
     return {"path": ".", "splits": splits, **table}
 
 
