@@ -130,8 +130,11 @@ def check(path: Path, splits: Sequence[str] = (), data: Path | None = None) -> F
         images, labels = {p.name: p.image for p in pairs}, {p.name: p.label for p in pairs}
         found.parts.append(Part(name, images, labels, optional))
     if not found.parts:
-        reason = found.problems[0].message if found.problems else "no split is there"
-        raise InputError(f"{path}: nothing to check; {reason}; pass --data?")
+        reason, mend = "no split is there", "; correct it or pass --data FOLDER"
+        if found.problems:
+            reason = found.problems[0].message
+            mend *= found.problems[0].kind != "no list"
+        raise InputError(f"{path}: nothing to check; {reason}{mend}")
     own = {pair for part in found.parts if not part.optional for pair in part.pairs}
     found.parts = [p for p in found.parts if not p.optional or {*p.pairs} - own]
     files: dict[Path, LabelSet | None] = {}
