@@ -68,6 +68,7 @@ LAYOUTS = {
         for s in BOTH
         for kind, label in (("labelIds", IDS), ("color", RGB), ("instanceIds", OBJECTS))
     ],
+    "names of macOS": [("images/e\u0301{}.jpg", "labels/\u00e9{}.png", INDEX)],
     "names that say nothing": [("A/{}.png", "B/{}.png", INDEX)],
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import yaml
 
@@ -80,7 +81,7 @@ def examine(root: Path) -> list[Group]:
         folder, name = _divide(file.relative_to(root), file.parent in mixed)
         ending = match[0] if (match := _ENDING.search(name)) else ""
         group = found.setdefault((folder, ending), Group(folder, ending))
-        name = name.removesuffix(ending)
+        name = normalize("NFC", name.removesuffix(ending))  # archives of macOS have NFD
         if (other := group.files.setdefault(name, file)) != file:
             raise InputError(
                 f"{other} and {file} have the same name; put images and labels into two folders"
