@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from hmsa.check.check import check
+from hmsa.data.descriptions import KNOWN
+from hmsa.data.schema import read_description
 from hmsa.runs import InputError
 
 LABEL = np.array([[0, 1, 2, 255], [2, 2, 1, 0]], np.uint8)
@@ -249,3 +251,9 @@ def test_what_a_message_proposes_works(folder_dataset, checked, label, mend, say
     (error,) = checked(folder_dataset({"a": label})).of("error")
     assert re.search(says, error.message), error.message
     assert not checked(folder_dataset({"a": label}, **mend)).of("error")
+
+
+def test_optional_splits_of_known_layouts_exist():
+    for file in KNOWN.values():
+        description = read_description(file)
+        assert {*description.optional} < description.splits.keys(), file
