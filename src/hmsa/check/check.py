@@ -239,8 +239,8 @@ def _check_labels(found: Findings, part: Part) -> None:
         for path, each in plain.items()
     }
     wholly = [path for path in void if void[path] == 1]
-    for_submission = "unlabelled split" if part.optional else "nothing labelled"
-    found.add(for_submission if len(wholly) == len(void) else "wholly void", name, wholly)
+    of_all = "unlabelled split" if part.optional else "nothing labelled"
+    found.add(of_all if len(wholly) == len(void) else "wholly void", name, wholly)
     found.add("mostly void", name, [path for path in void if 0.5 <= void[path] < 1])
     never = [title for title, raw in table if not values[raw]]
     if never and len(wholly) < len(void):

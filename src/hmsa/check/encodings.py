@@ -15,7 +15,7 @@ from ..data.labels import LabelSet, unpack
 from .scan import FileScan
 
 MOST = 64  # colours; with more it is no palette
-PLAIN = LabelSet(("",), ((0, 0, 0),), (0,))  # values as they are
+PLAIN = LabelSet((), (), ())  # values as they are
 Scans = Mapping[Path, FileScan]
 
 
