@@ -44,7 +44,7 @@ def is_raster(path: Path, content: bytes | None = None) -> bool:
     bits, colors = {*tags[_BITS]}, tags[_COLORS]
     return (
         len(bits) == 1
-        and bits <= {8, 16, 32, 64}
+        and bits <= {*range(8, 17), 32, 64}
         and (colors in (1, 2) or (colors, tags.get(_COMPRESSION)) == (6, 7))  # or YCbCr in JPEG
         and {*tags.get(_FORMAT, (1,))} <= {1, 2, 3}  # no complex numbers
         and 1 not in tags.get(_EXTRA, ())  # alpha that colours are multiplied by

@@ -135,9 +135,8 @@ def _matches(text: str, out: Path | None) -> Iterable[tuple[PurePath, Path]]:
     below = images_below(path, known) if path.is_dir() else _glob(text, known)
     images = [file for file in below if not _is_result(file, out)]
     if not images:
-        raise InputError(
-            f"no image matches {text!r}; give files, folders or a glob of {', '.join(sorted(known))}"
-        )
+        some = ", ".join(sorted(known))
+        raise InputError(f"no image matches {text!r}; give files, folders or a glob of {some}")
     return [(f.relative_to(path) if path.is_dir() else Path(f.name), f) for f in images]
 
 

@@ -272,6 +272,12 @@ def stretch_of(card: Card, ranges: Sequence[tuple[float, float]] | None = None) 
     return Stretch(tuple(card.bands) if card.bands else None, tuple(ranges or stored))
 
 
+def store_stretch(card: Card, stretch: Stretch) -> None:
+    """Keep in the card of a network how the images that it learns from become 8 bits."""
+    card.bands = [*stretch.bands] if stretch.bands else None
+    card.stretch = [[low, high] for low, high in stretch.ranges]
+
+
 def _pixels(image: Pixels, channels: int) -> Tensor | OpenImage:
     """`[1,C,H,W]`, uint8 or float; a very large `OpenImage` is read later, part by part."""
     if isinstance(image, OpenImage) and math.prod(image.size) > _BLOCK**2:

@@ -61,6 +61,9 @@ class Card:
             card = cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
             card.palette = [(r, g, b) for r, g, b in card.palette]
             card.network, card.scales = dict(card.network), [float(s) for s in card.scales]
+            card.stretch = [[float(low), float(high)] for low, high in card.stretch]
+            if card.bands is not None and not all(int(band) > 0 for band in card.bands):
+                raise ValueError(f"bands {card.bands} are not counted from 1")
         except (TypeError, ValueError) as error:
             raise ValueError(f"{source}: damaged card: {error}") from None
         return card

@@ -21,7 +21,7 @@ from ..data.datasets import Dataset, open_dataset
 from ..data.sampling import Mix, TrainingStream, batches, open_mix
 from ..data.transforms import training_transform
 from ..evaluation.measure import score
-from ..inference.predictor import Predictor
+from ..inference.predictor import Predictor, store_stretch
 from ..model import HMSA, build
 from ..runs import InputError, Run
 from ..runs.errors import as_input_error
@@ -117,8 +117,7 @@ class _Job:
         card.names, card.palette = list(learn.labels.names), list(learn.labels.palette)
         card.recipe, card.flip = settings, recipe.inference.flip
         card.long_edge = recipe.data.long_edge
-        card.bands = [*learn.stretch.bands] if learn.stretch.bands else None
-        card.stretch = [[*ends] for ends in learn.stretch.ranges]
+        store_stretch(card, learn.stretch)
         card.trained_on |= {
             "dataset": learn.source.name, "split": learn.split, "pictures": len(learn)
         }  # fmt: skip
