@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,30 +78,32 @@ class Evaluation:
 
     def summary(self) -> dict[str, Any]:
         """The JSON object; scripts rely on its keys. What has no score is nan."""
-        own, names, groups = self.confusion[self.own], self.names, self.dataset.categories
+
+        def of(names: Iterable[str], scores: Tensor) -> dict[str, float]:
+            return dict(zip(names, scores.tolist(), strict=True))
+
+        own, boundary = self.confusion[self.own], self.boundary
         miou: dict[str, Any] = {name: each.miou() for name, each in self.confusion.items()}
         single = {f"{scale:g}": miou.pop(f"{scale:g}") for scale in self.scales}
-        boundary = {"f1": self.boundary.f1(), "iou": self.boundary.iou()}
         scores: dict[str, Any] = {
-            "iou": dict(zip(names, own.iou().tolist(), strict=True)),
+            "iou": of(self.names, own.iou()),
             "accuracy": own.accuracy(),
             "mean_accuracy": float(own.recall().nanmean()),
             "weighted_iou": own.weighted_iou(),
-            "boundary": {name: float(each.nanmean()) for name, each in boundary.items()},
+            "boundary": of(("f1", "iou"), torch.stack([boundary.f1(), boundary.iou()]).nanmean(1)),
             "calibration": {"ece": self.calibration.ece()},
         }
-        if groups:
+        if groups := self.dataset.categories:
             merged = own.grouped([*groups.values()])
-            scores["category_iou"] = dict(zip(groups, merged.iou().tolist(), strict=True))
-            scores["category_miou"] = merged.miou()
+            scores |= {"category_iou": of(groups, merged.iou()), "category_miou": merged.miou()}
         if self.instances:
-            each = dict(zip(names, self.instances.iou().tolist(), strict=True))
-            scores["instance_iou"] = {"mean": float(self.instances.iou().nanmean()), "class": each}
+            iou = self.instances.iou()
+            scores["instance_iou"] = {"mean": float(iou.nanmean()), "class": of(self.names, iou)}
         summary = {"miou": {"single": single, **miou}, "images": len(self.mious)}
         summary |= {name: {self.own: score} for name, score in scores.items()}
         if self.weights.any():
-            rows = [dict(zip(single, row, strict=True)) for row in self.mean_weights().tolist()]
-            summary["weight"] = dict(zip(names, rows, strict=True))
+            rows = zip(self.names, self.mean_weights(), strict=True)
+            summary["weight"] = {name: of(single, weights) for name, weights in rows}
         return summary
 
 

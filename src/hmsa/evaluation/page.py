@@ -32,11 +32,16 @@ def verdict(found: Evaluation) -> str:
     if math.isnan(own):
         return "No score: no pixel has a label."
     single = max(map("{:g}".format, found.scales), key=scores.__getitem__)
-    rivals = {single: f"the best single scale, {_title(single)}", "average": "average pooling"}
-    gaps = [
-        f"{difference(own, scores[name]).text} against {rival} ({percent(scores[name]).text})"
-        for name, rival in rivals.items()
-    ]
+
+    def gap(name: str, rival: str) -> str:
+        return (
+            f"{difference(own, scores[name]).text} against {rival} ({percent(scores[name]).text})"
+        )
+
+    gaps = (
+        gap(single, f"the best single scale, {_title(single)}"),
+        gap("average", "average pooling"),
+    )
     return f"{_title(found.own)}: {percent(own).text} mIoU, {' and '.join(gaps)}."
 
 
