@@ -112,6 +112,8 @@ def test_what_is_written_is_read(hmsa, folder, layout, tmp_path, monkeypatch):
           "palette": COLOURS[[0, 2, 1]].tolist()}),
         (np.arange(80).reshape(4, 20).astype(np.uint8)[..., None] * [3, 2, 1], "blended colours",
          "80 colours in 3 of 3 files; export again without smoothing", None),
+        (INDEX * 60 + 15, "class values", "values 15, 75, 135, 195, 255 in 3 of 3 files",
+         {"names": {i: f"class {i}" for i in range(15, 256, 60)}, "encoding": "index"}),
         (INDEX.astype(np.uint16) * 1000, "values beyond 255",
          "values 0, 1000, 2000, 3000, 4000 in 3 of 3 files; of instances or distances?", None),
         (np.arange(256, dtype=np.uint8)[None], "gray levels",
@@ -144,6 +146,14 @@ def test_palettes_that_differ_are_colours(hmsa, folder):
     assert yaml.safe_load((root / "dataset.yaml").read_text())["encoding"] == "palette"
     shares = [open_dataset(root, "train").only([i]).frequencies().tolist() for i in range(3)]
     assert all(sum(each) == 8 * 16**2 for each in shares)
+
+
+def test_values_in_some_files_and_colours_in_others(hmsa, folder):
+    root = folder(("images/{}.jpg", "labels/{}.png", INDEX))
+    picture(RGB).save(root / "labels" / "0.png")
+    ran = hmsa("data", "check", root, "--fix")
+    assert ran.code == 2
+    assert "values and colours" in " ".join(ran.out.split())
 
 
 def test_labels_as_jpeg(hmsa, folder):

@@ -231,7 +231,7 @@ def spoiled(run, folder, change):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda weight: weight * math.nan, "is not finite, so its training diverged"),
+        (lambda weight: weight * math.nan, "is not a number, so its training diverged"),
         (lambda weight: weight.sign() * 3e38, "the network's output is not a number there"),
     ],
 )

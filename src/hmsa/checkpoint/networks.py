@@ -52,9 +52,9 @@ def load(source: str | Path) -> HMSA:
     with as_input_error():
         model = HMSA.from_pretrained(source)
     for name, weight in model.state_dict().items():
-        if weight.is_floating_point() and not weight.isfinite().all():
+        if weight.isnan().any():
             raise InputError(
-                f"{source}: {name} is not finite, so its training diverged; give an earlier "
+                f"{source}: {name} is not a number, so its training diverged; give an earlier "
                 "checkpoint, or train again with a smaller learning rate"
             )
     return model
