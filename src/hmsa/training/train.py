@@ -8,7 +8,7 @@ import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -66,9 +66,9 @@ def train(
         job = _Job(recipe, fabric, data, pictures, near)
         model = job.network(settings, fresh=not begun)
         trainer = Trainer(fabric, model, folder, job.class_weights())
-        for name in STAGES[STAGES.index(trainer.state.stage or STAGES[0]) :]:
-            if name == "joint" or model.attention is not None:  # pooling has no attention
-                state = trainer.run(job.work(name, model, folder / PASSES))
+        for name, trained in job.stages(model).items():
+            if STAGES.index(name) >= STAGES.index(trainer.state.stage or STAGES[0]):
+                state = trainer.run(job.work(name, model, trained, folder / PASSES))
                 if run:
                     run.add(name, {"steps": state.step, "val_miou": state.best})
         fabric.barrier()
@@ -128,27 +128,36 @@ class _Job:
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         else:
-            self._require_enough_for_norms(model)
+            self._try_a_step(model)
         return model.to(memory_format=torch.channels_last)
 
-    def _require_enough_for_norms(self, model: HMSA) -> None:
-        """Raises InputError if a norm would see one value per channel; tried without numbers."""
+    def stages(self, model: HMSA) -> dict[str, nn.Module]:
+        """What each stage with steps trains; not every fusion has attention. Raises InputError."""
+        parts = {"joint": model, "attention": model.attention}
+        stages = {n: part for n, part in parts.items() if part and getattr(self.recipe, n).steps}
+        if not stages:
+            raise InputError("no stage has steps; set joint.steps or attention.steps")
+        return stages
+
+    def _try_a_step(self, model: HMSA) -> None:
+        """Raises InputError if a stage cannot run, as a norm would see one value per channel.
+
+        Tried on tensors without content: nothing is computed.
+        """
         trial = copy.deepcopy(model).to("meta")
-        for name, trained in (("joint", trial), ("attention", trial.attention)):
+        for name, trained in self.stages(trial).items():
             stage = getattr(self.recipe, name)
-            if stage.steps and trained is not None:
-                trial.eval()
-                trained.train()
-                images = torch.empty(stage.batch, 3, *stage.crop, device="meta")
-                try:
-                    trial(images, stage.scales)
-                except ValueError as error:
-                    raise InputError(
-                        f"{name}.batch {stage.batch} is too small, with {name}.crop "
-                        f"{list(stage.crop)} ({error}); use a batch of 2 or more"
-                    ) from None
-                except (NotImplementedError, RuntimeError):  # not every trunk runs without numbers
-                    pass
+            trial.eval()
+            trained.train()
+            try:
+                trial(torch.empty(stage.batch, 3, *stage.crop, device="meta"), stage.scales)
+            except ValueError as error:
+                hint = "; use 2 images or more, or larger crops" * ("channel" in str(error))
+                raise InputError(
+                    f"{name}.batch {stage.batch}, {name}.crop {list(stage.crop)}: {error}{hint}"
+                ) from None
+            except (NotImplementedError, RuntimeError):
+                pass  # a trunk that reads numbers
 
     def class_weights(self) -> Tensor:
         """Raises InputError if there are fewer than two classes."""
@@ -160,21 +169,20 @@ class _Job:
             )
         return class_weights(pixels, self.recipe.class_balance)
 
-    def work(self, name: str, model: HMSA, folder: Path) -> Work:
+    def work(self, name: str, model: HMSA, trained: nn.Module, folder: Path) -> Work:
         """A stage: on new crops at each step, or on passes in `folder` of a fixed set of crops."""
         recipe, stage = self.recipe, getattr(self.recipe, name)
         scales = list(recipe.inference.scales or stage.scales)
         validate = partial(self._validate, scales)
         if name == "joint":
-            return Work(name, stage, model, scales, self._crops, validate)
+            return Work(name, stage, trained, scales, self._crops, validate)
         rank, world = self.fabric.global_rank, self.fabric.world_size
         load = stream_of(recipe, name, self.learn, Mix()).__getitem__
         passes = Passes(folder, self.fabric, model, stage.scales, load)
         count = min(stage.pictures, max(1, len(self.learn) // world))
         numbers = range(rank, count * world, world)
         outputs = partial(passes.outputs, stage, numbers, [recipe.seed, rank])
-        trained, prepare = cast(nn.Module, model.attention), passes.compute(numbers)
-        return Work(name, stage, trained, scales, outputs, validate, prepare)
+        return Work(name, stage, trained, scales, outputs, validate, passes.compute(numbers))
 
     def _crops(self, network: Any, start: int) -> Outputs:
         fabric, stage, workers = self.fabric, self.recipe.joint, self.recipe.data.workers
