@@ -31,10 +31,10 @@ from ..evaluation.measure import gate_curve
 from ..inference.predictor import Predictor
 from ..model import HMSA, Encoded, PairScaleAttention, ScaleAttention
 from ..model.fusion import ordered
-from ..runs import InputError, Progress, replace, say, sweep
+from ..runs import InputError, Progress, say, sweep
 from ..runs.errors import as_input_error
 from ..runs.machine import in_use, launch
-from .trainer import BEST, LAST, RESUME, Outputs, Trainer, Work, class_weights
+from .trainer import BEST, LAST, RESUME, Outputs, Trainer, Work, class_weights, save_tensors
 
 PASSES = "passes"  # folder in the run folder
 HELD_OUT = 5  # one image in this many is held out: the last ones, as neighbours are alike
@@ -61,7 +61,7 @@ class Passes:
         with Progress("frozen network", len(numbers)) as progress:
             for number in numbers:
                 if not self.file(number).is_file():
-                    replace(self.file(number), partial(torch.save, self._run(number)))
+                    save_tensors(self.file(number), self._run(number))
                 progress.advance()
                 yield
 

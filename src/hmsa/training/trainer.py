@@ -7,6 +7,7 @@ where its loss or weights are not finite, or a process dies; what was saved befo
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -161,8 +162,18 @@ class Trainer:
         for name in [BEST, LAST] if better else [LAST]:
             save(self.folder / name, self.validated)
         parts = {name: getattr(self, name).state_dict() for name in PARTS}
-        content = parts | {"state": vars(state)}
-        replace(self.folder / RESUME, lambda temporary: torch.save(content, temporary))
+        save_tensors(self.folder / RESUME, parts | {"state": vars(state)})
+
+
+def save_tensors(file: Path, content: Any) -> None:
+    """`torch.save`, but whole or not at all; OSError says what a full disk lacks."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    try:
+        replace(file, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
+    except OSError as error:
+        needs = f"{file.name} needs {len(buffer.getbuffer()) / 2**20:.1f} MiB"
+        raise OSError(error.errno, f"{error.strerror}; {needs}") from None
 
 
 def read_state(file: Path) -> dict[str, Any]:
