@@ -32,8 +32,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ..config.recipe import Extra, Sampling
-from ..runs import InputError, Progress, cache_folder, stamp
+from ..runs import InputError, Progress, cache_folder
 from ..runs import replace as replace_file
+from . import fingerprint
 from .datasets import Dataset, open_dataset
 from .descriptions import beside
 from .transforms import collate
@@ -41,7 +42,7 @@ from .transforms import collate
 # [N,5]: image (place in the dataset), class, x, y, pixels of the class in the tile. x and y, in the
 # whole image, are its centre of mass, rounded down as in the official code; it need not lie on it.
 Tiles = NDArray[np.int32]
-_FORMAT = 2  # goes up when the content of the file changes
+_FORMAT = 3  # goes up when the content of the file changes
 
 
 @dataclass(frozen=True)
@@ -319,11 +320,6 @@ def _build(dataset: Dataset, tile: int) -> Tiles:
 
 
 def _key(dataset: Dataset, tile: int) -> str:
-    """Hash of all that the index depends on: files by name, size and time of change."""
-    files = [
-        stamp(file) for pair in dataset.pairs for file in (pair.label, pair.confidence) if file
-    ]
-    labels = dataset.labels
-    table = (labels.raw, labels.ignored, labels.encoding, dataset.lowest, dataset.border)
-    content = json.dumps((_FORMAT, tile, table, files))
-    return hashlib.sha256(content.encode()).hexdigest()[:24]
+    """Hash of all that the index depends on."""
+    content = (_FORMAT, tile, fingerprint.of(dataset)["digest"], dataset.lowest, dataset.border)
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
