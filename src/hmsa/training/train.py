@@ -26,7 +26,7 @@ from ..runs import InputError, Run, sweep
 from ..runs.errors import as_input_error
 from ..runs.machine import describe_machine, is_first, launch, loader_processes, processes, total
 from .attend import PASSES, Passes
-from .trainer import BEST, LAST, METRICS, RESUME, Outputs, Trainer, Work, class_weights
+from .trainer import BEST, LAST, METRICS, RESUME, Outputs, Trainer, Work, class_weights, note_data
 
 STAGES = ("joint", "attention")
 
@@ -38,12 +38,14 @@ def train(
     *,
     pictures: Path | None = None,
     resume: bool = False,
+    changed_data: bool = False,
     near: Path = Path(),
 ) -> Path:
     """Train as the recipe says, in the run folder `folder`; returns the best checkpoint.
 
     data: YAML file of the dataset; pictures: the folder of its images, if elsewhere; near: what
-    other paths in the recipe are relative to. Raises Interrupted when stopped, after saving.
+    other paths in the recipe are relative to; changed_data: resume although images or labels have
+    changed. Raises Interrupted when stopped, after saving.
     """
     begun = (folder / RESUME).exists()
     if begun and not resume:
@@ -64,7 +66,15 @@ def train(
         if run:
             sweep(folder / name for name in (BEST, LAST, RESUME, METRICS))
         job = _Job(recipe, fabric, data, pictures, near)
+        changed = fabric.broadcast(run and note_data(run, job.datasets, changed_data))
+        if changed:
+            raise InputError(
+                f"{folder}: {changed}; restore it, train in another --out, or resume hmsa train "
+                "with --changed-data if the classes are the same"
+            )
         model = job.network(settings, fresh=not begun)
+        if run:
+            model.card.trained_on["data"] = run.records["data"][0]["digest"][:16]
         trainer = Trainer(fabric, model, folder, job.class_weights())
         for name, trained in job.stages(model).items():
             if STAGES.index(name) >= STAGES.index(trainer.state.stage or STAGES[0]):
@@ -103,6 +113,7 @@ class _Job:
         with fabric.rank_zero_first():  # the others then find its tile index
             mix = open_mix(learn, sampling, count, near, pictures)
         self.learn, self.mix = learn, mix
+        self.datasets = [learn, self.val, *(extra.dataset for extra in mix.extras)]
 
     def network(self, settings: dict[str, Any], *, fresh: bool) -> HMSA:
         """The network to train, not yet with the weights of a run to resume."""

@@ -10,7 +10,7 @@ import dataclasses
 import io
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -26,9 +26,11 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..config.recipe import Stage
+from ..data import fingerprint
+from ..data.datasets import Dataset
 from ..model import HMSA, Output
 from ..model.pretrained import save
-from ..runs import InputError, Interrupted, Progress, first_line, replace
+from ..runs import InputError, Interrupted, Progress, Run, first_line, replace
 from ..runs.machine import total
 from ..runs.progress import interruptible
 from .losses import objective
@@ -163,6 +165,22 @@ class Trainer:
             save(self.folder / name, self.validated)
         parts = {name: getattr(self, name).state_dict() for name in PARTS}
         save_tensors(self.folder / RESUME, parts | {"state": vars(state)})
+
+
+def note_data(run: Run, datasets: Sequence[Dataset], allowed: bool = False) -> str | None:
+    """Keep in `run` what the datasets consist of; returns what has changed since it was kept.
+
+    allowed: changes other than of the classes are kept instead.
+    """
+    now = [fingerprint.of(dataset) for dataset in datasets]
+    before = run.records.get("data", now)
+    for dataset, old, new in zip(datasets, before, now, strict=True):
+        change = fingerprint.changes(old, new)
+        if change and not (allowed and [*old["classes"]] == [*new["classes"]]):
+            return f"{dataset.source}, split {dataset.split}, has changed since then: {change}"
+    if run.records.get("data") != now:
+        run.add("data", now)
+    return None
 
 
 def save_tensors(file: Path, content: Any) -> None:

@@ -21,7 +21,7 @@ from ..config.options import (
     Inference,
     Out,
 )
-from ..runs import Outcome, Run, replace, say
+from ..runs import InputError, Outcome, Run, replace, say
 
 DEMO = Path(__file__).with_name("demo.yaml")
 DEMO_SIZE, DEMO_COUNTS = (256, 512), {"train": 400, "val": 16, "test": 60}
@@ -35,6 +35,9 @@ def train(
     out: Annotated[Path | None, Parameter(help="run folder; default: runs/CONFIG")] = None,
     files: Files = None,
     resume: Annotated[Flag, Parameter(help="continue the run in OUT")] = False,
+    changed_data: Annotated[
+        Flag, Parameter(help="continue although images or labels have changed")
+    ] = False,
 ) -> Outcome:
     """Train a network by a recipe.
 
@@ -49,7 +52,10 @@ def train(
     keep_memory()
     recipe = read(Recipe, config, changes)
     folder, data = out or Path("runs") / config.stem, beside(config.parent, recipe.data.dataset)
-    best = work(recipe, folder, data, pictures=files, resume=resume, near=config.parent)
+    best = work(
+        recipe, folder, data, pictures=files, resume=resume, changed_data=changed_data,
+        near=config.parent,
+    )  # fmt: skip
     return Outcome(path=best, notes=[f"done: {best}"])
 
 
@@ -74,12 +80,16 @@ def attend(
     from ..evaluation.verbs import evaluate
     from ..runs.machine import keep_memory
     from .attend import HeadJob, clear
+    from .trainer import note_data
 
     keep_memory()
     job = HeadJob(network, dataset, files, head, compute)
     with Run(out, "attend", job.settings, overwrite=overwrite) as run:
         if overwrite:
             clear(out)
+        if changed := note_data(run, [job.learn]):
+            raise InputError(f"{out}: {changed}; restore it, or start again with --overwrite")
+        job.model.card.trained_on["data"] = run.records["data"][0]["digest"][:16]
         if "attention" not in run.records:
             run.add("attention", job.train(out))
         clear(out)
