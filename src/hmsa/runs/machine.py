@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor, distributed
 
 from .errors import InputError
@@ -66,7 +65,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 def is_first() -> bool:
     """Whether this process is the only or the first one of its training."""
-    return rank_zero_only.rank == 0
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
 
 
 def processes(accelerator: str, devices: int | str) -> int:

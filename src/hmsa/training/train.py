@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -52,37 +51,32 @@ def train(
         raise InputError(f"{folder} has a run; add --resume to continue it, or name another --out")
     world = processes(recipe.accelerator, recipe.devices)
     recipe = recipe.model_copy(update={"devices": world})
-    # The other sections have no influence here, nor has the number of loader processes
+    # Neither the section selftrain nor the number of loader processes has an influence
     settings = recipe.model_dump(mode="json", exclude={"selftrain": True, "data": {"workers"}})
     mend = "continue with the same recipe, or name another --out"
-    with (
-        Run(folder, "train", settings, overwrite=not begun, mend=mend)
-        if is_first()
-        else nullcontext()
-    ) as run:
+    place = Run(folder, "train", settings, overwrite=not begun, mend=mend) if is_first() else None
+    with place or nullcontext() as run:
         fabric = launch(recipe.accelerator, world, recipe.precision)
         if fabric.is_global_zero and run is None:
             raise InputError(f"{folder}: another process trains here; start training by torchrun")
-        if run:
-            sweep(folder / name for name in (BEST, LAST, RESUME, METRICS))
         job = _Job(recipe, fabric, data, pictures, near)
-        changed = fabric.broadcast(run and note_data(run, job.datasets, changed_data))
-        if changed:
+        if changed := fabric.broadcast(run and note_data(run, job.datasets, changed_data)):
             raise InputError(
                 f"{folder}: {changed}; restore it, train in another --out, or resume hmsa train "
                 "with --changed-data if the classes are the same"
             )
         model = job.network(settings, fresh=not begun)
         if run:
+            sweep(folder / name for name in (BEST, LAST, RESUME, METRICS))
             model.card.trained_on["data"] = run.records["data"][0]["digest"][:16]
         trainer = Trainer(fabric, model, folder, job.class_weights())
-        for name, trained in job.stages(model).items():
-            if STAGES.index(name) >= STAGES.index(trainer.state.stage or STAGES[0]):
-                state = trainer.run(job.work(name, model, trained, folder / PASSES))
-                if run:
-                    run.add(name, {"steps": state.step, "val_miou": state.best})
+        for name in STAGES[STAGES.index(trainer.state.stage or STAGES[0]) :]:
+            if name == "joint" or model.attention is not None:  # pooling has no attention
+                trainer.run(job.work(name, model, folder / PASSES))
         fabric.barrier()
         shutil.rmtree(folder / PASSES, ignore_errors=True)
+    if not (folder / BEST).is_file():
+        raise InputError(f"{folder}: no stage had a step; set joint.steps or attention.steps")
     return folder / BEST
 
 
@@ -138,37 +132,7 @@ class _Job:
         self.say(f"{recipe.model.trunk}, {size}; {len(learn)} images of {learn.source}; {machine}")
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        else:
-            self._try_a_step(model)
         return model.to(memory_format=torch.channels_last)
-
-    def stages(self, model: HMSA) -> dict[str, nn.Module]:
-        """What each stage with steps trains; not every fusion has attention. Raises InputError."""
-        parts = {"joint": model, "attention": model.attention}
-        stages = {n: part for n, part in parts.items() if part and getattr(self.recipe, n).steps}
-        if not stages:
-            raise InputError("no stage has steps; set joint.steps or attention.steps")
-        return stages
-
-    def _try_a_step(self, model: HMSA) -> None:
-        """Raises InputError if a stage cannot run, as a norm would see one value per channel.
-
-        Tried on tensors without content: nothing is computed.
-        """
-        trial = copy.deepcopy(model).to("meta")
-        for name, trained in self.stages(trial).items():
-            stage = getattr(self.recipe, name)
-            trial.eval()
-            trained.train()
-            try:
-                trial(torch.empty(stage.batch, 3, *stage.crop, device="meta"), stage.scales)
-            except ValueError as error:
-                hint = "; use 2 images or more, or larger crops" * ("channel" in str(error))
-                raise InputError(
-                    f"{name}.batch {stage.batch}, {name}.crop {list(stage.crop)}: {error}{hint}"
-                ) from None
-            except (NotImplementedError, RuntimeError):
-                pass  # a trunk that reads numbers
 
     def class_weights(self) -> Tensor:
         """Raises InputError if there are fewer than two classes."""
@@ -180,20 +144,21 @@ class _Job:
             )
         return class_weights(pixels, self.recipe.class_balance)
 
-    def work(self, name: str, model: HMSA, trained: nn.Module, folder: Path) -> Work:
+    def work(self, name: str, model: HMSA, folder: Path) -> Work:
         """A stage: on new crops at each step, or on passes in `folder` of a fixed set of crops."""
         recipe, stage = self.recipe, getattr(self.recipe, name)
         scales = list(recipe.inference.scales or stage.scales)
         validate = partial(self._validate, scales)
         if name == "joint":
-            return Work(name, stage, trained, scales, self._crops, validate)
+            return Work(name, stage, model, scales, self._crops, validate)
         rank, world = self.fabric.global_rank, self.fabric.world_size
         load = stream_of(recipe, name, self.learn, Mix()).__getitem__
         passes = Passes(folder, self.fabric, model, stage.scales, load)
         count = min(stage.pictures, max(1, len(self.learn) // world))
         numbers = range(rank, count * world, world)
         outputs = partial(passes.outputs, stage, numbers, [recipe.seed, rank])
-        return Work(name, stage, trained, scales, outputs, validate, passes.compute(numbers))
+        trained, prepare = cast(nn.Module, model.attention), passes.compute(numbers)
+        return Work(name, stage, trained, scales, outputs, validate, prepare)
 
     def _crops(self, network: Any, start: int) -> Outputs:
         fabric, stage, workers = self.fabric, self.recipe.joint, self.recipe.data.workers

@@ -121,9 +121,12 @@ class Trainer:
         work.trained.train()
         try:
             output, label = next(outputs)
-        except InputError:
+        except InputError:  # a file that cannot be read
             self._save(work)
             raise
+        except ValueError as error:  # such as batch norm, which needs two values
+            where = f"{work.name}.batch {stage.batch}, {work.name}.crop {list(stage.crop)}"
+            raise InputError(f"{where}: {error}; use larger batches or crops") from None
         terms = objective(output, label, stage, self.weight)
         sums = total(torch.stack([*terms.values()]).detach())
         row |= dict(zip(terms, sums.tolist(), strict=True))
