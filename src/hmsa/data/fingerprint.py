@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..runs import sha256, stamp
-from .datasets import Dataset, Pair
+from .datasets import Dataset
+from .pairs import Pair
 
 _IMAGE = ("image", "label", "weight")  # what the facts of a pair are about
 _PLURAL = {"class": "classes"}

@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from ..data.descriptions import description_text
-from ..data.images import images_below
 from ..data.labels import LabelSet
-from ..runs import InputError, Run, replace, sha256, sweep
+from ..data.walk import images_below
+from ..runs import InputError, Run, replace, sha256
 from ..runs.folder import difference
 from .sources import Row, read
 
@@ -79,7 +79,6 @@ class Folder(Run):
         self.has_split = bool(files) and (out / settings["images"]).is_dir()
         self.dataset = str(out / (DESCRIPTION if self.has_split else MANIFEST))
         self._remove(FINISHED if overwrite else ())
-        sweep(out / name for name in FINISHED)
         for folder in FOLDER_OF.values():  # half-written files of a killed run
             self._remove((out / folder).rglob(".*.png.*"))
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
@@ -23,7 +23,7 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow import ArrowException, parquet
 from pyarrow.fs import FileSystem
 
-from ..data.images import SUFFIXES
+from ..data.walk import SUFFIXES, files_below, say_passed_over
 from ..runs import InputError, first_line
 
 Row = dict[str, Any]  # what is known of one image, by column
@@ -55,11 +55,13 @@ def find(address: str) -> Source:
         lines = [line for line in written if line and not line.startswith("#")]
         return _of_images({_beside(address, line): line for line in lines}, address)
     found: dict[str, dict[str, str]] = {}
-    for path, full in sorted(_below(address).items()):
-        name = PurePosixPath(path)
+    below = _below(address)
+    paths = [path for path in map(PurePosixPath, sorted(below)) if not path.name.startswith(".")]
+    say_passed_over(address, paths)
+    for path in paths:
         for kind, suffixes in _KINDS.items():
-            if name.suffix.lower() in suffixes and not name.name.startswith("."):
-                found.setdefault(kind, {})[full] = path
+            if path.suffix.lower() in suffixes:
+                found.setdefault(kind, {})[below[str(path)]] = str(path)
     if len(found) > 1:
         raise InputError(f"{address} has {' and '.join(found)}; name files of one kind")
     if tars := found.get("tar files"):
@@ -121,6 +123,8 @@ def _opened(address: str) -> Iterator[Any]:
 
 def _below(address: str) -> dict[str, str]:
     """Path below the address -> address of each file; of a file its name."""
+    if os.path.isdir(address):
+        return {f.relative_to(address).as_posix(): str(f) for f in files_below(Path(address))}
     filesystem, path = resolve(address)
     paths = filesystem.glob(path) if "*" in path else filesystem.find(path)
     parent = path.rpartition("/")[0] if "*" in path or paths == [path] else path.rstrip("/")

@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,21 +21,23 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map, tree_map_only
 
-from ..checkpoint.files import GateCurve, amend, hashed
+from ..checkpoint.files import GateCurve, amend, read
 from ..checkpoint.networks import allow, find
 from ..config.options import Compute, HeadTraining
 from ..config.recipe import Attention, Stage
 from ..data.datasets import Dataset, open_dataset
 from ..data.descriptions import describe
+from ..data.stretch import Stretch
 from ..evaluation.confusion import Confusion
 from ..evaluation.measure import gate_curve
-from ..inference.predictor import Predictor
+from ..inference.predictor import Predictor, store_stretch, stretch_of
 from ..model import HMSA, Encoded, PairScaleAttention, ScaleAttention
 from ..model.fusion import ordered
-from ..runs import InputError, Progress, say, sweep
+from ..model.weights import hashed
+from ..runs import InputError, Progress, replace, say
 from ..runs.errors import as_input_error
 from ..runs.machine import in_use, launch
-from .trainer import BEST, LAST, RESUME, Outputs, Trainer, Work, class_weights, save_tensors
+from .trainer import BEST, LAST, RESUME, Outputs, Trainer, Work, class_weights
 
 PASSES = "passes"  # folder in the run folder
 HELD_OUT = 5  # one image in this many is held out: the last ones, as neighbours are alike
@@ -61,7 +64,7 @@ class Passes:
         with Progress("frozen network", len(numbers)) as progress:
             for number in numbers:
                 if not self.file(number).is_file():
-                    save_tensors(self.file(number), self._run(number))
+                    replace(self.file(number), partial(torch.save, self._run(number)))
                 progress.advance()
                 yield
 
@@ -129,6 +132,8 @@ class HeadJob:
         self.scored = (val, None) if val else (options.split, parts[1])
         torch.manual_seed(options.seed)
         self.model, self.network = _model(source, learn, options)
+        self.learn = learn = learn.stretched(_stretch(source, learn))
+        store_stretch(self.model.card, learn.stretch)
         self.model.card.scales = scales
         self.fabric = launch(compute.device or "auto", 1, compute.precision)
         self.settings = dataclasses.asdict(options) | self.network | {
@@ -140,7 +145,6 @@ class HeadJob:
     def train(self, out: Path) -> dict[str, Any]:
         """Write best.safetensors into the run folder `out`; returns what came of it, as JSON."""
         began, model, options, learn = time.monotonic(), self.model, self.options, self.learn
-        sweep(out / name for name in (BEST, LAST, RESUME))
         passes = Passes(out / PASSES, self.fabric, model, model.card.scales, self._load)
         self.fabric.to_device(model)
         next(passes.compute([0]))
@@ -203,6 +207,14 @@ def _parts(count: int, most: int) -> tuple[list[int], list[int]]:
     fit = min(max(1, most - held), cut)
     kept = [cut + i * (count - cut) // held for i in range(held)]
     return [i * cut // fit for i in range(fit)], kept
+
+
+def _stretch(source: str, learn: Dataset) -> Stretch:
+    """How the network `source` takes images, if its checkpoint says that."""
+    with suppress(InputError):
+        if Path(source).exists() and (found := stretch_of(read(source)[2])) != Stretch():
+            return found
+    return learn.stretch
 
 
 def _model(

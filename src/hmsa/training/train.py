@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -19,13 +20,13 @@ from ..data.datasets import Dataset, open_dataset
 from ..data.sampling import Mix, TrainingStream, batches, open_mix
 from ..data.transforms import training_transform
 from ..evaluation.measure import score
-from ..inference.predictor import Predictor
+from ..inference.predictor import Predictor, store_stretch
 from ..model import HMSA, build
-from ..runs import InputError, Run, sweep
+from ..runs import InputError, Run
 from ..runs.errors import as_input_error
 from ..runs.machine import describe_machine, is_first, launch, loader_processes, processes, total
 from .attend import PASSES, Passes
-from .trainer import BEST, LAST, METRICS, RESUME, Outputs, Trainer, Work, class_weights, note_data
+from .trainer import BEST, RESUME, Outputs, Trainer, Work, class_weights, note_data
 
 STAGES = ("joint", "attention")
 
@@ -67,7 +68,6 @@ def train(
             )
         model = job.network(settings, fresh=not begun)
         if run:
-            sweep(folder / name for name in (BEST, LAST, RESUME, METRICS))
             model.card.trained_on["data"] = run.records["data"][0]["digest"][:16]
         trainer = Trainer(fabric, model, folder, job.class_weights())
         for name in STAGES[STAGES.index(trainer.state.stage or STAGES[0]) :]:
@@ -97,7 +97,8 @@ class _Job:
         self.say = partial(fabric.print, file=sys.stderr)  # the first process alone
         fabric.seed_everything(recipe.seed, verbose=False)
         learn = open_dataset(data, recipe.data.train, pictures).trusting(sampling.confidence)
-        self.val = open_dataset(data, recipe.data.val, pictures)
+        learn = learn.stretched(learn.stretch)
+        self.val = replace(open_dataset(data, recipe.data.val, pictures), stretch=learn.stretch)
         if not self.val.frequencies().any():  # also finds wrong labels now
             raise InputError(
                 f"{self.val.source}: nothing is labelled in split {self.val.split}, which chooses "
@@ -113,6 +114,7 @@ class _Job:
         """The network to train, not yet with the weights of a run to resume."""
         recipe, learn, fabric = self.recipe, self.learn, self.fabric
         network = recipe.model.model_dump() | {"classes": len(learn.labels.names)}
+        network["in_channels"] = learn.stretch.channels
         if recipe.model.fusion == "explicit":
             network["scales"] = recipe.joint.scales
         with as_input_error(), fabric.init_module():
@@ -121,12 +123,15 @@ class _Job:
         card.names, card.palette = list(learn.labels.names), list(learn.labels.palette)
         card.recipe, card.flip = settings, recipe.inference.flip
         card.long_edge = recipe.data.long_edge
-        card.trained_on = {
+        store_stretch(card, learn.stretch)
+        card.trained_on |= {
             "dataset": learn.source.name, "split": learn.split, "pictures": len(learn)
         }  # fmt: skip
         if recipe.start and fresh:
             new = begin_from(model, recipe.start)
             self.say(f"starts from {recipe.start}; new: {', '.join(new) or 'nothing'}")
+        if origin := card.trained_on.get("trunk"):
+            self.say("pretrained: {source}, {license}, SHA-256 {sha256:.8}".format(**origin))
         size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters"
         machine = f"{fabric.world_size} x {describe_machine(fabric.device)}"
         self.say(f"{recipe.model.trunk}, {size}; {len(learn)} images of {learn.source}; {machine}")
