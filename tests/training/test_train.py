@@ -130,7 +130,7 @@ def test_killed_run_can_be_gone_on_with(recipe, tmp_path):
     long = [*command, "--set", "joint.steps=500", "--set", "joint.validate_every=1"]
     process = subprocess.Popen(long, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 1200
         while not (run / "metrics.csv").exists() or len(rows(run)) < 2:
             assert process.poll() is None, "training ended by itself"
             assert time.monotonic() < deadline
@@ -190,7 +190,7 @@ def test_two_processes_learn_as_one(recipe, tmp_path):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "hmsa", "train", str(recipe), "--out", str(run),
                "--set", "devices=2", "--set", "accelerator=cpu"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(rows(run)) == 3
     HMSA.from_pretrained(run)

@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, distributed
 
-from .errors import InputError
+from .errors import InputError, first_line
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 _FABRIC: Any = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}  # its words
@@ -84,12 +85,15 @@ def launch(accelerator: str, processes: int, precision: Precision) -> Fabric:
     here = processes
     if processes > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
         here = int(os.environ["LOCAL_WORLD_SIZE"])
-    fabric = Fabric(
-        accelerator=device.type,
-        devices=here if device.index is None else [device.index],
-        num_nodes=processes // here,
-        precision=_FABRIC[in_use(device, precision)],
-    )
+    try:
+        fabric = Fabric(
+            accelerator=device.type,
+            devices=here if device.index is None else [device.index],
+            num_nodes=processes // here,
+            precision=_FABRIC[in_use(device, precision)],
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise InputError(f"devices {here}: {first_line(error)}") from None
     fabric.launch()
     return fabric
 

@@ -89,6 +89,10 @@ class Trainer:
             self.state, self.saved = State(work.name, total=self.state.total), {}
         self.model.requires_grad_(False)
         work.trained.requires_grad_(True)
+        if self.model.attention is not None and not self.model.attended([*stage.scales]):
+            self.model.attention.requires_grad_(
+                False
+            )  # one scale has no other
         network, self.optimizer = fabric.setup(self.model, make_optimizer(work.trained, stage))
         network.mark_forward_method("attend")
         self.average = None

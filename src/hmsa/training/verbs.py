@@ -135,7 +135,6 @@ def preview(
     /,
     *,
     out: Annotated[Out, Parameter(help="PNG file to write")],
-    split: Annotated[str | None, Parameter(help="default: the recipe's training split")] = None,
     recipe: Annotated[Path | None, Parameter(help="YAML file; default: the defaults")] = None,
     changes: Changes = [],
     count: Annotated[Count, Parameter(help="samples on the sheet")] = 8,
@@ -154,9 +153,8 @@ def preview(
     from ..report.pictures import overlay, panel, shown
     from .train import stream_of
 
-    fixed = [f"data.dataset={json.dumps(str(dataset))}"]
-    fixed += [f"data.train={json.dumps(split)}"] if split else []
-    checked, near = read(Recipe, recipe, [*changes, *fixed]), (recipe or dataset).parent
+    fixed = f"data.dataset={json.dumps(str(dataset))}"
+    checked, near = read(Recipe, recipe, [*changes, fixed]), (recipe or dataset).parent
     stage, sampling = checked.joint, checked.sampling
     learn = open_dataset(dataset, checked.data.train, files).trusting(sampling.confidence)
     learn = learn.stretched(learn.stretch)
