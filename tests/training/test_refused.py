@@ -134,7 +134,7 @@ def test_a_folder_that_cannot_be_written(refused, monkeypatch, tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("hmsa.training.trainer.save", full)
-    assert f"cannot write into {tmp_path / 'run'} (No space left on device)" in refused()
+    assert f"cannot write into {tmp_path / 'run'} (No space left on device" in refused()
 
 
 def test_a_process_that_no_launcher_counts(recipe, tmp_path):

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from hmsa import HMSA
 from hmsa.data.scenes import write_scenes
+from hmsa.runs import replace
 from hmsa.training import trainer
 from hmsa.training.trainer import set_learning_rate
 from samples import TINY_RECIPE
@@ -131,16 +132,15 @@ def test_other_loader_processes_at_resume(train, place, before_step):
 
 def test_stopped_while_the_frozen_network_runs(train, place, monkeypatch):
     """SIGTERM is heeded after the image that is at hand, and no image is computed again."""
-    save, files = trainer.save_tensors, []
+    files = []
 
     def stopping(file, content):
-        save(file, content)
-        if file.parent.name == "passes":
-            files.append(file.name)
-            if len(files) == 2:
-                interrupt(signal.SIGTERM)
+        replace(file, content)
+        files.append(file.name)
+        if len(files) == 2:
+            interrupt(signal.SIGTERM)
 
-    monkeypatch.setattr("hmsa.training.attend.save_tensors", stopping)
+    monkeypatch.setattr("hmsa.training.attend.replace", stopping)
     ran = train()
     assert ran.code == 130, ran.err
     assert "stopped and saved: attention, step 0" in ran.err
@@ -216,17 +216,13 @@ def test_numbers_that_are_not_finite(train, place, monkeypatch, step, says):
 def test_leavings_of_a_kill_while_the_first_state_is_written(place):
     """SIGKILL between two bytes of resume.pt: its temporary file goes at the next start."""
     code = """
-import os, signal, sys
-from pathlib import Path
+import os, signal, sys, torch
 from hmsa import __main__ as cli
-write = Path.write_bytes
-def torn(self, content):
-    if self.name.startswith(".resume.pt"):
-        write(self, bytes(content)[:1000])
-        os.kill(os.getpid(), signal.SIGKILL)
-    return write(self, content)
+def torn(content, file):
+    file.write_bytes(bytes(1000))
+    os.kill(os.getpid(), signal.SIGKILL)
 if "--resume" not in sys.argv:
-    Path.write_bytes = torn
+    torch.save = torn
 sys.exit(cli.run())
 """
     run = place / "run"
@@ -234,7 +230,7 @@ sys.exit(cli.run())
     command += ["--set", "attention.steps=0"]
     killed = subprocess.run(command, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert list(run.glob(".resume.pt.*"))
+    assert [file.stat().st_size for file in run.glob(".*.part")] == [1000]
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {file.name for file in run.glob(".*")} == {".train.lock"}

@@ -89,10 +89,8 @@ class Trainer:
             self.state, self.saved = State(work.name, total=self.state.total), {}
         self.model.requires_grad_(False)
         work.trained.requires_grad_(True)
-        if self.model.attention is not None and not self.model.attended([*stage.scales]):
-            self.model.attention.requires_grad_(
-                False
-            )  # one scale has no other
+        if (attention := self.model.attention) and not self.model.attended([*stage.scales]):
+            attention.requires_grad_(False)  # as a single scale has none
         network, self.optimizer = fabric.setup(self.model, make_optimizer(work.trained, stage))
         network.mark_forward_method("attend")
         self.average = None
@@ -108,7 +106,7 @@ class Trainer:
                     self._save(work)
                     raise Interrupted(f"stopped and saved: {work.name}, step {self.state.step}")
 
-            for _ in work.prepare:
+            for _ in () if self.state.finished(work) else work.prepare:
                 stop()
             outputs = work.outputs(network, self.state.step)
             with Progress(work.name, stage.steps, self.state.step) as progress:
