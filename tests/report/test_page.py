@@ -17,7 +17,6 @@ from hmsa.report.page import (
     Card,
     Cell,
     Chart,
-    Curve,
     Figure,
     Legend,
     Page,
@@ -49,8 +48,10 @@ def full() -> Page:
         "Right", "in %", "confidence", np.array([[0, 0], [100, 100]]), (0, 100), (0, 100),
         bars=[(0, 20, 15, 0.5, "15 % right")], dashed=True,
     )  # fmt: skip
-    small = Curve("road", line / line.max(0), ["3 % of all", "keeps 4 %"], PALETTE[0],
-                  [(0.5, "fixed", "fixed 0.5")])  # fmt: skip
+    small = Chart(
+        "road", "keeps 4 %", "threshold", 100 * line / line.max(0), (0, 100), (0, 100),
+        marks=[(50, "fixed", "fixed 0.5")], colour=PALETTE[0], small=True,
+    )  # fmt: skip
     shares = Table(["class", "share"], [[Cell("road", colour=PALETTE[0]), Cell("3.0", bar=0.3)]])
     link = Table(["round"], [[Cell("teacher", link="round-0/report.html")]])
     parts = Table((), [[Cell("road"), Cell("", bar=np.array([0.05, 0.95]))]], "bars", COLOURS[:2])
@@ -94,6 +95,7 @@ def test_a_full_page_shows_every_block(tmp_path):
     assert page.source.count('class="wrong"') == 3
     assert page.source.count('<line class="stage"') == 1, "where the second stage begins"
     assert "<rect" in page.source
+    assert page.source.count('<line class="mark fixed"') == page.source.count("<polygon") == 1
     assert 'href="round-0/report.html"' in page.source
     assert page.tags.count("script") == 1
 
@@ -161,12 +163,13 @@ def test_ticks_are_few_round_and_reach_around(low, span):
     assert 2 <= len(found) <= 8
 
 
+@pytest.mark.parametrize("small", [False, True])
 @pytest.mark.parametrize("values", [np.full(50, 0.25), np.linspace(0, 1000, 50)])
-def test_curves_stay_inside_the_box(values):
-    chart = Chart("", "", "step", np.stack([np.arange(50), values], 1))
+def test_curves_stay_inside_the_box(values, small):
+    chart = Chart("", "", "step", np.stack([np.arange(50), values], 1), small=small)
     places = np.array([chart.place(x, y) for x, y in chart.points])
     assert (places >= [46, 24]).all()
-    assert (places <= [466, 214]).all()
+    assert (places <= [chart.width - 14, chart.height - 36]).all()
     assert (np.diff(places[:, 0]) > 0).all()
 
 
