@@ -289,7 +289,7 @@ def test_other_folders_are_left_alone(whole, place, words, hmsa):
     assert "begun with other settings, seed 0 -> 3" in ran.err
     ran = hmsa(*words(out=whole / "round-0"))
     assert ran.code == 2
-    assert "holds a run of hmsa train" in ran.err
+    assert "holds results of hmsa train" in ran.err
     ran = hmsa(*words(out=place / "scenes/more/images/run"))
     assert ran.code == 2
     assert "is inside" in ran.err

@@ -27,6 +27,7 @@ from hmsa.report.page import (
     write_page,
 )  # fmt: skip
 from hmsa.report.tables import difference, matrix, percent, percents, terminal
+from hmsa.runs import InputError
 from reading import Reader, decoded
 
 NAMES = ["road", "sky & <air>", "pole"]
@@ -175,7 +176,8 @@ def test_curves_stay_inside_the_box(values, small):
 
 def test_a_failed_write_leaves_the_old_page_and_no_litter(tmp_path, monkeypatch):
     path = tmp_path / "page.html"
-    path.write_text("the old page")
+    write_page(path, full())
+    old = path.read_bytes()
 
     def refuse(*_: object) -> None:
         raise OSError("no")
@@ -190,9 +192,20 @@ def test_a_failed_write_leaves_the_old_page_and_no_litter(tmp_path, monkeypatch)
             with pytest.raises(OSError, match="no|disk full"):
                 write_page(path, full())
         assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
-        assert path.read_text() == "the old page"
-    write_page(path, full())
-    assert "the old page" not in path.read_text(encoding="utf-8")
+        assert path.read_bytes() == old
+    page = full()
+    page.verdict = "Another sentence."
+    write_page(path, page)
+    assert "Another sentence." in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["dataset.yaml", "folder"])
+def test_a_page_replaces_nothing_but_a_page(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "dataset.yaml").write_text("names: [a, b]")
+    with pytest.raises(InputError, match=f"{name} is not a page of hmsa; name another file"):
+        write_page(tmp_path / name, full())
+    assert (tmp_path / "dataset.yaml").read_text() == "names: [a, b]"
 
 
 def test_shares_are_compared_as_they_are_written():

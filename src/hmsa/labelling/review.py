@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.datasets import open_dataset
+from ..report.page import require_page
 from ..report.tables import terminal
 from ..runs import InputError, Outcome
 from .corrections import read_corrections, take
@@ -32,6 +33,7 @@ def review(
     are compared. truth: dataset and split with true labels of some of these images. before: an
     earlier folder of the same images.
     """
+    require_page(report)
     labelled = open_labelled(folder)
     drawn = labelled.beside(open_dataset(*people), others=True) if people else None
     true = labelled.beside(open_dataset(*truth)) if truth else None

@@ -201,10 +201,7 @@ def _follow(plan: Plan, folder: Path, rounds: int) -> None:
 
 
 def _refuse_folder(folder: Path, resume: bool) -> None:
-    begun = any((folder / name).exists() for name in (f"{NAME}.json", "round-0"))
-    if not begun and any((folder / name).exists() for name in (BEST, "resume.pt")):
-        raise InputError(f"{folder} holds a run of hmsa train; give another --out")
-    if begun and not resume:
+    if not resume and any((folder / name).exists() for name in (f"{NAME}.json", "round-0")):
         raise InputError(
             f"{folder} holds rounds already; add --resume to continue them, or give another --out"
         )

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .. import __version__
-from ..runs import command_line, replace
+from ..runs import InputError, command_line, replace
 from .pictures import heat
 
 SIDE = 640  # longest side of an embedded image, in pixels: ten of them stay near half a megabyte
 DASH = "–"  # where there is no number
+_MADE_HERE = b'<meta name="generator" content="hmsa">'
 
 Colour = Sequence[int] | NDArray[np.uint8]
 Named = Sequence[tuple[str, Colour]]
@@ -150,8 +151,15 @@ class Page:
     command: str = field(default_factory=command_line)
 
 
+def require_page(path: Path) -> None:
+    """Raises InputError if `path` is a file that is no page, which a page must not replace."""
+    if path.is_dir() or (path.is_file() and _MADE_HERE not in path.read_bytes()[:1000]):
+        raise InputError(f"{path} is not a page of hmsa; name another file for the page")
+
+
 def write_page(path: Path, page: Page) -> None:
     """Write one HTML file; an existing page is replaced whole or left as it was."""
+    require_page(path)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined,
         autoescape=True, trim_blocks=True, lstrip_blocks=True,

@@ -31,8 +31,8 @@ class Run:
     overwrite: forget what was done there, and with which settings.
     keep: which records are kept even then, as they do not depend on the settings.
     mend: what the user can do where settings differ, for the message.
-    Raises InputError if the folder was begun with other settings, is in use by another process,
-    or cannot be written to; the `with` block raises it when the disk is full.
+    Raises InputError if the folder was begun with other settings or holds another work, is in use
+    by another process, or cannot be written to; the `with` block raises it when the disk is full.
     """
 
     def __init__(
@@ -69,6 +69,12 @@ class Run:
         self, settings: Mapping[str, Any], overwrite: bool,
         keep: Callable[[Any], bool] | None, mend: str,
     ) -> None:  # fmt: skip
+        for file in sorted(self.folder.glob("*.jsonl")):
+            if file != self._done_file and file.with_suffix(".json").is_file():
+                raise InputError(
+                    f"{self.folder} holds results of hmsa {file.stem}, which might be overwritten; "
+                    "name another folder"
+                )
         sweep([self._settings_file, self._done_file])
         if self._settings_file.is_file() and not overwrite:
             self._compare(settings, mend)

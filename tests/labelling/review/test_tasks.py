@@ -176,6 +176,24 @@ class TestRoundTrip:
         assert "people have corrected all" in ran.err
 
 
+def test_an_export_replaces_no_file(autolabel, hmsa, tmp_path):
+    """One name for both tools, and the name of what a person has corrected."""
+    out, _ = autolabel()
+    for tool, suffix in (("cvat", "zip"), ("labelstudio", "json")):
+        ran = hmsa("review", out, "--export", tool, "-o", tmp_path / f"worst.{suffix}")
+        assert ran.code == 0, ran.err
+    made = {f: f.read_bytes() for f in tmp_path.glob("worst*")}
+    assert sorted(f.name for f in made) == [
+        "worst-labels.json", "worst-labels.xml", "worst.json", "worst.zip"
+    ]  # fmt: skip
+    for file in (tmp_path / "worst.json", out / "autolabel.json"):
+        ran = hmsa("review", out, "--export", "labelstudio", "-o", file)
+        assert (ran.code, f"{file} is there already" in ran.err) == (2, True)
+    assert made == {f: f.read_bytes() for f in tmp_path.glob("worst*")}
+    ran = hmsa("review", out, "--report", out / "dataset.yaml")
+    assert (ran.code, "dataset.yaml is not a page of hmsa" in ran.err) == (2, True)
+
+
 def correct(file, out, name="a"):
     """A person paints `name` anew: car on the left, nothing on the right; the label they meant."""
     meant = np.full_like(labels_of(out)[name], 255)
