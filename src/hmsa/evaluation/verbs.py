@@ -33,17 +33,19 @@ def evaluate(
     from ..checkpoint.files import require_classes
     from ..data.datasets import open_dataset
     from ..inference.predictor import Predictor
+    from ..report.page import require_page
     from ..report.tables import terminal
     from .measure import measure
     from .page import class_table, verdict, write_evaluation
 
+    run = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    page = report or run / f"report-{split}.html"
+    require_page(page)
     predictor = Predictor.load(checkpoint, **vars(inference))
     opened = open_dataset(dataset, split, files)
     require_classes(predictor.model.card, opened.labels.names, dataset, checkpoint)
     opened = opened if only is None else opened.only(only)
     found = measure(predictor, opened, submission)
-    run = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    page = report or run / f"report-{split}.html"
     write_evaluation(page, found, predictor, checkpoint)
     summary = found.summary() | {"split": split, "scales": predictor.scales, "flip": predictor.flip}
     summary |= {"checkpoint": str(checkpoint), "dataset": str(dataset), "report": str(page)}
