@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -231,14 +232,14 @@ def spoiled(run, folder, change):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda weight: weight * math.nan, "is not a number, so its training diverged"),
+        (lambda weight: weight * math.nan, "NaN|is not a number"),
         (lambda weight: weight.sign() * 3e38, "the network's output is not a number there"),
     ],
 )
 def test_a_network_that_diverged_is_not_scored(hmsa, trained, scenes, tmp_path, change, says):
     ran = hmsa("evaluate", spoiled(trained, tmp_path, change), scenes, "--scales", "0.5,1")
     assert (ran.code, ran.out) == (2, "")
-    assert says in ran.err
+    assert re.search(says, ran.err), ran.err
 
 
 @pytest.fixture

@@ -48,16 +48,9 @@ class Library(NamedTuple):
 
 
 def load(source: str | Path) -> HMSA:
-    """`HMSA.from_pretrained` for the command line. Raises InputError, also for weights of NaN."""
+    """`HMSA.from_pretrained` for the command line: raises InputError."""
     with as_input_error():
-        model = HMSA.from_pretrained(source)
-    for name, weight in model.state_dict().items():
-        if weight.isnan().any():
-            raise InputError(
-                f"{source}: {name} is not a number, so its training diverged; give an earlier "
-                "checkpoint, or train again with a smaller learning rate"
-            )
-    return model
+        return HMSA.from_pretrained(source)
 
 
 def find(source: str | Path) -> NetworkInfo:
