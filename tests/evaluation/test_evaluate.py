@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from hmsa import HMSA
+from hmsa.data import fingerprint
 from hmsa.data.datasets import open_dataset
 from hmsa.data.descriptions import read_classes
 from hmsa.evaluation.confusion import Confusion
@@ -37,6 +38,7 @@ def test_json_has_the_fixed_keys(hmsa, trained, scenes):
     assert result["images"] == 3
     assert result["split"] == "val"
     assert result["checkpoint"] == str(trained)
+    assert result["data"] == fingerprint.of(open_dataset(scenes, "val"))["digest"][:16]
     assert "road" in ran.out.splitlines()[-5] + ran.out
     page = trained / "report-val.html"
     assert page.is_file()
