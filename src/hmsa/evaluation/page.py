@@ -108,7 +108,8 @@ def write_evaluation(path: Path, found: Evaluation, predictor: Predictor, source
 
 def _listed(facts: Mapping[str, Any]) -> str:
     """`dataset a, gate (share 0.2, ..)`"""
-    each = ((key, f"({_listed(v)})" if isinstance(v, dict) else v) for key, v in facts.items())
+    known = ((key, value) for key, value in facts.items() if value is not None)
+    each = ((key, f"({_listed(v)})" if isinstance(v, dict) else v) for key, v in known)
     return ", ".join(f"{key} {value}" for key, value in each)
 
 
