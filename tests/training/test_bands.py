@@ -99,7 +99,7 @@ def test_a_dark_image_stays_dark(satellite, tmp_path, hmsa):
     assert read_image(dark, stretch=predictor.stretch).max() < 40
     other = Predictor.load(tmp_path / "run", stretch=((200, 300),))
     assert read_image(dark, stretch=other.stretch).max() > 245
-    assert other.settings["stretch"] == ((200, 300),)
+    assert other.settings["stretch"] == [[200, 300]]
 
 
 def test_the_description_can_say_the_range(satellite, tmp_path, hmsa):
@@ -149,3 +149,23 @@ def test_pretrained_weights_are_widened(tmp_path):
     ):
         torch.testing.assert_close(one, other)
     assert list(wide.mean) == [*plain.mean] * 2
+
+
+def test_labels_for_many_images(tiny, satellite, tmp_path, hmsa):
+    satellite()
+    tiny.save_pretrained(tmp_path / "network")
+    command = ("autolabel", tmp_path / "network", tmp_path / "train" / "images", "-o")
+    first = hmsa(*command, tmp_path / "out")
+    assert first.code == 0, first.err
+    assert first.err.count("images have more than 8 bits: ") == 1
+    ((low, high),) = json.loads((tmp_path / "out" / "autolabel.json").read_text())["stretch"]
+    assert 190 < low < 260
+    assert 950 < high < 1060
+    (tmp_path / "val" / "images" / "0.tif").rename(tmp_path / "train" / "images" / "new.tif")
+    again = hmsa(*command, tmp_path / "out")
+    assert again.code == 0, again.err
+    assert "more than 8 bits" not in again.err, "the range is that of the first run"
+    given = hmsa(*command, tmp_path / "other", "--stretch", "0,3000")
+    assert given.code == 0, given.err
+    stored = json.loads((tmp_path / "other" / "autolabel.json").read_text())
+    assert stored["stretch"] == [[0, 3000]]
