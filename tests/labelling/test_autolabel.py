@@ -93,7 +93,7 @@ def test_unreadable_images(hmsa, trained, tmp_path):
     (folder / "bad.png").write_bytes(b"nonsense")
     for new in (2, 0):
         ran = hmsa("autolabel", trained, folder, "-o", tmp_path / "auto", "--scales", "1")
-        assert ran.code == 2
+        assert ran.code == 3
         assert "bad.png is not an image" in ran.err
         assert json.loads(ran.out.splitlines()[-1])["new"] == new
     assert len(open_dataset(tmp_path / "auto", "auto")) == 1
@@ -247,7 +247,7 @@ class TestKilled:
         os.kill(process.pid, signal.SIGINT)
         process.join(240)
         assert process.exitcode == 130
-        assert not list(out.rglob(".*.png.*")), "half-written files"
+        assert not list(out.rglob(".hmsa-*")), "half-written files"
         for kind in ("labels", "confidence"):
             assert len(list((out / kind).iterdir())) == len(lines(out)) < 24
 

@@ -169,7 +169,7 @@ class TestSameCommandAgain:
         run()
         lines = (out / "autolabel.jsonl").read_bytes()
         (out / "autolabel.jsonl").write_bytes(lines[:-20])
-        for torn in ("labels/.b.png.x1y2", "labels/deep [x]/.e.png.zz", ".manifest.parquet.abc"):
+        for torn in ("labels/.hmsa-999999999-x1", "labels/deep [x]/.hmsa-999999999-zz"):
             (out / torn).write_text("half")
         assert run() == 1
         assert {path.name for path in out.rglob(".*")} <= {".autolabel.lock"}
