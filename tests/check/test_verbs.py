@@ -113,7 +113,7 @@ def test_stats(hmsa, folder_dataset):
 
 def test_stats_of_faulty_data_say_so(hmsa, faulty):
     ran = hmsa("data", "stats", faulty, "--json")
-    assert ran.code == 2
+    assert ran.code == 3
     assert json.loads(ran.out)["frequencies"]
     assert "cut.jpg cannot be decoded" in ran.err
 
