@@ -22,6 +22,7 @@ from ..evaluation.proposal import calibrate, propose
 from ..inference.predictor import Predictor
 from ..model.pretrained import Card
 from ..runs import InputError, Outcome
+from ..runs.files import escaped
 from .engine import Labeller, label_here, label_with_ray
 from .folder import NAME, SPLIT, Folder, is_done, total
 from .shards import Shards
@@ -94,7 +95,7 @@ def autolabel(
             new.append(row["name"])
 
         known = output.known()
-        pieces = [piece for piece in source.pieces if piece.get("name") not in known]
+        pieces = [piece for piece in source.pieces if escaped(piece.get("name", "")) not in known]
         options: Row = {"labels": labels, "known": known, "coarse": coarse, "agreement": agreement}
         if cluster or (workers or 1) > 1 or "://" in out:
             path = str(teacher.resolve() if teacher.exists() else teacher)
