@@ -300,8 +300,8 @@ def test_finds_networks_where_they_were_saved(tmp_path, monkeypatch):
     for source, says in [
         (tmp_path / "nothing", "no network .*nothing; hmsa attend"),
         ("transformers:/not/there", "transformers:/not/there cannot be loaded"),
-        ("torchvision:resnet18", "torchvision:resnet18 cannot be loaded .*no attribute"),
-        ("torchvision:lraspp_mobilenet_v3_large@nowhere.pth", "cannot be loaded .*No such file"),
+        ("torchvision:resnet18", "resnet18 is not one of deeplabv3_mobilenet_v3_large, "),
+        ("torchvision:lraspp_mobilenet_v3_large@nowhere.pth", "cannot be read .*No such file"),
         (tmp_path, "is a folder without model.safetensors"),
         ("somebodys:other", "somebodys:other: .* has no attribute"),
         ("nobodys:make", "nobodys:make: No module"),
