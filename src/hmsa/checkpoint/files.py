@@ -5,22 +5,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from pydantic import BaseModel, Field, ValidationError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..model import HMSA
-from ..model.pretrained import Card, read_checkpoint, require_finite, write_checkpoint
-from ..runs.errors import InputError, as_input_error, first_line
-
-ENTRIES = ("state_dict", "model_state_dict", "model")  # of a file, that hold the weights
+from ..model.pretrained import Card, read_checkpoint, write_checkpoint
+from ..model.weights import hashed
+from ..runs.errors import InputError, as_input_error
 
 
 class GatePoint(BaseModel):
@@ -87,63 +83,6 @@ def begin_from(model: HMSA, source: str | Path) -> list[str]:
     return fresh
 
 
-def read_state_dict(
-    path: Path, harmless: Sequence[Any] = ()
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights in a file of torch or safetensors, and all that the file holds.
-
-    They may be one of its entries, as Lightning and others save them. Nothing is unpickled but
-    tensors, plain values and what is `harmless`. Raises InputError.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            with torch.serialization.safe_globals([*harmless]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file may be anybody's
-        pickled = isinstance(error, pickle.UnpicklingError)
-        reason = "more than weights; save its state_dict" if pickled else first_line(error)
-        raise InputError(f"{path} cannot be read safely ({reason})") from None
-    found = content if isinstance(content, dict) else {}
-    while inner := next((key for key in ENTRIES if isinstance(found.get(key), dict)), None):
-        found = found[inner]
-    weights = {str(name): each for name, each in found.items() if isinstance(each, Tensor)}
-    if not weights:
-        raise InputError(f"{path} has no state_dict; save network.state_dict(), or a dict with it")
-    return weights, content
-
-
-def fitted(
-    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: object, network: str
-) -> dict[str, Tensor]:
-    """`tensors` named as in `wanted`, without the prefix that DDP, Lightning or others have added.
-
-    Raises InputError, with counts, unless each has its place in the network, and the reverse.
-    """
-    ends = {n.removesuffix(w) for w in wanted for n in tensors if n.endswith(w)}
-    prefixes = sorted(end for end in ends if not end or end.endswith("."))
-    prefix = max(prefixes, key=lambda p: sum(p + w in tensors for w in wanted), default="")
-    came = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-    wrong = {
-        "missing": [n for n in wanted if n not in came],
-        "of another shape": [n for n in wanted if n in came and came[n].shape != wanted[n].shape],
-        "not in it": [n for n in came if n not in wanted],
-    }
-    if any(wrong.values()):
-        matched = len(wanted) - len(wrong["missing"]) - len(wrong["of another shape"])
-        parts = [
-            f"{len(names)} {what}, such as {names[0]}" for what, names in wrong.items() if names
-        ]
-        raise InputError(
-            f"{source} does not fit {network}: {matched} of {len(wanted)} weights match; "
-            f"{'; '.join(parts)}"
-        )
-    with as_input_error():
-        require_finite(came, source)
-    return came
-
-
 def fingerprint(source: str | Path) -> str:
     """SHA-256 of all in a checkpoint that results depend on; of any other file, of its bytes."""
     path = Path(source)
@@ -152,16 +91,6 @@ def fingerprint(source: str | Path) -> str:
     _, tensors, card = read(source)
     fields = (card.network, card.names, card.scales, card.flip, card.long_edge)
     return hashed(tensors, json.dumps(fields, sort_keys=True))
-
-
-def hashed(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """SHA-256 of a text, and of tensors with their names."""
-    digest = hashlib.sha256(text.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def require_classes(card: Card, names: Sequence[str], other: object, source: object) -> None:

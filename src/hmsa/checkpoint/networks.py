@@ -30,9 +30,10 @@ from torch import Tensor, nn
 from ..model import HMSA, ScaleAttention, build
 from ..model.adapter import NetworkInfo
 from ..model.adapter import describe as describe_own
-from ..model.pretrained import CONFIG, require_finite
+from ..model.pretrained import CONFIG
+from ..model.state_dicts import fitted, read_state_dict, require_finite
+from ..model.weights import hashed
 from ..runs.errors import InputError, as_input_error, first_line
-from .files import fitted, hashed, read_state_dict
 
 # Environment variable: the MODULE:FUNCTION that may be imported. A checkpoint, which may be
 # anybody's, can name code but not have it run without this permission
@@ -244,11 +245,12 @@ def _find_torchvision(name: str) -> nn.Module:
     name, _, file = name.partition("@")
     if not file:
         return TorchvisionLogits(name)
-    tensors, _ = read_state_dict(Path(file))
-    tensors = {n: tensor for n, tensor in tensors.items() if "aux_classifier." not in n}
-    biases = [n for n in tensors if re.search(r"(^|\.)classifier\..*bias$", n)]
-    network = TorchvisionLogits(name, len(tensors[biases[-1]]) if biases else 1)
-    network.load_state_dict(fitted(tensors, network.state_dict(), file, f"torchvision:{name}"))
+    with as_input_error():
+        tensors, _ = read_state_dict(Path(file))
+        tensors = {n: tensor for n, tensor in tensors.items() if "aux_classifier." not in n}
+        biases = [n for n in tensors if re.search(r"(^|\.)classifier\..*bias$", n)]
+        network = TorchvisionLogits(name, len(tensors[biases[-1]]) if biases else 1)
+        network.load_state_dict(fitted(tensors, network.state_dict(), file, f"torchvision:{name}"))
     return network
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..data.labels import LabelSet
 from ..model import HMSA, build
-from ..runs.errors import InputError
-from .files import fitted, read_state_dict
+from ..model.state_dicts import fitted, read_state_dict
+from ..runs.errors import InputError, as_input_error
 
 _TABLES = yaml.safe_load(Path(__file__).with_name("official.yaml").read_text(encoding="utf-8"))
 NETWORKS: dict[str, dict[str, Any]] = _TABLES["networks"]  # by `arch`
@@ -38,7 +38,8 @@ def our_name(key: str, arch: str) -> str:
 
 def read(path: Path) -> tuple[str, dict[str, Tensor]]:
     """`arch`, and weights under our names, of an official file. Raises InputError."""
-    weights, content = read_state_dict(path, _HARMLESS)
+    with as_input_error():
+        weights, content = read_state_dict(path, _HARMLESS)
     arch = str(content.get("arch"))
     if arch not in NETWORKS:
         raise InputError(f"{path} is of arch {arch!r}; supported are {', '.join(NETWORKS)}")
@@ -55,7 +56,8 @@ def convert(path: Path, labels: LabelSet) -> HMSA:
     # The official code normalises outside of the network, by the same numbers
     weights |= {"mean": model.mean, "std": model.std}
     network = f"{arch} with {len(labels.names)} classes"
-    model.load_state_dict(fitted(weights, model.state_dict(), path, network))
+    with as_input_error():
+        model.load_state_dict(fitted(weights, model.state_dict(), path, network))
     model.card.names, model.card.palette = list(labels.names), list(labels.palette)
     # As evaluated there
     model.card.scales = [1.0] if model.fusion == "average" else [0.5, 1.0, 2.0]

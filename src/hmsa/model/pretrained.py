@@ -30,6 +30,8 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
+from .state_dicts import require_finite
+
 WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
 BEST, LAST = "best.safetensors", "last.safetensors"  # of a run
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
@@ -212,17 +214,6 @@ def read_checkpoint(source: str | Path, **hub: Any) -> tuple[Path, dict[str, Ten
         with config.open("rb") as content:
             return path, tensors, Card.from_json(content.read(_TEXT + 1), config)
     return path, tensors, Card.from_json(text, path)
-
-
-def require_finite(tensors: Mapping[str, Tensor], source: object) -> None:
-    """Raises ValueError for weights that are not numbers: they would label all as one class."""
-    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-    broken = [name for name, tensor in floats.items() if not tensor.float().isfinite().all()]
-    if broken:
-        raise ValueError(
-            f"{source}: {len(broken)} of {len(tensors)} weights hold NaN or infinite numbers, such "
-            f"as {broken[0]}; the training has failed, take an earlier checkpoint"
-        )
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], card: Card) -> None:

@@ -20,7 +20,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map, tree_map_only
 
-from ..checkpoint.files import GateCurve, amend, hashed
+from ..checkpoint.files import GateCurve, amend
 from ..checkpoint.networks import allow, find
 from ..config.options import Compute, HeadTraining
 from ..config.recipe import Attention, Stage
@@ -31,6 +31,7 @@ from ..evaluation.measure import gate_curve
 from ..inference.predictor import Predictor
 from ..model import HMSA, Encoded, PairScaleAttention, ScaleAttention
 from ..model.fusion import ordered
+from ..model.weights import hashed
 from ..runs import InputError, Progress, replace, say, sweep
 from ..runs.errors import as_input_error
 from ..runs.machine import in_use, launch

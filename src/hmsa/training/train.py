@@ -102,12 +102,14 @@ class _Job:
         card.names, card.palette = list(learn.labels.names), list(learn.labels.palette)
         card.recipe, card.flip = settings, recipe.inference.flip
         card.long_edge = recipe.data.long_edge
-        card.trained_on = {
+        card.trained_on |= {
             "dataset": learn.source.name, "split": learn.split, "pictures": len(learn)
         }  # fmt: skip
         if recipe.start and fresh:
             new = begin_from(model, recipe.start)
             self.say(f"starts from {recipe.start}; new: {', '.join(new) or 'nothing'}")
+        if origin := card.trained_on.get("trunk"):
+            self.say("pretrained: {source}, {license}, SHA-256 {sha256:.8}".format(**origin))
         size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters"
         machine = f"{fabric.world_size} x {describe_machine(fabric.device)}"
         self.say(f"{recipe.model.trunk}, {size}; {len(learn)} images of {learn.source}; {machine}")

@@ -16,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from pyarrow import csv
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -108,6 +108,8 @@ class Trainer:
         row = {"lr": set_learning_rate(self.optimizer, stage, state.step)}
         self.model.eval()  # what is frozen keeps the statistics of its norms, too
         work.trained.train()
+        if stage.freeze_norms:
+            freeze_norms(getattr(work.trained, "trunk", None))
         self.optimizer.zero_grad()
         output, label = next(outputs)
         terms = objective(output, label, stage, self.weight)
@@ -177,8 +179,36 @@ def read_curves(folder: Path) -> list[dict[str, Any]]:
 def make_optimizer(trained: nn.Module, stage: Stage) -> torch.optim.Optimizer:
     """The optimizer of a stage; norms and biases have no weight decay."""
     name = "momentum" if stage.optimizer == "sgd" else stage.optimizer  # timm's sgd is Nesterov's
-    made = create_optimizer_v2(trained, name, stage.lr, stage.weight_decay, stage.momentum)
+    groups = parameter_groups(trained, stage)
+    made = create_optimizer_v2(groups, name, stage.lr, stage.weight_decay, stage.momentum)
     return cast(torch.optim.Optimizer, made)
+
+
+def parameter_groups(trained: nn.Module, stage: Stage) -> list[dict[str, Any]]:
+    """Parameters by weight decay and by `lr_scale`, a multiple of the stage's learning rate."""
+    trunk = dict(trained.named_children()).get("trunk", nn.Module())
+    scales = dict.fromkeys(map(id, trunk.parameters()), stage.trunk_factor)
+    if stage.layer_decay < 1:
+        extractor = getattr(trunk, "extractor", trunk)
+        layers = getattr(extractor, "model", extractor)  # of timm's wrapper for transformers
+        for group in param_groups_layer_decay(layers, layer_decay=stage.layer_decay):
+            own = dict.fromkeys(map(id, group["params"]), group["lr_scale"] * stage.trunk_factor)
+            scales |= own
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in filter(lambda each: each.requires_grad, trained.parameters()):
+        decay = stage.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((decay, scales.get(id(parameter), 1.0)), []).append(parameter)
+    return [
+        {"params": each, "weight_decay": decay, "lr_scale": scale}
+        for (decay, scale), each in groups.items()
+    ]
+
+
+def freeze_norms(trunk: nn.Module | None) -> None:
+    """Batch norms use and keep the statistics that they have."""
+    for module in trunk.modules() if trunk else ():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def set_learning_rate(optimizer: Any, stage: Stage, step: int) -> float:
@@ -186,7 +216,7 @@ def set_learning_rate(optimizer: Any, stage: Stage, step: int) -> float:
     rise = min(1.0, (step + 1) / (stage.warmup + 1))
     lr: float = stage.lr * rise * (1 - step / stage.steps) ** stage.power
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
     return lr
 
 
