@@ -179,7 +179,6 @@ def _check_files(found: Findings, part: Part) -> None:
     scans = {p: found.scans[p] for p in (*part.images.values(), *part.labels.values())}
     found.add("cannot be read", part.name, [p for p, scan in scans.items() if scan.broken])
     found.add("another encoding", part.name, [p for p, scan in scans.items() if scan.foreign])
-    found.add("lossy labels", part.name, [p for p, scan in scans.items() if scan.lossy])
     sizes = {pair: [scans[path].size for path in pair] for pair in part.pairs}
     differ = [pair for pair, (one, other) in sizes.items() if one and other and one != other]
     first = sizes[differ[0]] if differ else ()
@@ -224,10 +223,14 @@ def _check_labels(found: Findings, part: Part) -> None:
         "unknown": share(*(values.keys() - known.keys())),
         "values": {classes.value_name(value): n for value, n in sorted(values.items())},
     }
-    guess = classes.guess(values)
+    strange = [path for path, each in plain.items() if each.keys() - known.keys()]
+    lossy = any(scans[path].lossy for path in strange)
+    guess = classes.guess(values, lossy)
     _list_unknown(found, name, scans, guess)
-    if strange := [path for path, each in plain.items() if each.keys() - known.keys()]:
-        found.add("unknown values", name, strange, diagnosis=classes.diagnose(values))
+    harmless = [path for path in plain if scans[path].lossy and path not in {*strange}]
+    found.add("lossy labels", name, harmless)
+    if strange:
+        found.add("unknown values", name, strange, diagnosis=classes.diagnose(values, lossy))
     elif set(values) == {0, 255} and known.get(255) == IGNORE and len(classes.names) > 1:
         # Nothing is unknown, and yet every object is ignored
         found.add("0/255 masks", name, list(plain), diagnosis=guess)

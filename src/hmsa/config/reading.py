@@ -116,10 +116,10 @@ def _place(content: Any, detail: ErrorDetails) -> list[int | str]:
     """Where a mistake is, by keys of `content` alone: pydantic also names types in between."""
     place: list[int | str] = []
     for part in detail["loc"]:
-        keys = content if isinstance(content, dict) else ()
+        inside = [*content] if isinstance(content, dict) else []
         if isinstance(content, list | tuple):
-            keys = range(len(content))
-        if part in keys:
+            inside = [*range(len(content))]
+        if part in inside:
             content = content[part]
             place.append(part)
         elif detail["type"] == "missing" and part == detail["loc"][-1]:

@@ -92,20 +92,27 @@ def _as_split(split: str | Split, root: Path) -> Split:
 
 
 def _last_names(root: Path, split: Split, share: float, source: str) -> list[str]:
-    """Patterns of the last names of a split, from where a recording ends if one does nearby."""
-
-    def natural(name: str) -> list[tuple[int, str]]:
-        return [(int(d or 0), text) for text, d in re.findall(r"(\D*)(\d*)", name)]
-
-    names = sorted(list_files(root, split)[0], key=natural)
+    names = [*list_files(root, split)[0]]
     if len(names) < 2:
         raise InputError(f"{source}: {len(names)} image(s) cannot be divided; name two folders")
+    return [glob.escape(name) for name in last_names(names, share)]
+
+
+def last_names(names: list[str], share: float) -> list[str]:
+    """The last of two or more names in natural order, from where a recording ends if that is near.
+
+    Neighbours of a recording look alike, so a block of names judges more honestly than a draw.
+    """
+
+    def natural(name: str) -> list[tuple[str, int]]:
+        return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", name)]
+
+    names = sorted(names, key=natural)
     wanted, slack = len(names) * (1 - share), len(names) * share / 2
     recording = [re.sub(r"\d+\D*$", "", name) for name in names]
     cuts = range(1, len(names))
     ends = [i for i in cuts if recording[i - 1] != recording[i] and abs(i - wanted) <= slack]
-    cut = min(ends or cuts, key=lambda i: abs(i - wanted))
-    return [glob.escape(name) for name in names[cut:]]
+    return names[min(ends or cuts, key=lambda i: abs(i - wanted)) :]
 
 
 def list_files(root: Path, split: Split) -> tuple[Files, Files]:

@@ -124,19 +124,20 @@ def _split(name: str, value: Any, file: Path) -> str | Split | HeldOut:
         )
     if not isinstance(value, dict):
         raise InputError(f"{file}: splits.{name} is {value!r}; {forms}")
-    fields = {_SPLIT_SYNONYMS.get(key, key): each for key, each in value.items()}
+    fields = {_SPLIT_SYNONYMS.get(str(key), str(key)): each for key, each in value.items()}
     if strays := [key for key in fields if key in Description.model_fields]:
         raise InputError(
             f"{file}: {strays[0]!r} stands under splits.{name}; move it to the left, where "
             "`splits` begins"
         )
-    kind = HeldOut if "held_out_of" in fields else Split
-    return validate(kind, fields, f"{file}, split {name}")
+    source = f"{file}, split {name}"
+    return validate(HeldOut if "held_out_of" in fields else Split, fields, source)
 
 
 def _name_classes(content: dict[str, Any], file: Path) -> None:
     """Make `names` value: name, and `palette` a list in that order."""
-    names, palette = content.get("names"), content.get("palette")
+    names: Any = content.get("names")
+    palette = content.get("palette")
     if isinstance(names, dict) and names and not any(map(_is_number, names)):
         if all(map(_is_number, names.values())):  # name: value
             if len({*map(int, names.values())}) < len(names):
