@@ -137,7 +137,9 @@ def check(
         except InputError as error:
             found.add("no list", name, reason=error)
     if not found.parts:
-        raise InputError(f"{path}: nothing to check; {found.problems[0].message}; pass --data?")
+        first = found.problems[0]
+        mend = "" if first.kind == "no list" else "; correct it or pass --data FOLDER"
+        raise InputError(f"{path}: nothing to check; {first.message}{mend}")
     files: dict[Path, LabelSet | None] = {}
     for part in found.parts:
         files |= dict.fromkeys(part.images.values())

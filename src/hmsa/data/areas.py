@@ -68,13 +68,8 @@ def runs(
 
     Raises ValueError if they are not as many pixels.
     """
-    count = np.array(lengths, np.int64)
-    if (
-        size[0] * size[1] > MAX_PIXELS
-        or count.ndim != 1
-        or (count < 0).any()
-        or count.sum() != size[0] * size[1]
-    ):
+    count, pixels = np.array(lengths, np.int64).ravel(), size[0] * size[1]
+    if pixels > MAX_PIXELS or (count < 0).any() or count.sum() != pixels:
         raise ValueError(f"run lengths that are not {size[1]}x{size[0]} pixels")
     values = np.arange(len(count)) % 2 == 1
     return np.repeat(values, count).reshape(size, order=order)

@@ -55,9 +55,12 @@ def locate(path: Path) -> tuple[Path, Path | None]:
     if str(path) in KNOWN and not path.is_file():
         return KNOWN[str(path)], None
     if path.is_dir() or (_is_bare(path) and not path.exists()):
+        mend = did_you_mean(path.name, KNOWN)
+        if path.is_dir():
+            mend += "; or add dataset.yaml, such as {splits: {train: train}, names: [sky, road]}"
         raise InputError(
             f"{path} is no known dataset, nor a folder with dataset.yaml or in a known layout; "
-            f"{did_you_mean(path.name, KNOWN)}"
+            f"{mend}"
         )
     return path, None
 

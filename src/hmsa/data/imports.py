@@ -1,19 +1,16 @@
 """Exports of annotation tools -> a folder of ours: images/, labels/, lists of splits, dataset.yaml.
 
-`masks.py` and `drawn.py` read them. Labels become 8-bit palette PNGs of class indices, 255 = none.
+`exports.py` reads them. Labels become 8-bit palette PNGs of class indices, 255 = none.
 """
 
 from __future__ import annotations
 
 import csv
-import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
@@ -21,28 +18,14 @@ from PIL import Image
 from ..runs import InputError, Outcome
 from .archives import unpacked
 from .descriptions import description_text
-from .drawn import read_coco, read_cvat_xml, read_labelme
+from .exports import read_export
 from .images import open_pillow, read_size
-from .masks import Export, Mask, by_name, read_cvat
+from .masks import Export, Mask, by_name
 from .pairs import last_names
 
 _SPLITS = {"validation": "val", "valid": "val", "training": "train"}  # tools say: recipes say
 _FEW = 5  # images; of fewer, none are held out
 Row = tuple[str, str]  # image and label, as a list names them
-
-
-_KNOWN = (
-    "CVAT (Segmentation mask 1.1 or CVAT for images 1.1), COCO (instances or panoptic) and labelme"
-)
-_MASKS = "export masks as PNG files, and describe them with a dataset.yaml"
-# Keys of a JSON file, or of its first element: whose it is, and what to do
-_FOREIGN: list[tuple[set[str], str]] = [
-    ({"classes", "tags"}, f"a Supervisely project; with its app Export as Masks {_MASKS}"),
-    ({"objects", "size"}, f"of a Supervisely project; with its app Export as Masks {_MASKS}"),
-    ({"id", "annotations"}, f"of Label Studio; export polygons as COCO, or {_MASKS}"),
-    ({"_via_settings"}, "of the VGG Image Annotator; export COCO there"),
-    ({"annotation"}, f"of Pascal VOC, which holds boxes; {_MASKS}"),
-]
 
 
 def import_masks(
@@ -66,7 +49,7 @@ def import_masks(
         tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as made,
         unpacked(source, out.parent) as folder,
     ):
-        export, target = _read_export(folder, ignore), Path(made) / "import"
+        export, target = read_export(folder, ignore), Path(made) / "import"
         files = images or export.images
         if not files or not files.is_dir():
             raise InputError(f"{source}: no folder {files or 'of images'}; name it with --images")
@@ -168,53 +151,3 @@ def _write_lists(
     (target / "dataset.yaml").write_text(text, encoding="utf-8")
     counts = ", ".join(f"{len(listed)} in {name}" for name, listed in splits.items())
     return [f"labelled images: {counts}", *notes]
-
-
-def _read_export(source: Path, ignore: Sequence[str] = ()) -> Export:
-    """The export in a folder or file. Raises InputError if it is of no kind that is known."""
-    files = [source]
-    if source.is_dir():
-        files = sorted(p for p in source.rglob("*") if not p.name.startswith("."))
-    if {"labelmap.txt", "SegmentationClass"} & {file.name for file in files}:
-        return read_cvat(source, ignore)
-    for file in files:
-        content, keys = _content(file)
-        if isinstance(content, ElementTree.Element) and "annotations" in keys:
-            return _checked(read_cvat_xml, file, content, ignore)
-        if {"images", "annotations"} <= keys:
-            return _checked(read_coco, file, content, ignore)
-        if {"shapes", "imagePath"} <= keys:
-            contents = {each: _content(each)[0] for each in files if each.suffix == ".json"}
-            return _checked(
-                read_labelme, source if source.is_dir() else source.parent, contents, ignore
-            )
-        for signs, whose in _FOREIGN:
-            if signs <= keys:
-                raise InputError(f"{file} is {whose}")
-    raise InputError(f"{source} is no export of {_KNOWN}; export one of these, or {_MASKS}")
-
-
-def _content(file: Path) -> tuple[Any, set[str]]:
-    """What an XML or JSON file holds, and its keys, those of its first element, or its tag."""
-    try:
-        if file.suffix.lower() == ".xml":
-            root = ElementTree.fromstring(file.read_bytes())
-            return root, {root.tag}
-        if file.suffix.lower() == ".json":
-            content = json.loads(file.read_bytes())
-            first = content[0] if isinstance(content, list) and content else content
-            return content, {*first} if isinstance(first, dict) else set()
-    except (ValueError, OSError, RecursionError, ElementTree.ParseError) as error:
-        raise InputError(f"{file} cannot be read ({error}); export it again") from None
-    return None, set()
-
-
-def _checked(read: Callable[..., Export], file: Path, *arguments: Any) -> Export:
-    try:
-        return read(file, *arguments)
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise InputError(
-            f"{file} is incomplete or damaged ({type(error).__name__} {error}); export it again"
-        ) from None

@@ -23,6 +23,8 @@ What others write is read where it means the same: `train:` and `val:` without `
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,7 +43,6 @@ Color = tuple[Byte, Byte, Byte]
 Folders = Annotated[list[str], _Many]
 
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_SYNONYMS = {"classes": "names"}
 _SPLIT_SYNONYMS = {"image": "images", "label": "labels", "masks": "labels", "mask": "labels",
                    "mask_ending": "label_ending"}  # fmt: skip
 _UNUSED = ("nc", "download")  # Ultralytics: count of classes; where the data are on the web
@@ -88,8 +89,7 @@ class Description(Strict):
 
 def read_description(file: Path) -> Description:
     """The description in a YAML file. Raises InputError that names the file and the key."""
-    content = {_SYNONYMS.get(key, key): value for key, value in read_yaml(file).items()}
-    count, _ = (content.pop(key, None) for key in _UNUSED)
+    content = _renamed(read_yaml(file), {"classes": "names"} | dict.fromkeys(_UNUSED))
     beside = {_SPLITS[key]: content.pop(key) for key in _SPLITS if key in content}
     if beside and "splits" in content:
         raise InputError(f"{file}: {next(iter(beside))!r} stands beside splits; move it below it")
@@ -98,10 +98,18 @@ def read_description(file: Path) -> Description:
         content["splits"] = {str(name): _split(str(name), splits[name], file) for name in splits}
     _name_classes(content, file)
     _name_ignored(content, file)
-    description = validate(Description, content, file)
-    if isinstance(count, int) and count != len(description.names):
-        raise InputError(f"{file}: nc is {count}, but there are {len(description.names)} names")
-    return description
+    return validate(Description, content, file)
+
+
+def _renamed(content: dict[Any, Any], synonyms: Mapping[str, str | None]) -> dict[str, Any]:
+    """With our names for those of others, or without what is None; never two values of one name."""
+    ours = {key: synonyms.get(key, key) for key in content}
+    twice = Counter(ours.values())
+    return {
+        str(key if twice[name] > 1 else name): content[key]
+        for key, name in ours.items()
+        if name is not None
+    }
 
 
 def _split(name: str, value: Any, file: Path) -> str | Split | HeldOut:
@@ -124,14 +132,15 @@ def _split(name: str, value: Any, file: Path) -> str | Split | HeldOut:
         )
     if not isinstance(value, dict):
         raise InputError(f"{file}: splits.{name} is {value!r}; {forms}")
-    fields = {_SPLIT_SYNONYMS.get(str(key), str(key)): each for key, each in value.items()}
+    fields = _renamed(value, _SPLIT_SYNONYMS)
     if strays := [key for key in fields if key in Description.model_fields]:
         raise InputError(
             f"{file}: {strays[0]!r} stands under splits.{name}; move it to the left, where "
             "`splits` begins"
         )
-    source = f"{file}, split {name}"
-    return validate(HeldOut if "held_out_of" in fields else Split, fields, source)
+    if "held_out_of" in fields:
+        return validate(HeldOut, fields, f"{file}, split {name}")
+    return validate(Split, fields, f"{file}, split {name}")
 
 
 def _name_classes(content: dict[str, Any], file: Path) -> None:

@@ -28,7 +28,7 @@ DEMO_SIZE, DEMO_COUNTS = (256, 512), {"train": 400, "val": 16, "test": 60}
 
 
 def train(
-    config: Annotated[Path, Parameter(help="recipe, a YAML file")],
+    config: Annotated[Path, Parameter(help="recipe, a YAML file; or the folder of a dataset")],
     /,
     *,
     changes: Changes = [],
@@ -47,8 +47,10 @@ def train(
     from .train import train as work
 
     keep_memory()
-    recipe = read(Recipe, config, changes)
-    folder, data = out or Path("runs") / config.stem, beside(config.parent, recipe.data.dataset)
+    dataset = [f"data.dataset={json.dumps(str(config.resolve()))}"] if config.is_dir() else []
+    recipe = read(Recipe, None if dataset else config, [*dataset, *changes])
+    folder = out or Path("runs") / config.resolve().stem
+    data = beside(config.parent, recipe.data.dataset)
     best = work(recipe, folder, data, pictures=files, resume=resume, near=config.parent)
     return Outcome(path=best, notes=[f"done: {best}"])
 
