@@ -163,12 +163,9 @@ class TestCvat:
             save(PAINTED, cvat / "JPEGImages" / f"clip_{number + 5}.jpg")
             save(PAINTED, cvat / "SegmentationClass" / f"clip_{number + 5}.png")
         made = import_masks(cvat, tmp_path / "out")
-        assert made.notes[0] == "labelled images: 8 in train, 2 in val; 1 have no label yet"
-        assert (
-            "its last 2 images by name, from clip_11 on, are val (--val 0: none)" in made.notes[1]
-        )
-        val = [p.image.stem for p in open_dataset(made.path, "val").pairs]
-        assert val == ["clip_11", "clip_12"]
+        assert made.notes[0] == "labelled images: 9 in train, 1 in val; 1 have no label yet"
+        assert "its last 1 images by name, from day 1/b on, are val (--val 0:" in made.notes[1]
+        assert [p.image.stem for p in open_dataset(made.path, "val").pairs] == ["b"]
         work(cvat, tmp_path / "whole", val=0)
         assert len(open_dataset(tmp_path / "whole", "train")) == 10
 

@@ -39,24 +39,32 @@ def find_split(description: Description, name: str, root: Path, source: object) 
     if name not in splits:
         raise InputError(f"{source} has no split {name!r}; {_mend(name, splits)}")
     split = splits[name]
-    if isinstance(split, HeldOut):
-        base = find_split(description, split.held_out_of, root, source)
-        whole = splits[split.held_out_of]
-        if isinstance(base, str) or isinstance(whole, HeldOut):
-            raise InputError(
-                f"{source}, split {name}: only of folders can names be held out, and "
-                f"{split.held_out_of} is {whole!r}; make two lists of it"
-            )
-        held = _last_names(root, _as_split(whole, root), split.share, f"{source}, split {name}")
-        return base.model_copy(update={"include": held, "exclude": []})
-    if isinstance(split, str) and Path(split).suffix.lower() in LISTS:
+    whole = split.held_out_of if isinstance(split, HeldOut) else name
+    parts = {
+        n: s.share for n, s in splits.items() if isinstance(s, HeldOut) and s.held_out_of == whole
+    }
+    if not parts and isinstance(split, str) and Path(split).suffix.lower() in LISTS:
         return split
-    split = _as_split(split, root)
-    unwanted = [*split.exclude]
-    for other in splits.values():
-        if isinstance(other, HeldOut) and other.held_out_of == name:
-            unwanted += _last_names(root, split, other.share, f"{source}, split {name}")
-    return split.model_copy(update={"exclude": unwanted})
+    base = splits.get(whole)
+    if base is None or isinstance(base, HeldOut) or str(base).lower().endswith((*LISTS,)):
+        raise InputError(
+            f"{source}, split {name}: names can be held out of a split of folders only, and "
+            f"{whole} is {'none' if base is None else repr(base)}; make two lists, or correct it"
+        )
+    base = _as_split(base, root)
+    rest = [*list_files(root, base)[0]] if parts else []
+    for part, share in parts.items():
+        if len(rest) < 2:
+            raise InputError(f"{source}: {len(rest)} image(s) of {whole} cannot be divided")
+        held = last_names(rest, share)
+        rest = [each for each in rest if each not in {*held}]
+        if part == name:
+            return _only(base, held)
+    return _only(base, rest) if parts else base
+
+
+def _only(split: Split, names: list[str]) -> Split:
+    return split.model_copy(update={"include": [*map(glob.escape, names)], "exclude": []})
 
 
 def _mend(name: str, splits: dict[str, str | Split | HeldOut]) -> str:
@@ -89,13 +97,6 @@ def _as_split(split: str | Split, root: Path) -> Split:
         found = [(split, split)] * any(files)
     images, labels = (found or usual)[0]
     return Split(images=[images], labels=[labels])
-
-
-def _last_names(root: Path, split: Split, share: float, source: str) -> list[str]:
-    names = [*list_files(root, split)[0]]
-    if len(names) < 2:
-        raise InputError(f"{source}: {len(names)} image(s) cannot be divided; name two folders")
-    return [glob.escape(name) for name in last_names(names, share)]
 
 
 def last_names(names: list[str], share: float) -> list[str]:
