@@ -155,7 +155,8 @@ class LabelSet:
         else:
             rows = [list(unpack(value)) for value in (*table, *unknown)]
         known = sum(count for value, count in pixels.items() if value in table)
-        if len(unknown) < 4 or not rows or sum(pixels[value] for value in unknown) > known:
+        rare = sum(pixels[value] for value in unknown) <= known
+        if len(unknown) < 4 or not rows or not (rare or self.encoding != "index"):
             return False
         colors = np.array(rows, float)
         first, last = (colors[i] for i in np.triu_indices(len(table), 1))
