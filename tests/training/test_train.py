@@ -275,3 +275,14 @@ def test_nothing_to_tell_apart_is_said_before_the_first_step(hmsa, folder_datase
     assert ran.code == 2
     assert says in ran.err
     assert "hmsa data check" in ran.err
+
+
+def test_a_folder_is_a_recipe_of_its_dataset(hmsa, scenes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    changes = ["model.trunk=hrnet_w18_small", "model.width=8", "joint.crop=[32, 32]"]
+    changes += ["joint.steps=1", "joint.batch=2", "joint.validate_every=1", "attention.steps=0"]
+    ran = hmsa("train", scenes.parent, *(part for each in changes for part in ("--set", each)))
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "runs" / scenes.parent.name / "best.safetensors").is_file()
+    ran = hmsa("train", tmp_path)
+    assert (ran.code, "or add dataset.yaml" in ran.err) == (2, True)
