@@ -283,7 +283,7 @@ def test_colour_outside_the_palette(folder_dataset):
         ({"path": "nowhere"}, "train", "no folder .*nowhere"),
         ({"splits": {"train": "missing"}}, "train", "no folder .*missing.images"),
         ({}, "trian", "did you mean train"),
-        ({"palette": [[0, 0, 0]]}, "train", "1 colours for 3 names"),
+        ({"palette": [[0, 0, 0]]}, "train", "1 colours for 3 names; give each"),
         ({"encoding": "rgb", "palette": None}, "train", "needs a palette"),
         ({"encoding": "rgb", "ignore": [7]}, "train", "needs colours"),
         ({"encodng": "rgb"}, "train", "unknown key 'encodng'; did you mean 'encoding'"),

@@ -80,7 +80,7 @@ def passes(root: Path, split: str = "train") -> None:
           SPLITS + "names: {0: a}\nignore: [50, 100]\n"]),
         (SPLITS + NAMES, COLORS[LABEL], "set encoding: rgb and a palette", [RGB]),
         (RGB.replace(PALETTE, ""), COLORS[LABEL], "encoding rgb needs a palette", [RGB]),
-        (RGB.replace(", [220, 220, 0]", ""), COLORS[LABEL], "give each a colour", [RGB]),
+        (RGB.replace(", [220, 220, 0]", ""), COLORS[LABEL], "give each name a colour", [RGB]),
         (
             "splits: {train: train}\nnames: [a, b]\npalette: ['#4682b4', '#804080']\nencoding: rgb",
             COLORS[LABEL],

@@ -124,7 +124,7 @@ class TestHeldOut:
         ("names", "train", "says"),
         [
             (["train/images/a.png", "train/labels/a.png"], "train", "1 image.* cannot be divided"),
-            ([], "x.csv", "of folders only, and train is 'x.csv'; make two"),
+            ([], "x.csv", "of folders only, which train is not; make two"),
             ([], {"held_out_of": "val"}, "of folders only"),
             ([], {"held_out_of": "trian"}, "of folders only"),
         ],

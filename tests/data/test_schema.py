@@ -108,7 +108,10 @@ def test_ignored_colours(described):
         (SPLITS + "names: {a: 0, b: 0}", "two names have one value"),
         (SPLITS + "names: [a]\nnames: [b]", "line 3, .*the key 'names' stands twice; remove one"),
         (SPLITS + "names: [a]\nclasses: [b]", "unknown key 'classes'"),
-        (SPLITS + "names: [a]\npalette: [red, bleu]", "palette.1: .*not 'bleu'; example: palette"),
+        (
+            SPLITS + "names: [a, b]\npalette: [red, bleu]",
+            "palette.1: .*not 'bleu'; example: palette",
+        ),
         (
             SPLITS + "names: [sky, road]\nignore: [skj]",
             "'skj', which is no class; .* sky",
@@ -116,9 +119,9 @@ def test_ignored_colours(described):
         (SPLITS + "names: [a]\ntrain: x", "'train' stands beside splits; move it below it"),
         (SPLITS + "names: [a]\nencoding: RGB", "encoding: .*'rgb', not 'RGB'"),
         ("splits: train\nnames: [a]", "splits: .*not 'train'; example: splits"),
-        ("splits: {train: 5}\nnames: [a]", "splits.train is 5; write splits: {train: FOLDER}"),
+        ("splits: {train: 5}\nnames: [a]", "splits has train: 5; write splits: {train: FOLDER}"),
         ("splits: {names: [a], train: x}", "'names' stands under splits; move it to the left"),
-        ("splits: {images: a, labels: b}\nnames: [a]", "'images' stands under splits, where the"),
+        ("splits: {images: a, labels: b}\nnames: [a]", "splits has images: 'a'; write splits: "),
         (
             "splits: {train: {images: a, labels: b, names: [a]}}",
             "'names' stands under splits.train",

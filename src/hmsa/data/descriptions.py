@@ -75,7 +75,7 @@ def label_set(description: Description, source: object) -> LabelSet:
     """The class table of a description. Raises InputError, naming `source`, for contradictions."""
     names, encoding, ignore = description.names, description.encoding, description.ignore
     palette = description.palette or spread(len(names))
-    colored, count, colors = encoding != "index", len(names), len(palette)
+    colored = encoding != "index"
     wanted = "colours such as [0, 0, 0]" if colored else "values such as 255"
     raw = tuple(map(_packed, palette) if colored else names)
     # 255 is only ignored where it is no class
@@ -86,7 +86,6 @@ def label_set(description: Description, source: object) -> LabelSet:
     both = sorted({*raw} & {*ignored})
     for wrongly, mistake in [
         (twice, f"names has {twice[:1]} twice; every class needs its own name"),
-        (count != colors, f"palette has {colors} colours for {count} names; give each a colour"),
         (colored and not description.palette, f"encoding {encoding} needs a palette"),
         (wrong, f"ignore has {wrong[:1]}, but encoding {encoding} needs {wanted}"),
         (len(set(raw)) < len(raw), "two classes have one colour; give each its own"),

@@ -48,8 +48,8 @@ def find_split(description: Description, name: str, root: Path, source: object) 
     base = splits.get(whole)
     if base is None or isinstance(base, HeldOut) or str(base).lower().endswith((*LISTS,)):
         raise InputError(
-            f"{source}, split {name}: names can be held out of a split of folders only, and "
-            f"{whole} is {'none' if base is None else repr(base)}; make two lists, or correct it"
+            f"{source}, split {name}: names can be held out of a split of folders only, which "
+            f"{whole} is not; make two lists, or correct held_out_of"
         )
     base = _as_split(base, root)
     rest = [*list_files(root, base)[0]] if parts else []
@@ -126,14 +126,17 @@ def list_files(root: Path, split: Split) -> tuple[Files, Files]:
     endings = len(split.image_ending), len(split.label_ending)
     if endings == (0, 0) and (ending := _label_ending(images, labels)):
         return list_files(root, split.model_copy(update={"label_ending": ending}))
-    both = _paths(images) & _paths(labels)
-    if both and endings[0] != endings[1]:  # in one folder: a file is of the kind it says more of
-        loser = images if endings[0] < endings[1] else labels
-        for name in [name for name, files in loser.items() if both.intersection(files)]:
-            loser[name] = [file for file in loser[name] if file not in both]
-            if not loser[name]:
-                del loser[name]
+    if endings[0] < endings[1]:  # in one folder, a file is of the kind that its name says more of
+        images = _without(images, labels)
+    elif endings[0] > endings[1]:
+        labels = _without(labels, images)
     return _chosen(images, split), _chosen(labels, split)
+
+
+def _without(files: Files, others: Files) -> Files:
+    taken = _paths(others)
+    rest = {name: [file for file in files[name] if file not in taken] for name in files}
+    return {name: each for name, each in rest.items() if each}
 
 
 def _paths(files: Files) -> set[Path]:

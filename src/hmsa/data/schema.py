@@ -114,30 +114,21 @@ def _renamed(content: dict[Any, Any], synonyms: Mapping[str, str | None]) -> dic
 
 def _split(name: str, value: Any, file: Path) -> str | Split | HeldOut:
     """A split as people write it. Raises InputError for keys of another level."""
-    forms = f"write splits: {{{name}: FOLDER}} or {{{name}: {{images: FOLDER, labels: FOLDER}}}}"
-    if name in Description.model_fields:
+    fields = _renamed(value, _SPLIT_SYNONYMS) if isinstance(value, dict) else {}
+    for key, where in ({name: "splits"} | dict.fromkeys(fields, f"splits.{name}")).items():
+        if key in Description.model_fields:
+            raise InputError(
+                f"{file}: {key!r} stands under {where}; move it to the left, where splits begins"
+            )
+    if name in {*Split.model_fields, *_SPLIT_SYNONYMS} or not isinstance(value, str | list | dict):
         raise InputError(
-            f"{file}: {name!r} stands under splits; move it to the left, where `splits` begins"
-        )
-    if name in {*Split.model_fields, *_SPLIT_SYNONYMS}:
-        raise InputError(
-            f"{file}: {name!r} stands under splits, where the names of splits are needed; write "
-            "splits: {train: {images: FOLDER, labels: FOLDER}}"
+            f"{file}: splits has {name}: {value!r}; write splits: {{train: FOLDER}} or splits: "
+            "{train: {images: FOLDER, labels: FOLDER}}"
         )
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
-        return Split(
-            images=[f"{each}/images" for each in value], labels=[f"{each}/labels" for each in value]
-        )
-    if not isinstance(value, dict):
-        raise InputError(f"{file}: splits.{name} is {value!r}; {forms}")
-    fields = _renamed(value, _SPLIT_SYNONYMS)
-    if strays := [key for key in fields if key in Description.model_fields]:
-        raise InputError(
-            f"{file}: {strays[0]!r} stands under splits.{name}; move it to the left, where "
-            "`splits` begins"
-        )
+    if isinstance(value, list):
+        fields = {kind: [f"{each}/{kind}" for each in value] for kind in ("images", "labels")}
     if "held_out_of" in fields:
         return validate(HeldOut, fields, f"{file}, split {name}")
     return validate(Split, fields, f"{file}, split {name}")
@@ -159,10 +150,15 @@ def _name_classes(content: dict[str, Any], file: Path) -> None:
     if isinstance(names, dict):
         names = {key: _text(name) for key, name in names.items()}
         if isinstance(palette, dict):
-            palette = [palette.get(key, palette.get(name)) for key, name in names.items()]
+            palette = [palette.get(key, palette.get(str(name))) for key, name in names.items()]
         content["names"] = names
+    if isinstance(palette, list):
+        palette = [*map(_color, palette)]
+        if isinstance(names, dict) and names and len(palette) != len(names):
+            count = f"{len(palette)} colours for {len(names)} names"
+            raise InputError(f"{file}: palette has {count}; give each name a colour")
     if palette is not None:
-        content["palette"] = [*map(_color, palette)] if isinstance(palette, list) else palette
+        content["palette"] = palette
 
 
 def _name_ignored(content: dict[str, Any], file: Path) -> None:
@@ -173,19 +169,20 @@ def _name_ignored(content: dict[str, Any], file: Path) -> None:
         return
     if "ignore_classes" in content:
         classes = _as_list(content.pop("ignore_classes"))
-        content["ignore"] = [names.get(each, each) for each in classes] + [IGNORE] * (not colored)
+        classes = [names.get(each, each) if isinstance(each, int) else each for each in classes]
+        content["ignore"] = classes + [IGNORE] * (not colored)
     if "ignore" not in content:
         return
     ignored = _as_list(content["ignore"])
     if colored and len(ignored) == 3 and all(map(_is_number, ignored)):
         ignored = [ignored]  # one colour
-    known, found = {name: value for value, name in names.items()}, []
+    known, found = {str(name): value for value, name in names.items()}, []
     for each in ignored:
         if isinstance(each, str | bool) and (name := _text(each)) in known:
             place = [*names].index(known[name])
             found.append(palette[place] if colored and palette else known[name])
             del names[known.pop(name)]
-            if palette:
+            if isinstance(palette, list):
                 del palette[place]
         elif isinstance(each, str) and not _is_number(each) and isinstance(_color(each), str):
             raise InputError(
