@@ -139,10 +139,12 @@ class TestCvat:
         (pair,) = open_dataset(made.path, "extra").pairs
         assert pair.image == tmp_path / "pictures" / "a.jpg"
 
-    def test_two_pictures_of_one_name(self, cvat, tmp_path):
+    def test_two_pictures_of_one_name(self, cvat, tmp_path, monkeypatch):
         save(PAINTED, cvat / "JPEGImages" / "a.png")
-        with pytest.raises(InputError, match="a.jpg and .*a.png have the same name, .* rename one"):
-            import_masks(zipped(cvat), tmp_path / "out")
+        monkeypatch.chdir(zipped(cvat).parent)
+        one, two = (f"cvat.zip/JPEGImages/a.{suffix}" for suffix in ("jpg", "png"))
+        with pytest.raises(InputError, match=f"{one} and {two} have the same name, .* rename one"):
+            import_masks(Path("cvat.zip"), Path("out"))
 
     def test_names_in_two_forms_of_unicode(self, cvat, tmp_path):
         for folder, form in (("JPEGImages", "NFD"), ("SegmentationClass", "NFC")):

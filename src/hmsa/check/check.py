@@ -199,7 +199,8 @@ def _check_images(found: Findings, part: Part) -> None:
     part.numbers |= {"sizes": dict(sizes), "modes": Counter(s.mode for s in scans.values())}
     part.numbers |= {"mean": mean.round(5).tolist(), "std": std.round(5).tolist()}
     if len(sizes) > 1:
-        found.add("mixed sizes", part.name, sizes=len(sizes), common=sizes[0][0])
+        common = ", ".join(f"{size} ({count})" for size, count in sizes[:3])
+        found.add("mixed sizes", part.name, sizes=len(sizes), common=common)
     found.add("mode", part.name, [p for p in scans if scans[p].mode not in ("RGB", "RGBA")])
 
 

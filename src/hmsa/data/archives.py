@@ -41,7 +41,7 @@ def unpacked(source: Path, beside: Path) -> Iterator[Path]:
         try:
             yield Path(folder)
         except InputError as error:
-            raise InputError(str(error).replace(folder, str(source))) from None
+            raise InputError(str(error).replace(str(Path(folder)), str(source))) from None
 
 
 def _extract(archive: zipfile.ZipFile, source: Path, folder: Path) -> None:

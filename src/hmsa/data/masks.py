@@ -75,15 +75,7 @@ def read_cvat(folder: Path, ignore: Sequence[str] = ()) -> Export:
             if image.mode in ("1", "L"):
                 return _classes(np.asarray(image), dict(enumerate(ids.values())), file)
             classes = {color: ids[name] for color, name in known.items()}
-            try:
-                return _classes(pack(np.asarray(image.convert("RGB"))), classes, file)
-            except InputError as error:
-                if 0 in known:
-                    raise
-                raise InputError(
-                    f"{error}; if black is the background, add the line background:0,0,0:: to "
-                    "labelmap.txt, or import with --ignore background"
-                ) from None
+            return _classes(pack(np.asarray(image.convert("RGB"))), classes, file)
 
     splits = {
         normalize("NFC", name): split_name(file.stem)
@@ -142,10 +134,14 @@ def _classes(values: NDArray[np.integer], known: dict[int, int], file: Path) -> 
     if unknown := set(found.tolist()) - known.keys():
         least = min(unknown)
         shown = least if values.dtype == np.uint8 else "{},{},{}".format(*unpack(least))
-        raise InputError(
-            f"{file}: {len(unknown)} value(s), such as {shown}, are not listed in the export; do "
-            "its files belong together?"
-        )
+        mend = "do its files belong together?"
+        if shown == "0,0,0":
+            mend = (
+                "if that is the background, add the line background:0,0,0:: to labelmap.txt, or "
+                "import with --ignore background"
+            )
+        count = f"{len(unknown)} value(s), such as {shown},"
+        raise InputError(f"{file}: {count} are not listed in the export; {mend}")
     return np.array([known[v] for v in found.tolist()], np.uint8)[where].reshape(values.shape)
 
 
