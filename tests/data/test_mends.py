@@ -135,6 +135,22 @@ def test_no_split_val(tmp_path):
     assert {p.name for p in open_dataset(tmp_path, "val").pairs} == {"6"}
 
 
+def test_no_split_val_beside_a_list(tmp_path):
+    write(tmp_path)
+    (tmp_path / "dataset.yaml").write_text(NAMES + "splits:\n  train: x.csv\n")
+    rows = [f"train/images/{n}.jpg,train/labels/{n}.png" for n in "123456"]
+    (tmp_path / "x.csv").write_text("\n".join(["image,label", *rows]))
+    says = "move the last rows of x.csv to a list val.csv, and add under splits: (val: val.csv)"
+    with pytest.raises(InputError, match=says) as caught:
+        open_dataset(tmp_path, "val")
+    (tmp_path / "x.csv").write_text("\n".join(["image,label", *rows[:4]]))
+    (tmp_path / "val.csv").write_text("\n".join(["image,label", *rows[4:]]))
+    with (tmp_path / "dataset.yaml").open("a") as file:
+        file.write(f"  {re.search(says, str(caught.value))[1]}\n")
+    passes(tmp_path)
+    passes(tmp_path, "val")
+
+
 def test_a_folder_without_description(tmp_path):
     write(tmp_path)
     with pytest.raises(InputError, match="add dataset.yaml, such as (.*)$") as caught:

@@ -106,6 +106,8 @@ def test_ignored_colours(described):
         (SPLITS + "names: a, b", "names: .*not 'a, b'; example: names"),
         (SPLITS + "names: [a, [b]]", r"names.1: .*not \['b'\]; example: names"),
         (SPLITS + "names: {a: 0, b: 0}", "two names have one value"),
+        (SPLITS + "names: {1: a, 01: b}", "two names have one value"),
+        (SPLITS + "names: [a, [b]]\nignore: [a]", "names.1: .*not"),
         (SPLITS + "names: [a]\nnames: [b]", "line 3, .*the key 'names' stands twice; remove one"),
         (SPLITS + "names: [a]\nclasses: [b]", "unknown key 'classes'"),
         (

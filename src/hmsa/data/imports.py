@@ -54,33 +54,25 @@ def import_masks(
         if not files or not files.is_dir():
             raise InputError(f"{source}: no folder {files or 'of images'}; name it with --images")
         target.mkdir()
-        found, unpacked_here = by_name(files), not images and folder != source
-        rows = _write(export, found, target, unpacked_here)
-        for name, each in found.items() if unpacked_here else ():
-            for file in each:
-                place = target / _moved(name, file)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                file.rename(place)
+        found, inside = by_name(files), not images and folder != source  # unpacked here
+        rows = _write(export, found, target, files if inside else None)
         notes = _write_lists(export, rows, target, split, val)
         left = sum(map(len, found.values())) - len(rows)
         notes[0] += f"; {left} have no label yet"
+        if inside:
+            files.rename(target / "images")
         if out.exists():
             out.rmdir()
         target.rename(out)
     return Outcome(path=out / "dataset.yaml", notes=notes)
 
 
-def _moved(name: str, image: Path) -> str:
-    """The place of an image that was unpacked, from the new folder."""
-    return f"images/{name}{image.suffix}"
-
-
 def _write(
-    export: Export, images: dict[str, list[Path]], target: Path, move: bool
+    export: Export, images: dict[str, list[Path]], target: Path, moved: Path | None
 ) -> list[tuple[Mask, Row]]:
     """Write all labels into the folder `target`; returns the rows of lists.
 
-    move: images will be where `_moved` says.
+    moved: the folder of the images if it will be that in `target`.
     """
     palette = np.ravel(export.labels.palette).astype(np.uint8).tobytes().ljust(768, b"\0")
     twice = [name for name, n in Counter(mask.name for mask in export.masks).items() if n > 1]
@@ -88,7 +80,7 @@ def _write(
         raise InputError(f"the export has two labels for {twice[0]}; rename one of the images")
 
     def write(mask: Mask) -> Row:
-        name, image = _image_of(mask, images)
+        image = _image_of(mask, images)
         size = read_size(image)
         if (mask.size or size) == size:  # else nothing so large is painted
             label = mask.read()
@@ -102,28 +94,26 @@ def _write(
         painted = Image.fromarray(label)
         painted.putpalette(palette)
         painted.save(file)
-        place = _moved(name, image) if move else image.resolve().as_posix()
-        return place, file.relative_to(target).as_posix()
+        image = "images" / image.relative_to(moved) if moved else image.resolve()
+        return image.as_posix(), file.relative_to(target).as_posix()
 
     with ThreadPoolExecutor() as pool:
         return [*zip(export.masks, pool.map(write, export.masks), strict=True)]
 
 
-def _image_of(mask: Mask, images: dict[str, list[Path]]) -> tuple[str, Path]:
-    """The name and file of the image of a label; CVAT may have it in a folder of its subset."""
-    name = next((n for n in (mask.name, f"{mask.split}/{mask.name}") if n in images), None)
-    if not name:
+def _image_of(mask: Mask, images: dict[str, list[Path]]) -> Path:
+    files = images.get(mask.name) or images.get(f"{mask.split}/{mask.name}")  # as CVAT's projects
+    if not files:
         raise InputError(
             f"{mask.file}: there is no image {mask.name}.*; do they belong together? see --images"
         )
-    file, *others = images[name]
-    if others:
+    if len(files) > 1:
         raise InputError(
-            f"{file} and {others[0]} have the same name, so it is unknown which of them the label "
+            f"{files[0]} and {files[1]} have the same name, so it is unknown which one the label "
             "belongs to; rename one in the tool and export again"
         )
-    with open_pillow(file):  # raises InputError for too many pixels
-        return name, file
+    with open_pillow(files[0]):  # raises InputError for too many pixels
+        return files[0]
 
 
 def _write_lists(

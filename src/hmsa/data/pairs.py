@@ -72,7 +72,8 @@ def _mend(name: str, splits: dict[str, str | Split | HeldOut]) -> str:
     if name != "val" or "train" not in splits:
         return hint
     if str(splits["train"]).lower().endswith((*LISTS,)):
-        return f"{hint}; move the last rows of {splits['train']} to a list of its own, val.csv"
+        mend = f"move the last rows of {splits['train']} to a list val.csv"
+        return f"{hint}; {mend}, and add under splits: val: val.csv"
     return (
         f"{hint}; to hold out the last fifth of train's names, add under splits: "
         "val: {held_out_of: train}"

@@ -138,17 +138,19 @@ def _name_classes(content: dict[str, Any], file: Path) -> None:
     """Make `names` value: name, and `palette` a list in that order."""
     names: Any = content.get("names")
     palette = content.get("palette")
-    if isinstance(names, dict) and names and not any(map(_is_number, names)):
-        if all(map(_is_number, names.values())):  # name: value
-            if len({*map(int, names.values())}) < len(names):
-                raise InputError(f"{file}: two names have one value; give each its own")
-            names = {value: name for name, value in names.items()}
-        elif not palette and not any(isinstance(_color(each), str) for each in names.values()):
-            names, palette = list(names), list(names.values())  # name: colour
+    by_value: Any = names.items() if isinstance(names, dict) else ()
     if isinstance(names, list):
-        names = dict(enumerate(names))
-    if isinstance(names, dict):
-        names = {key: _text(name) for key, name in names.items()}
+        by_value = enumerate(names)
+    elif isinstance(names, dict) and names and not any(map(_is_number, names)):
+        if all(map(_is_number, names.values())):  # name: value
+            by_value = ((value, name) for name, value in names.items())
+        elif not palette and not any(isinstance(_color(each), str) for each in names.values()):
+            by_value, palette = enumerate(names), list(names.values())  # name: colour
+    if isinstance(names, list | dict):
+        pairs = [(int(v) if _is_number(v) else v, _text(name)) for v, name in by_value]
+        names = dict(pairs)
+        if len(names) < len(pairs):
+            raise InputError(f"{file}: two names have one value; give each its own")
         if isinstance(palette, dict):
             palette = [palette.get(key, palette.get(str(name))) for key, name in names.items()]
         content["names"] = names
