@@ -71,11 +71,16 @@ def test_run_lengths_of_coco(bits):
 
 
 @pytest.mark.parametrize(
-    ("lengths", "size"), [([3], SIZE), ([-1, 49], SIZE), ([10**18], (10**9, 10**9))]
+    ("lengths", "size"), [([3], SIZE), ([-1, 49], SIZE), ([2**62] * 4 + [48], SIZE)]
 )
 def test_run_lengths_that_do_not_fit(lengths, size):
     with pytest.raises(ValueError, match="run lengths that are not"):
         runs(lengths, size)
+
+
+def test_a_run_length_without_end():
+    with pytest.raises(ValueError, match="beyond all bounds"):
+        coco_lengths("o" * 99)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import yaml
 
 from hmsa import HMSA
 from hmsa.config.recipe import Joint
+from hmsa.data.descriptions import is_dataset
 from hmsa.runs import Run
 from hmsa.training.trainer import class_weights, set_learning_rate
 from samples import TINY_RECIPE
@@ -284,5 +286,7 @@ def test_a_folder_is_a_recipe_of_its_dataset(hmsa, scenes, tmp_path, monkeypatch
     ran = hmsa("train", scenes.parent, *(part for each in changes for part in ("--set", each)))
     assert ran.code == 0, ran.err
     assert (tmp_path / "runs" / scenes.parent.name / "best.safetensors").is_file()
+    known = [is_dataset(path) for path in (scenes, Path("camvid"), tmp_path / "recipe.yaml")]
+    assert known == [True, True, False]
     ran = hmsa("train", tmp_path)
     assert (ran.code, "or add dataset.yaml" in ran.err) == (2, True)

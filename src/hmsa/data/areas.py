@@ -8,7 +8,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_PIXELS = 1 << 28  # of a mask
 Label = NDArray[np.uint8]  # [H,W] class indices
 Paint = Callable[[Label, int], None]  # gives the pixels of one area of a label a class
 
@@ -43,9 +42,8 @@ def rectangle(x0: float, y0: float, x1: float, y1: float) -> Paint:
 def ellipse(x: float, y: float, width: float, height: float) -> Paint:
     """By its centre and half axes."""
     angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
-    return polygon(
-        np.ravel([x + width * np.cos(angles), y + height * np.sin(angles)], "F").tolist()
-    )
+    rim = np.stack([x + width * np.cos(angles), y + height * np.sin(angles)], -1)
+    return polygon(rim.ravel().tolist())
 
 
 def pasted(decode: Callable[[], NDArray[np.bool_]], left: int = 0, top: int = 0) -> Paint:
@@ -69,7 +67,7 @@ def runs(
     Raises ValueError if they are not as many pixels.
     """
     count, pixels = np.array(lengths, np.int64).ravel(), size[0] * size[1]
-    if pixels > MAX_PIXELS or (count < 0).any() or count.sum() != pixels:
+    if ((count < 0) | (count > pixels)).any() or count.sum() != pixels:
         raise ValueError(f"run lengths that are not {size[1]}x{size[0]} pixels")
     values = np.arange(len(count)) % 2 == 1
     return np.repeat(values, count).reshape(size, order=order)
@@ -83,6 +81,8 @@ def coco_lengths(text: str) -> list[int]:
         bits = letter - 48
         number |= (bits & 31) << shift
         shift += 5
+        if shift > 60:
+            raise ValueError("a run length beyond all bounds")
         if not bits & 32:
             number -= (bits & 16) << shift - 4  # its sign
             lengths.append(number + (lengths[-2] if len(lengths) > 2 else 0))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ..config.reading import read_yaml
 from ..runs import InputError, did_you_mean
 from .labels import IGNORE, LabelSet, pack, spread
 from .schema import Color, Description, read_description
@@ -63,6 +64,13 @@ def locate(path: Path) -> tuple[Path, Path | None]:
             f"{mend}"
         )
     return path, None
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether `path` means a dataset rather than a recipe, which has no `names`."""
+    if path.is_dir() or not path.exists():
+        return path.is_dir() or str(path) in KNOWN
+    return not {"names", "classes"}.isdisjoint(read_yaml(path))
 
 
 def beside(folder: Path, dataset: str) -> Path:

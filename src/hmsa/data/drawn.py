@@ -18,7 +18,7 @@ from PIL import ImageColor
 
 from ..runs import InputError
 from .areas import Paint, coco_lengths, ellipse, pasted, polygon, rectangle, runs
-from .images import open_pillow
+from .images import MAX_PIXELS, open_pillow
 from .masks import BACKGROUND, Export, Label, Mask, class_table, name_of, read_panoptic, split_name
 from .schema import Color
 
@@ -82,7 +82,7 @@ def read_coco(file: Path, content: dict[str, Any], ignore: Sequence[str]) -> Exp
         image, name = images[annotation["image_id"]], names[annotation["category_id"]]
         drawn = annotation.get("segmentation")
         if isinstance(drawn, dict):
-            lengths, size = drawn["counts"], (image["height"], image["width"])
+            lengths, size = drawn["counts"], (int(image["height"]), int(image["width"]))
             lengths = coco_lengths(lengths) if isinstance(lengths, str) else lengths
             areas[image["id"]].append((name, pasted(partial(runs, lengths, size, "F"))))
         elif drawn:
@@ -91,7 +91,8 @@ def read_coco(file: Path, content: dict[str, Any], ignore: Sequence[str]) -> Exp
             passed["box"] += 1
     made = []
     for key, drawn in areas.items():
-        image, size = images[key], (images[key]["height"], images[key]["width"])
+        image = images[key]
+        size = int(image["height"]), int(image["width"])
         made.append(_Drawn(name_of(image["file_name"], file), file, size, drawn))
     return _paint(made, colors, ignore, file, folder, passed)
 
@@ -150,11 +151,13 @@ def _paint(
     labels, ids = class_table(colors, ignore, source)
 
     def paint(image: _Drawn) -> Label:
+        if image.size[0] * image.size[1] > MAX_PIXELS:
+            raise InputError(f"{image.file}: {image.name} has more than {MAX_PIXELS} pixels")
         label = np.full(image.size, ids[BACKGROUND], np.uint8)
         try:
             for name, area in image.areas:
                 area(label, ids[name])
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise InputError(f"{image.file}: {image.name} has {error}") from None
         return label
 

@@ -19,7 +19,7 @@ from ..runs import InputError, Outcome
 from .archives import unpacked
 from .descriptions import description_text
 from .exports import read_export
-from .images import open_pillow, read_size
+from .images import read_size
 from .masks import Export, Mask, by_name
 from .pairs import last_names
 
@@ -112,8 +112,7 @@ def _image_of(mask: Mask, images: dict[str, list[Path]]) -> Path:
             f"{files[0]} and {files[1]} have the same name, so it is unknown which one the label "
             "belongs to; rename one in the tool and export again"
         )
-    with open_pillow(files[0]):  # raises InputError for too many pixels
-        return files[0]
+    return files[0]
 
 
 def _write_lists(

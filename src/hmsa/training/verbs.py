@@ -28,7 +28,7 @@ DEMO_SIZE, DEMO_COUNTS = (256, 512), {"train": 400, "val": 16, "test": 60}
 
 
 def train(
-    config: Annotated[Path, Parameter(help="recipe, a YAML file; or the folder of a dataset")],
+    config: Annotated[Path, Parameter(help="recipe, a YAML file; or a dataset")],
     /,
     *,
     changes: Changes = [],
@@ -42,13 +42,13 @@ def train(
     """
     from ..config.reading import read
     from ..config.recipe import Recipe
-    from ..data.descriptions import beside
+    from ..data.descriptions import beside, is_dataset
     from ..runs.machine import keep_memory
     from .train import train as work
 
     keep_memory()
-    dataset = [f"data.dataset={json.dumps(str(config.resolve()))}"] if config.is_dir() else []
-    recipe = read(Recipe, None if dataset else config, [*dataset, *changes])
+    alone = [f"data.dataset={json.dumps(config.name)}"] if is_dataset(config) else []
+    recipe = read(Recipe, None if alone else config, [*alone, *changes])
     folder = out or Path("runs") / config.resolve().stem
     data = beside(config.parent, recipe.data.dataset)
     best = work(recipe, folder, data, pictures=files, resume=resume, near=config.parent)
