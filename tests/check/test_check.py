@@ -109,7 +109,7 @@ def test_a_decoder_that_fails_in_its_own_way_stops_nothing(folder_dataset, monke
         ),
         ({"a": [[0, 255]], "b": [[0, 0]]}, {"ignore": []}, "unknown values", "0/255 mask"),
         ({"a": [[0, 255]], "b": [[0, 0]]}, {}, "0/255 masks", "255 is ignored.*0/255 mask"),
-        ({"a": [[1, 2]], "b": [[3, 0]]}, {}, "unknown values", "b.png.*numbered from 1"),
+        ({"a": [[1, 2]], "b": [[3, 1]]}, {}, "unknown values", "b.png.*numbered from 1"),
         ({"a": [[0, 1, 2, 77]]}, {}, "unknown values", r"77 \(1 pixels\).*list them under names"),
     ],
 )
