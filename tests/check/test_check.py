@@ -111,7 +111,7 @@ def test_a_decoder_that_fails_in_its_own_way_stops_nothing(folder_dataset, monke
         ),
         ({"a": [[0, 255]], "b": [[0, 0]]}, {"ignore": []}, "unknown values", "0/255 mask"),
         ({"a": [[0, 255]], "b": [[0, 0]]}, {}, "0/255 masks", "255 is ignored.*0/255 mask"),
-        ({"a": [[1, 2]], "b": [[3, 0]]}, {}, "unknown values", "b.png.*numbered from 1"),
+        ({"a": [[1, 2]], "b": [[3, 1]]}, {}, "unknown values", "b.png.*numbered from 1"),
         ({"a": [[0, 1, 2, 77]]}, {}, "unknown values", r"77 \(1 pixels\).*list them under names"),
     ],
 )
@@ -230,6 +230,7 @@ def test_an_optional_split_can_be_named(layout, checked):
 
 
 TWO = np.array([[0, 255, 255]], np.uint8)
+FROM_0 = np.array([[0, 1, 2, 3]], np.uint8)
 ELEVEN = np.array([[0, 1, 11, 255]], np.uint8)
 ONES = np.array([[1, 2], [3, 1]], np.uint8)
 RGB = np.array([[[10, 20, 30], [0, 0, 200]]], np.uint8)
@@ -241,7 +242,11 @@ RGB = np.array([[[10, 20, 30], [0, 0, 200]]], np.uint8)
         (TWO, {"names": {0: "background", 255: "building"}, "palette": None},
          r"name the classes by value: names: {0: .*, 255: .*}"),
         (ONES, {"names": {1: "land", 2: "water", 3: "road"}}, r"give names as 1: \.\. to 3: \.\."),
-        (ONES, {"ignore": [3, 255]}, "list 3 under ignore"),
+        (FROM_0, {"ignore": [3, 255]}, "list 3 under ignore"),
+        (FROM_0, {"names": ["land", "water", "road", "post"], "palette": None},
+         "add the name of the last"),
+        (FROM_0, {"names": {1: "land", 2: "water", 3: "road"}, "ignore": [0]},
+         r"if 0 means no label, give names as 1: \.\. to 3: \.\. and ignore: \[0\]"),
         (ELEVEN, {"names": {0: "land", 1: "water", 11: "road"}},
          r"list them under names \(value: name\)"),
         (RGB, {"encoding": "rgb", "names": ["land", "water"],

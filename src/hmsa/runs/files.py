@@ -57,11 +57,16 @@ def replace(path: Path, content: Callable[[Path], Any] | bytes | str) -> None:
 
 def _fill(file: Path, content: Callable[[Path], Any] | bytes | str) -> None:
     if isinstance(content, str):
-        content = content.encode("utf-8", "backslashreplace")
+        content = escaped(content).encode()
     if isinstance(content, bytes):
         file.write_bytes(content)
     else:
         content(file)
+
+
+def escaped(text: str) -> str:
+    """The text with backslashes where it is not Unicode, as file names that are not UTF-8 are."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _refusal(file: Path) -> OSError | None:
