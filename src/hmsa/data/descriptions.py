@@ -58,7 +58,7 @@ def locate(path: Path) -> tuple[Path, Path | None]:
     if path.is_dir() or (_is_bare(path) and not path.exists()):
         mend = did_you_mean(path.name, KNOWN)
         if path.is_dir():
-            mend += "; or add dataset.yaml, such as {splits: {train: train}, names: [sky, road]}"
+            mend += f"; or have dataset.yaml written by: hmsa data check {path} --fix"
         raise InputError(
             f"{path} is no known dataset, nor a folder with dataset.yaml or in a known layout; "
             f"{mend}"
