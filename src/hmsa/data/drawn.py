@@ -18,8 +18,9 @@ from PIL import ImageColor
 
 from ..runs import InputError
 from .areas import Paint, coco_lengths, ellipse, pasted, polygon, rectangle, runs
-from .images import MAX_PIXELS, open_pillow
+from .images import open_pillow
 from .masks import BACKGROUND, Export, Label, Mask, class_table, name_of, read_panoptic, split_name
+from .rasters import MAX_PIXELS
 from .schema import Color
 
 
