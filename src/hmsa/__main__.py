@@ -57,11 +57,10 @@ DATA_VERBS = {
     "scenes": "data.verbs:scenes",
     "import": "data.verbs:import_masks",
     "check": "check.verbs:check",
-    "stats": "check.verbs:stats",
     "preview": "training.verbs:preview",
 }
 # What is added to the same command to go on after an interruption; other verbs begin again
-RESUME = dict.fromkeys(["predict", "attend", "autolabel", "review", "check", "stats"], "")
+RESUME = dict.fromkeys(["predict", "attend", "autolabel", "review", "check"], "")
 RESUME |= {"train": "--resume", "selftrain": "--resume"}
 Switch = Annotated[bool, Parameter(negative="", group=Group("Every verb", sort_key=99))]
 

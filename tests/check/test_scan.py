@@ -47,7 +47,7 @@ def decoded(monkeypatch):
 
 
 def run(path):
-    return check(path, compare=False).scans
+    return check(path).scans
 
 
 def test_a_second_run_reads_nothing_and_says_the_same(folder_dataset, decoded):

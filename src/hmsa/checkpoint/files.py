@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import BaseModel
 from torch import Tensor
 
 from ..model import HMSA
 from ..model.pretrained import Card, read_checkpoint, write_checkpoint
+from ..model.weights import hashed
 from ..runs.errors import InputError, as_input_error
 
 
@@ -79,18 +79,9 @@ def fingerprint(source: str | Path) -> str:
     if path.is_file() and path.suffix != ".safetensors":
         return hashlib.sha256(path.read_bytes()).hexdigest()
     _, tensors, card = read(source)
-    fields = (card.network, card.names, card.scales, card.flip, card.long_edge)
+    fields = [card.network, card.names, card.scales, card.flip, card.long_edge]
+    fields += [card.bands, card.stretch] if card.bands or card.stretch else []
     return hashed(tensors, json.dumps(fields, sort_keys=True))
-
-
-def hashed(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """SHA-256 of a text, and of tensors with their names."""
-    digest = hashlib.sha256(text.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def require_classes(card: Card, names: Sequence[str], other: object, source: object) -> None:

@@ -31,8 +31,8 @@ from ..model import HMSA, ScaleAttention, build
 from ..model.adapter import NetworkInfo
 from ..model.adapter import describe as describe_own
 from ..model.pretrained import CONFIG
+from ..model.weights import hashed
 from ..runs.errors import InputError, as_input_error, first_line
-from .files import hashed
 
 # Environment variable: the MODULE:FUNCTION that may be imported. A checkpoint, which may be
 # anybody's, can name code but not have it run without this permission

@@ -30,8 +30,9 @@ from PIL import Image
 
 from ..runs import InputError, Outcome
 from .descriptions import Color, description_text
-from .images import images_below, open_pillow, read_size
+from .images import open_pillow, read_size
 from .labels import IGNORE, LabelSet, pack, spread
+from .walk import images_below
 
 _SPLITS = {"validation": "val", "training": "train"}  # as annotators call them: as recipes do
 _LABELMAP = re.compile(r"(.*):(\d+),(\d+),(\d+):[^:]*:[^:]*")

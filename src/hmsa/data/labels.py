@@ -14,10 +14,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from ..runs import InputError, did_you_mean
-from .images import open_pillow
+from ..runs import InputError, did_you_mean, say_once
+from .images import read_stored
+from .rasters import Stored
 
 IGNORE = 255
 Encoding = Literal["index", "palette", "rgb"]
@@ -37,8 +37,7 @@ class LabelSet:
 
     def read(self, path: Path) -> NDArray[np.uint8]:
         """Label file -> `[H,W]` train ids. Raises InputError for a value outside the table."""
-        with open_pillow(path) as image:
-            raw = self.raw_of(image, path)
+        raw = self.raw_of(read_stored(path), path)
         known = self.train_ids()
         if raw.dtype == np.uint8:  # by far the most files, and this is the fastest look-up
             table = bytes(known.get(value, _UNKNOWN) for value in range(256))
@@ -53,26 +52,36 @@ class LabelSet:
             raise InputError(f"{path}: {self.diagnose(pixels)}")
         return label
 
-    def raw_of(self, image: Image.Image, path: Path) -> NDArray[np.integer]:
-        """An open label file -> `[H,W]` values or packed colours.
+    def raw_of(self, stored: Stored, path: Path) -> NDArray[np.integer]:
+        """The content of a label file -> `[H,W]` values or packed colours.
 
-        Raises InputError if it has another encoding.
+        What the file calls "no data" is ignored, unless it is a class. Raises InputError if the
+        file has another encoding.
         """
         if self.encoding == "index":
-            raw = np.asarray(image)
+            raw, nodata = stored.values, stored.nodata
             if raw.ndim == 3:
                 if (raw[..., :1] != raw[..., :3]).any():
                     raise InputError(
                         f"{path} holds colours, not class values; set encoding: rgb and a palette"
                     )
                 raw = raw[..., 0]
-            return raw if raw.dtype == np.uint8 else raw.astype(np.int64)
-        if self.encoding == "palette" and image.mode != "P":
-            encoding = "rgb" if image.mode.startswith("RGB") else "index"
+            raw = raw if raw.dtype == np.uint8 else raw.astype(np.int64)
+            if nodata in self.raw:
+                name = self.names[self.raw.index(nodata)]
+                say_once(
+                    f"{path}: {nodata} is its nodata, but also {name}; it counts as {name}",
+                    "nodata",
+                )
+            elif nodata is not None and self.ignored:
+                raw = np.where(raw == nodata, self.ignored[0], raw).astype(raw.dtype)
+            return raw
+        if self.encoding == "palette" and stored.mode != "P":
+            encoding = "rgb" if stored.mode.startswith("RGB") else "index"
             raise InputError(
-                f"{path} is a {image.mode} image without palette; set encoding: {encoding}"
+                f"{path} is a {stored.mode} image without palette; set encoding: {encoding}"
             )
-        return pack(np.asarray(image.convert("RGB")))
+        return pack(stored.rgb())
 
     def to_raw(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Train ids (not 255) -> the values that files of this table hold; `index` encoding."""

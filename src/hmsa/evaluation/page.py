@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..inference.predictor import Predictor
 from ..report.page import Block, Card, Cell, Chart, Figure, Legend, Page, Section, Table, write_page
-from ..report.pictures import RIGHT, UNKNOWN, WRONG, colorize, error, heat
+from ..report.pictures import RIGHT, UNKNOWN, WRONG, colorize, error, heat, shown
 from ..report.tables import difference, matrix, percent, percents
 from ..runs.machine import describe_machine
 from .calibration import Calibration
@@ -186,7 +186,11 @@ def _card(
         return Figure(caption, colorize(ids[place], palette), "label", wrong)
 
     name, wrong = found.dataset.pairs[index].name, window.scale if window else None
-    main = [Figure("input", image[place]), drawn("truth", label), drawn("fused", prediction.label)]
+    main = [
+        Figure("input", shown(image)[place]),
+        drawn("truth", label),
+        drawn("fused", prediction.label),
+    ]
     single = [drawn(f"{s:g}× alone", ids, s == wrong) for s, ids in prediction.single.items()]
     if window:
         return Card(name, [main + single], f"{100 * window.gained:.1f} % of the window")

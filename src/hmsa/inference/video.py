@@ -17,7 +17,9 @@ from ..runs import InputError, Progress, replace
 # Suffix and container of what is written: Matroska where the source's cannot hold H.264
 SUFFIXES = {
     ".mp4": (".mp4", "mp4"), ".mov": (".mov", "mov"), ".mkv": (".mkv", "matroska"),
-    ".avi": (".mkv", "matroska"), ".webm": (".mkv", "matroska"),
+    ".avi": (".mkv", "matroska"), ".webm": (".mkv", "matroska"), ".m4v": (".mp4", "mp4"),
+    ".mpg": (".mkv", "matroska"), ".mpeg": (".mkv", "matroska"), ".wmv": (".mkv", "matroska"),
+    ".ts": (".mkv", "matroska"), ".mts": (".mkv", "matroska"), ".m2ts": (".mkv", "matroska"),
 }  # fmt: skip
 _BT709, _STUDIO_RANGE = 1, 1  # numbers of ITU-T H.273 and of FFmpeg
 

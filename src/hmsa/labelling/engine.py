@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..data.coarse import Coarse
-from ..data.images import is_raster, read_image
+from ..data.images import read_image
 from ..data.labels import LabelSet
 from ..inference.pipeline import flow
 from ..inference.predictor import Predictor
@@ -91,7 +91,7 @@ class Labeller:
                 row["coarse_sha256"] = sha256(self.coarse.dataset.pairs[place].label)
             if key_of(row) in self.known:
                 return None
-            pixels = read_image(image, None if is_raster(Path(image)) else content)
+            pixels = read_image(image, content, self.predictor.stretch)
             if self.coarse and place is not None:
                 drawn = self.coarse.read(place, image, pixels.shape[:2])
         except InputError:

@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from ..data.descriptions import description_text
-from ..data.images import images_below
 from ..data.labels import LabelSet
+from ..data.walk import images_below
 from ..runs import InputError, Run, replace, sha256
 from ..runs.files import escaped
 from ..runs.folder import difference

@@ -12,7 +12,7 @@ from ..config.recipe import Recipe, Selftrain
 from ..data.coarse import Coarse
 from ..data.datasets import Dataset, open_dataset
 from ..data.descriptions import beside
-from ..data.images import images_below
+from ..data.walk import images_below
 from ..model.pretrained import Card
 from ..runs import InputError, sha256
 

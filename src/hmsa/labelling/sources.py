@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import PurePath, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import fsspec
@@ -26,7 +26,7 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow import ArrowException, parquet
 from pyarrow.fs import FileSystem
 
-from ..data.images import SUFFIXES
+from ..data.walk import SUFFIXES, files_below, say_passed_over
 from ..runs import InputError, first_line
 
 Row = dict[str, Any]  # what is known of one image, by column
@@ -58,11 +58,13 @@ def find(address: str) -> Source:
         lines = [line for line in written if line and not line.startswith("#")]
         return _of_images({_beside(address, line): line for line in lines}, address)
     found: dict[str, dict[str, str]] = {}
-    for path, full in sorted(_below(address).items()):
-        name = PurePosixPath(path)
+    below = _below(address)
+    paths = [path for path in map(PurePosixPath, sorted(below)) if not path.name.startswith(".")]
+    say_passed_over(address, paths)
+    for path in paths:
         for kind, suffixes in _KINDS.items():
-            if _is_of(suffixes, name):
-                found.setdefault(kind, {})[full] = path
+            if path.suffix.lower() in suffixes:
+                found.setdefault(kind, {})[below[str(path)]] = str(path)
     if len(found) > 1:
         raise InputError(f"{address} has {' and '.join(found)}; name files of one kind")
     if tars := found.get("tar files"):
@@ -127,6 +129,8 @@ def _opened(address: str) -> Iterator[Any]:
 
 def _below(address: str) -> dict[str, str]:
     """Path below the address -> address of each file; of a file its name."""
+    if os.path.isdir(address):
+        return {f.relative_to(address).as_posix(): str(f) for f in files_below(Path(address))}
     filesystem, path = resolve(address)
     paths = filesystem.glob(path) if "*" in path else filesystem.find(path)
     parent = path.rpartition("/")[0] if "*" in path or paths == [path] else path.rstrip("/")
@@ -153,10 +157,6 @@ def _of_images(paths: Mapping[str, str], where: str) -> Source:
             f"no images at {where}; name a folder, a .txt list, or Parquet or tar files with images"
         )
     return Source([{"name": n, "image": a} for n, a in named.items()], named, len(named))
-
-
-def _is_of(suffixes: Container[str], path: PurePosixPath) -> bool:
-    return path.suffix.lower() in suffixes and not path.name.startswith(".")
 
 
 def _checked(name: str, where: str) -> str:
@@ -207,7 +207,8 @@ def _read_tar(file: str, below: str) -> Iterator[Row]:
         for member in tar:
             tar.members.clear()  # else it keeps all
             path = PurePosixPath(below, member.name)
-            if not member.isreg() or not _is_of(SUFFIXES, path):
+            is_image = path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+            if not (is_image and member.isreg()):
                 continue
             key = str(path.with_name(path.name.split(".")[0]))
             if key in keys and key != last:

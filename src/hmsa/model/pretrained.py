@@ -43,6 +43,8 @@ class Card:
     recipe: dict[str, Any] = field(default_factory=dict)  # of `hmsa train`
     metrics: dict[str, float] = field(default_factory=dict)  # step, and scores at that step
     gate: dict[str, Any] | None = None  # the curve that `hmsa gate` measured
+    bands: list[int] | None = None  # of images, from 1; none: RGB
+    stretch: list[list[float]] = field(default_factory=list)  # values that become 0 and 255
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -59,6 +61,9 @@ class Card:
             card = cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
             card.palette = [(r, g, b) for r, g, b in card.palette]
             card.network, card.scales = dict(card.network), [float(s) for s in card.scales]
+            card.stretch = [[float(low), float(high)] for low, high in card.stretch]
+            if card.bands is not None and not all(int(band) > 0 for band in card.bands):
+                raise ValueError(f"bands {card.bands} are not counted from 1")
         except (TypeError, ValueError) as error:
             raise ValueError(f"{source}: damaged card: {error}") from None
         return card

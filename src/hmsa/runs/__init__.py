@@ -4,10 +4,11 @@ from .errors import CannotWrite, InputError, Interrupted, did_you_mean, first_li
 from .files import cache_folder, replace, sha256
 from .folder import Run, read_records, stamp
 from .outcome import Outcome, command_line
-from .progress import Progress, say
+from .progress import Progress, say, say_once
 
 __all__ = [
     "CannotWrite", "InputError", "Interrupted", "Outcome", "Progress", "Run", "cache_folder",
-    "command_line", "did_you_mean", "first_line", "read_records", "replace", "say", "sha256",
+    "command_line", "did_you_mean", "first_line", "read_records", "replace", "say",
+    "say_once", "sha256",
     "stamp",
 ]  # fmt: skip

@@ -141,7 +141,7 @@ def preview(
     from ..config.recipe import Recipe
     from ..data.datasets import open_dataset
     from ..data.sampling import open_mix
-    from ..report.pictures import overlay, panel
+    from ..report.pictures import overlay, panel, shown
     from .train import stream_of
 
     fixed = [f"data.dataset={json.dumps(str(dataset))}"]
@@ -149,13 +149,14 @@ def preview(
     checked, near = read(Recipe, recipe, [*changes, *fixed]), (recipe or dataset).parent
     stage, sampling = checked.joint, checked.sampling
     learn = open_dataset(dataset, checked.data.train, files).trusting(sampling.confidence)
+    learn = learn.stretched(learn.stretch)
     samples = max(count, stage.steps * stage.batch)
     mix = open_mix(learn, sampling, samples, near, files)
     stream, labels = stream_of(checked, "joint", learn, mix), learn.labels
     palette, cells = array(labels.palette, uint8), []
     for position in range(count):
         draw, (image, label) = stream.draw(position), stream[position]
-        source, crop = stream.source(draw), image.permute(1, 2, 0).numpy()
+        source, crop = stream.source(draw), shown(image.permute(1, 2, 0).numpy())
         name = source.pairs[draw.index].name + f" ({source.split})" * bool(draw.source)
         why = "plain" if draw.class_ is None else f"around {labels.names[draw.class_]}"
         cells += [(name, crop), (why, overlay(crop, label.numpy(), palette, 0.6))]
