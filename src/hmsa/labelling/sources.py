@@ -205,7 +205,7 @@ def _read_tar(file: str, below: str) -> Iterator[Row]:
     keys, last = set[str](), ""
     with _opened(file) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
         for member in tar:
-            tar.members.clear()  # else it keeps all
+            tar.members = []  # type: ignore[attr-defined]  # else it keeps all
             path = PurePosixPath(below, member.name)
             is_image = path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
             if not (is_image and member.isreg()):
