@@ -3,6 +3,8 @@ what it sees."""
 
 from __future__ import annotations
 
+from argparse import Namespace
+
 import pytest
 import timm
 import torch
@@ -11,6 +13,7 @@ from hmsa.model import HMSA
 from hmsa.model.trunk import Trunk
 from hmsa.model.weights import PACKAGES, find, hashed
 
+B = torch.ones(3)
 BALLS = {522: "croquet ball", 722: "ping-pong ball", 852: "tennis ball", 574: "golf ball"}
 
 
@@ -59,6 +62,41 @@ def test_a_trunk_starts_from_the_package():
 def test_other_trunks_keep_the_normalisation_of_imagenet():
     assert Trunk("resnet18").mean == pytest.approx((0.485, 0.456, 0.406))
     assert Trunk("vit_tiny_patch16_224").mean == pytest.approx((0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {f"module.{n}": t for n, t in state.items()},
+        lambda state: {"model": state, "args": Namespace(lr=0.1)},
+        lambda state: {"model_state_dict": {f"backbone.{n}": t for n, t in state.items()}},
+        lambda state: {"state_dict": {f"model.{n}": t for n, t in state.items()} | {"loss": B}},
+    ],
+    ids=["DDP", "timm", "backbone", "Lightning"],
+)
+def test_a_file_however_it_was_saved(wrap, tmp_path):
+    state = timm.create_model("mobilenetv3_small_050").state_dict()
+    torch.save(wrap(state), tmp_path / "a.pth")
+    trunk = Trunk("mobilenetv3_small_050", str(tmp_path / "a.pth"))
+    assert all(torch.equal(t, state[name]) for name, t in trunk.extractor.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"a": object}, "cannot be read safely .more than weights"),
+        (b"nonsense", "cannot be read safely"),
+        ({"epoch": 3}, "has no state_dict"),
+        ({"a.b": B}, "lacks .* weights of this trunk"),
+        ({"conv_stem.weight": B * torch.nan}, "1 of 1 weights hold NaN"),
+    ],
+)
+def test_a_file_without_the_weights(content, says, tmp_path):
+    file = tmp_path / "a.pth"
+    file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
+    with pytest.raises(ValueError, match=rf"a\.pth.* {says}") as error:
+        Trunk("mobilenetv3_small_050", str(file))
+    assert "\n" not in str(error.value)
 
 
 def test_a_package_with_other_tensors_is_refused(monkeypatch):

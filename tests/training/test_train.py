@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ import yaml
 
 from hmsa import HMSA
 from hmsa.config.recipe import Joint
+from hmsa.data.descriptions import is_dataset
 from hmsa.training.trainer import class_weights, set_learning_rate
 
 
@@ -239,3 +241,16 @@ def test_begins_from_another_network(recipe, hmsa, trained, tmp_path):
             and torch.allclose(after[name], value, atol=1e-6)]  # fmt: skip
     assert len(kept) > 100
     assert all(name in kept for name in before if name.endswith("weight"))
+
+
+def test_a_folder_is_a_recipe_of_its_dataset(hmsa, scenes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    changes = ["model.trunk=hrnet_w18_small", "model.width=8", "joint.crop=[32, 32]"]
+    changes += ["joint.steps=1", "joint.batch=2", "joint.validate_every=1", "attention.steps=0"]
+    ran = hmsa("train", scenes.parent, *(part for each in changes for part in ("--set", each)))
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "runs" / scenes.parent.name / "best.safetensors").is_file()
+    known = [is_dataset(path) for path in (scenes, Path("camvid"), tmp_path / "recipe.yaml")]
+    assert known == [True, True, False]
+    ran = hmsa("train", tmp_path)
+    assert (ran.code, "or add dataset.yaml" in ran.err) == (2, True)

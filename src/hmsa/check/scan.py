@@ -5,6 +5,7 @@ Knows nothing about classes: the values of a label file are counted, whatever th
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Mapping
@@ -81,6 +82,13 @@ def _scan_label(path: Path, labels: LabelSet) -> FileScan:
     )
 
 
+@functools.cache
+def _reading(labels: LabelSet) -> str:
+    """Hash of what the facts of a label file depend on beside the file."""
+    table = labels.encoding, labels.raw, labels.ignored[:1]
+    return hashlib.sha256(repr(table).encode()).hexdigest()[:8]
+
+
 def scan(root: Path, files: Mapping[Path, LabelSet | None]) -> dict[Path, FileScan]:
     """`scan_file` of every file (path: labels) of the dataset in `root`.
 
@@ -97,7 +105,7 @@ def scan(root: Path, files: Mapping[Path, LabelSet | None]) -> dict[Path, FileSc
 
         def scan_once(path: Path) -> FileScan:
             labels, now = files[path], stamp(path)
-            key = f"{labels.encoding if labels else 'image'} {path}"
+            key = f"{_reading(labels) if labels else 'image'} {path}"
             before, facts = (run and run.records.get(key)) or (None, {})
             if before and before == now:
                 return FileScan(**facts)

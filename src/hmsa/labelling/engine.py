@@ -29,6 +29,7 @@ from ..inference.predictor import Predictor
 from ..inference.result import Prediction
 from ..report.pictures import label_image, png_bytes
 from ..runs import InputError, Progress, first_line, sha256
+from ..runs.files import escaped
 from ..runs.machine import keep_memory
 from .folder import figures, key_of, tally
 from .sources import Row, entries, read
@@ -78,7 +79,7 @@ class Labeller:
     def _read(self, row: Row) -> Loaded:
         """The image; its hash and that of its coarse label come into the row."""
         image, content, drawn = row["image"], row.pop("content", None), None
-        if row["name"] in self.known:
+        if escaped(row["name"]) in self.known:
             return None
         if row.get("reason"):
             raise InputError(row["reason"])

@@ -57,11 +57,16 @@ def replace(path: Path, content: Callable[[Path], Any] | bytes | str) -> None:
 
 def _fill(file: Path, content: Callable[[Path], Any] | bytes | str) -> None:
     if isinstance(content, str):
-        content = content.encode("utf-8", "backslashreplace")
+        content = escaped(content).encode()
     if isinstance(content, bytes):
         file.write_bytes(content)
     else:
         content(file)
+
+
+def escaped(text: str) -> str:
+    """The text with backslashes where it is not Unicode, as file names that are not UTF-8 are."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _refusal(file: Path) -> OSError | None:
@@ -101,7 +106,7 @@ def _is_being_written(file: Path) -> bool:
     """Whether its process runs, and is no later one of the same number."""
     try:
         process = psutil.Process(int(file.name.split("-")[1]))
-        return process.create_time() - 1 < file.stat().st_mtime  # of a second's accuracy
+        return bool(process.create_time() - 1 < file.stat().st_mtime)  # of a second's accuracy
     except (psutil.Error, ValueError, OSError):
         return False
 

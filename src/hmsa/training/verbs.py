@@ -28,7 +28,7 @@ DEMO_SIZE, DEMO_COUNTS = (256, 512), {"train": 400, "val": 16, "test": 60}
 
 
 def train(
-    config: Annotated[Path, Parameter(help="recipe, a YAML file")],
+    config: Annotated[Path, Parameter(help="recipe, a YAML file; or a dataset")],
     /,
     *,
     changes: Changes = [],
@@ -45,13 +45,15 @@ def train(
     """
     from ..config.reading import read
     from ..config.recipe import Recipe
-    from ..data.descriptions import beside
+    from ..data.descriptions import beside, is_dataset
     from ..runs.machine import keep_memory
     from .train import train as work
 
     keep_memory()
-    recipe = read(Recipe, config, changes)
-    folder, data = out or Path("runs") / config.stem, beside(config.parent, recipe.data.dataset)
+    alone = [f"data.dataset={json.dumps(config.name)}"] if is_dataset(config) else []
+    recipe = read(Recipe, None if alone else config, [*alone, *changes])
+    folder = out or Path("runs") / config.resolve().stem
+    data = beside(config.parent, recipe.data.dataset)
     best = work(
         recipe, folder, data, pictures=files, resume=resume, changed_data=changed_data,
         near=config.parent,
