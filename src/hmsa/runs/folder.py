@@ -49,6 +49,12 @@ class Run:
         self.records: dict[str, Any] = {}  # key -> what `add` was given
         self._settings_file = folder / f"{name}.json"
         self._done_file = folder / f"{name}.jsonl"
+        for file in sorted(folder.glob("*.jsonl")):
+            if file != self._done_file and file.with_suffix(".json").is_file():
+                raise InputError(
+                    f"{folder} holds results of hmsa {file.stem}, which might be overwritten; name "
+                    "another folder"
+                )
         self._adding = threading.Lock()
         self._lock = FileLock(folder / f".{name}.lock", timeout=0, thread_local=False)
         try:
@@ -69,12 +75,6 @@ class Run:
         self, settings: Mapping[str, Any], overwrite: bool,
         keep: Callable[[Any], bool] | None, mend: str,
     ) -> None:  # fmt: skip
-        for file in sorted(self.folder.glob("*.jsonl")):
-            if file != self._done_file and file.with_suffix(".json").is_file():
-                raise InputError(
-                    f"{self.folder} holds results of hmsa {file.stem}, which might be overwritten; "
-                    "name another folder"
-                )
         sweep([self._settings_file, self._done_file])
         if self._settings_file.is_file() and not overwrite:
             self._compare(settings, mend)
