@@ -49,7 +49,7 @@ def ways(cell: int, halo: int) -> dict[tuple[str, float], Gate | None]:
     found: dict[tuple[str, float], Gate | None] = {("left out", 0.0): Gate(0.0)}
     for share in SHARES:
         for name, judge in judges.items():
-            found[name, share] = Gate(share, None, cell, halo, judge)
+            found[name, share] = Gate(share, cell, halo, judge)
     return found | {("everything", 1.0): None}
 
 
@@ -59,7 +59,7 @@ def sheet(predictor: Predictor, pictures: list[np.ndarray], share: float, option
     for image in pictures:
         predictor.gate = None
         whole = predictor(image, detail=True)
-        predictor.gate = Gate(share, None, options.cell, options.halo)
+        predictor.gate = Gate(share, options.cell, options.halo)
         gated = predictor(image, detail=True)
         computed = gated.weights[predictor.scales[-1]] > 0
         shown = np.where(computed[..., None], image, image // 4 + 24)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from PIL import Image
 from hmsa import Predictor
 from hmsa.data.images import read_image
 from hmsa.inference.predict import find_images
+from hmsa.inference.writer import KINDS
 from hmsa.runs.errors import InputError
 
 
@@ -62,10 +64,48 @@ def test_every_kind_of_picture(hmsa, trained, odd_pictures, tmp_path):
         assert (np.asarray(confidence) == seen.confidence).all()
 
 
+def test_without_a_folder_for_results(hmsa, trained, odd_pictures, tmp_path, monkeypatch):
+    """It is named after the first file or folder, and never mixes results of others."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "other" / "gray.png")
+    run = ["predict", trained, "--scales", "1", "--save", "label"]
+    for _ in range(2):
+        ran = hmsa(*run, "in/gray.png")
+        assert "1 image(s) labelled in runs/predict/gray" in ran.err
+    before = (tmp_path / "runs/predict/gray/label/gray.png").read_bytes()
+    ran = hmsa(*run, "other/gray.png")
+    assert ran.code == 2
+    assert "begun with other settings, paths in/gray.png -> other/gray.png; name" in ran.err
+    assert (tmp_path / "runs/predict/gray/label/gray.png").read_bytes() == before
+    assert "labelled in runs/predict/other" in hmsa(*run, "other").err
+    assert "labelled in runs/predict/images" in hmsa(*run, "other/*.png").err
+
+
+def test_names_that_are_not_utf8(hmsa, trained, tmp_path):
+    """Of the checkpoint, of folders and of images, with every kind of result."""
+    folder = tmp_path / os.fsdecode(b"in\xff")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 alone")
+    pytest.importorskip("rasterio")
+    Image.effect_noise((40, 30), 60).save(folder / os.fsdecode(b"bild\xe9.png"))
+    shutil.copy(trained / "best.safetensors", folder / os.fsdecode(b"best\xe9.safetensors"))
+    out = tmp_path / "out"
+    ran = hmsa("predict", folder / os.fsdecode(b"best\xe9.safetensors"), folder, "-o", out,
+               "--scales", "1", "--save", ",".join(KINDS))  # fmt: skip
+    assert ran.code == 0, ran.err
+    made = {p.name for p in out.rglob("*.*") if p.is_file() and p.suffix != ".lock"}
+    assert {os.fsdecode(b"bild\xe9." + s) for s in (b"png", b"jpg", b"npz", b"json", b"tif")} < made
+    coco = (out / "rle" / os.fsdecode(b"bild\xe9.json")).read_bytes()
+    assert json.loads(coco)["images"][0]["file_name"] == "bild\\udce9.png"
+
+
 def test_a_bad_picture_does_not_stop_the_rest(hmsa, trained, odd_pictures, tmp_path):
     (odd_pictures / "bad.png").write_bytes(b"nonsense")
     ran = hmsa("predict", trained, odd_pictures, "-o", tmp_path / "out", "--scales", "1")
-    assert ran.code == 2
+    assert ran.code == 3
     assert "bad.png" in ran.err
     assert len(list((tmp_path / "out" / "label").rglob("*.png"))) == 8
 
@@ -165,7 +205,7 @@ class TestRasters:
         Image.new("L", (40, 40)).save(raster.parent / "gray.tif")
         arguments = ["predict", trained, raster.parent, "-o", tmp_path / "out", "--scales", "1"]
         ran = hmsa(*arguments)
-        assert ran.code == 2
+        assert ran.code == 3
         assert f"hmsa: {raster} is not" in ran.err
         assert "rasterio reads more" in ran.err
         assert "1 image(s) labelled" in ran.err
@@ -176,7 +216,7 @@ class TestRasters:
     def test_a_damaged_one_does_not_stop_the_rest(self, hmsa, trained, raster, tmp_path):
         (raster.parent / "cut.tif").write_bytes(raster.read_bytes()[:30000])
         ran = hmsa("predict", trained, raster.parent, "-o", tmp_path / "out", "--scales", "1")
-        assert ran.code == 2
+        assert ran.code == 3
         assert f"{raster.parent / 'cut.tif'} cannot be decoded" in ran.err
         assert "1 image(s) labelled" in ran.err
 
@@ -227,7 +267,7 @@ def test_a_bomb_is_one_line_and_lifted_by_the_environment(
     monkeypatch.setenv("HMSA_MAX_PIXELS", "1700")
     arguments = ["predict", trained, odd_pictures, "-o", tmp_path / "out", "--scales", "1"]
     ran = hmsa(*arguments)
-    assert ran.code == 2
+    assert ran.code == 3
     file = odd_pictures / "gray.png"
     assert f"hmsa: {file} is 50x37, 1850 pixels, and at most 1700 are decoded at once" in ran.err
     assert "2 image(s) labelled" in ran.err
@@ -251,8 +291,8 @@ def test_a_full_disk(trained, tmp_path):
         capture_output=True, text=True,
     )  # fmt: skip
     assert ran.returncode == 2, ran.stderr
-    assert ran.stderr.splitlines()[-1] == (
-        f"hmsa: cannot write into {out} (File too large); mend that and run the command again"
+    assert ran.stderr.splitlines()[-1].startswith(
+        f"hmsa: cannot write into {out / 'overlay'} (File too large, a.jpg needs more than 0.0 MB)"
     )
     assert set(files_below(out)) == set(RUN)
     assert not (out / "predict.jsonl").read_bytes(), "nor taken for done"
@@ -350,7 +390,7 @@ class TestGoingOn:
             assert {f"label/{name}.png", f"overlay/{name}.jpg", f"npz/{name}.npz"} <= set(whole)
         self.decode(whole)
         before = {name: whole[name].stat().st_mtime_ns for name in whole}
-        (out / "npz" / ".039.npz.k1lled_x").write_bytes(b"torn")  # as a kill may leave it
+        (out / "npz" / ".hmsa-999999999-x1").write_bytes(b"torn")  # as a kill may leave it
 
         ran = hmsa(*arguments)
         assert ran.code == 0, ran.err
@@ -389,7 +429,7 @@ def test_a_video_beside_pictures(hmsa, trained, odd_pictures, tmp_path):
     out = tmp_path / "out"
     for before in ("", " (9 of them before)"):
         ran = hmsa("predict", trained, odd_pictures, "-o", out, "--scales", "1")
-        assert ran.code == 2
+        assert ran.code == 3
         assert f"9 image(s) labelled in {out}{before}, 1 could not be read" in ran.err
         assert "bad.mkv cannot be decoded" in ran.err
     with av.open(str(out / "overlay" / "ride.mp4")) as taken:

@@ -247,15 +247,15 @@ class TestTiles:
     """What tiles are worth: test_tiles.py. Here: when an image is cut."""
 
     def test_only_what_does_not_fit(self, predictor, monkeypatch):
-        assert predictor._tiling(400 * 600) is None
+        assert predictor._tile_of(400 * 600) is None
         monkeypatch.setattr("hmsa.inference.predictor.free_memory", lambda device: 300 << 20)
-        side, halo = predictor._tiling(4000 * 6000)
-        assert (side + 2 * halo) % 32 == 0
-        assert (side + 2 * halo) ** 2 * predictor._need <= 150 << 20
+        side = predictor._tile_of(4000 * 6000)
+        assert side % 32 == 0
+        assert side**2 * predictor._need <= 150 << 20
         predictor.tile = None
-        assert predictor._tiling(4000 * 6000) is None
+        assert predictor._tile_of(4000 * 6000) is None
         predictor.tile = 512
-        assert predictor._tiling(400 * 600) == (256, 128)
+        assert predictor._tile_of(400 * 600) == 512
 
     def test_a_tiled_picture_is_labelled_like_the_whole(self, predictor):
         picture = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
@@ -286,8 +286,8 @@ class TestTiles:
         assert capsys.readouterr().err == "memory ran out; going on in tiles of 640 pixels\n"
         assert (found == expected).mean() > 0.95
         sides.clear()
-        predictor(picture)
-        assert max(sides) <= 640, "the next picture is not tried whole"
+        assert (predictor(picture[:64, :96]).label.shape) == (64, 96)
+        assert sides == [64, 96, 192], "the tile of one picture is not that of the next"
         assert capsys.readouterr().err == ""
 
     def test_no_memory_at_all_is_an_error(self, predictor, monkeypatch):

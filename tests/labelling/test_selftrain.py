@@ -60,7 +60,7 @@ def start():
 def whole(place, start) -> Path:
     """Two rounds that nothing came between."""
     process = start("selftrain", place / "recipe.yaml", "--rounds", 2, "--out", place / "whole")
-    process.join(200)
+    process.join()
     assert process.exitcode == 0
     return place / "whole"
 
@@ -137,7 +137,7 @@ def test_killed_and_gone_on_with(place, start, whole, words, tmp_path):
     run = tmp_path / "run"
 
     def until(*argv, reached):
-        process, patience = start(*argv), time.monotonic() + 120
+        process, patience = start(*argv), time.monotonic() + 1200
         while not reached():
             assert process.is_alive(), "it ended by itself"
             assert time.monotonic() < patience
@@ -160,12 +160,12 @@ def test_killed_and_gone_on_with(place, start, whole, words, tmp_path):
     until(*again, reached=lambda: rows(1) >= 1)
     assert told(run) == first, "a round that is done stays as it was"
     process = start(*again)
-    process.join(120)
+    process.join()
     assert process.exitcode == 0
     assert told(run)[:1] == first
     assert without_time(told(run)) == without_time(told(whole))[:2]
     process = start(*again, "--rounds", 2)
-    process.join(120)
+    process.join()
     assert process.exitcode == 0
     assert without_time(told(run)) == without_time(told(whole))
     mine, others = (HMSA.from_pretrained(r / "round-2").state_dict() for r in (run, whole))
@@ -214,7 +214,7 @@ def test_two_processes_learn_as_one(words):
     """Fabric's own launcher: the second process learns in both rounds, and says nothing."""
     small = ("joint.steps=1", "attention.steps=0", "devices=2", "accelerator=cpu")
     run = [sys.executable, "-m", "hmsa", *map(str, words(*small))]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(run, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [one["round"] for one in json.loads(done.stdout.splitlines()[-1])["rounds"]] == [0, 1]
     assert done.stdout.count('"rounds"') == 1

@@ -33,7 +33,8 @@ class Model(Strict):
     """The network; see `HMSA` and `Trunk`."""
 
     trunk: str = "hrnet_w18_small_v2"  # any timm name with features_only
-    pretrained: bool | str = False  # true: timm's weights; or a local file
+    # true: ImageNet weights of the trunk; or a local file
+    pretrained: Annotated[bool | str, Field(union_mode="left_to_right")] = False
     stride: Literal[4, 8] = 4  # pixels per cell of the head; 8 dilates the trunk
     head: Literal["plain", "stacked", "ocr", "deeplab"] = "plain"  # deeplab needs stride 8
     # explicit works at the scales of the joint stage only
@@ -90,6 +91,11 @@ class Stage(Strict):
     loss: Loss = "cross_entropy"  # of the fused logits; rmi is half binary cross-entropy
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: Positive = 1e-3  # learning rate after the warm-up
+    trunk_factor: Factor = 1.0  # learning rate of the trunk, as a multiple of lr
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = (
+        1.0  # of that, from each layer to the one before
+    )
+    freeze_norms: bool = False  # the trunk's batch norms keep the statistics that they began with
     momentum: Share = 0.9  # of sgd
     weight_decay: Factor = 1e-2  # not for norms and biases
     power: Factor = 1.0  # lr falls as (1 - step / steps) ** power

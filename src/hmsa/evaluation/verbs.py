@@ -31,6 +31,7 @@ def evaluate(
     example: hmsa evaluate runs/camvid camvid --data CamVid --split val --scales 0.5,1,2
     """
     from ..checkpoint.files import require_classes
+    from ..data import fingerprint
     from ..data.datasets import open_dataset
     from ..inference.predictor import Predictor
     from ..report.page import require_page
@@ -49,6 +50,7 @@ def evaluate(
     write_evaluation(page, found, predictor, checkpoint)
     summary = found.summary() | {"split": split, "scales": predictor.scales, "flip": predictor.flip}
     summary |= {"checkpoint": str(checkpoint), "dataset": str(dataset), "report": str(page)}
+    summary["data"] = fingerprint.of(opened)["digest"][:16]
     title = f"IoU in %, {split}, {len(opened)} images"
     table = terminal(class_table(found), title, verdict(found))
     return Outcome(summary, table, notes=[f"report: {page}"])
@@ -73,7 +75,7 @@ def gate(
     from ..inference.predictor import Predictor
     from ..report.page import Table
     from ..report.tables import percent, terminal
-    from .measure import gate_curve
+    from .measure import gate_curve, require_labels
 
     predictor = Predictor.load(checkpoint, **vars(chain), **vars(compute))
     card, scales = predictor.model.card, predictor.scales
@@ -83,6 +85,7 @@ def gate(
         raise InputError(f"{checkpoint}, {predictor.model.fusion}, scales {scales}: {needed}")
     opened = open_dataset(dataset, split, files)
     require_classes(card, opened.labels.names, dataset, checkpoint)
+    require_labels(opened)
     if trained_on(card, opened.source, split):
         say(f"note: {checkpoint} was trained on this split; its curve is too good")
     points = gate_curve(predictor, opened)

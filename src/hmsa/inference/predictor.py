@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, TypedDict, Unpack, overload
@@ -25,16 +24,19 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ..checkpoint.networks import load
-from ..data.images import OpenImage, open_image
+from ..data.images import open_image
 from ..data.labels import spread
+from ..data.rasters import OpenImage
+from ..data.stretch import Stretch
 from ..model import HMSA, ordered
+from ..model.pretrained import Card
 from ..runs.errors import InputError, as_input_error
 from ..runs.machine import Precision, autocast, find_device, in_use, trim_memory
 from ..runs.memory import free_memory, peak_of
 from ..runs.progress import say
 from .fold import Pass, decide
 from .result import Prediction, as_array
-from .tiles import Gate, Runner, Tiling, tiling
+from .tiles import Gate, Runner, tiling
 
 _IN_MEMORY = 1 << 28  # bytes of a map, above which it lies in a file
 _LARGEST = 2048  # side of a tile that is chosen for the free memory
@@ -58,8 +60,9 @@ class Predictor:
     long_edge: pixels that an image's longer side is brought to first; labels have its own size.
     precision: "auto" is bf16 where the device is fast at it.
     tile: pixels of a side that go through the network at once, at each scale; "auto": tiles only
-    where an image would not fit into half of the free memory; None: never. halo: see `Tiling`.
+    where an image would not fit into half of the free memory; None: never. halo: see `tiling`.
     gate: leave out finer scales where they would not count.
+    stretch: values of wider types that become 0 and 255, as [(0, 3000)]; default: as in the card.
     """
 
     def __init__(
@@ -73,15 +76,16 @@ class Predictor:
         tile: int | Literal["auto"] | None = "auto",
         halo: int = 128,
         gate: Gate | None = None,
+        stretch: Sequence[tuple[float, float]] | None = None,
     ) -> None:
         with as_input_error():
             self.scales, self.flip, self.long_edge = ordered(scales), flip, long_edge
         self.device = find_device(device)
         self.precision, self.tile, self.halo, self.gate = precision, tile, halo, gate
+        self.stretch = stretch_of(model.card, stretch)
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
         if isinstance(tile, int):
             tiling(self.model, tile, halo)  # raises what there is to raise
-        self._fits: int | None = None  # side of a tile, after memory ran out
 
     @classmethod
     def load(
@@ -92,22 +96,17 @@ class Predictor:
         flip: bool | None = None,
         *,
         budget: float | None = None,
-        gate: Gate | float | None = None,
-        **further: Any,
+        **options: Any,
     ) -> Predictor:
         """source: as `HMSA.from_pretrained` takes it; scales, flip: default from its card.
 
-        budget: run scales above 1 in this share of an image only; gate: or where their mean
-        weight is at least this. further: device, tile, halo.
+        budget: run scales above 1 in this share of an image only. options: device, tile, halo.
         """
         model = load(source)
-        if budget is not None or isinstance(gate, float):
-            gate = Gate(budget, gate)  # type: ignore[arg-type]
-        flip, edge = model.card.flip if flip is None else flip, model.card.long_edge
-        return cls(
-            model, scales or model.card.scales, precision, flip=flip, long_edge=edge, gate=gate,
-            **further,
-        )  # fmt: skip
+        options |= {"flip": model.card.flip if flip is None else flip}
+        options |= {"gate": None if budget is None else Gate(budget)}
+        edge = model.card.long_edge
+        return cls(model, scales or model.card.scales, precision, long_edge=edge, **options)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -115,10 +114,11 @@ class Predictor:
         settings = {name: getattr(self, name) for name in ("scales", "flip", "long_edge")}
         settings["precision"] = in_use(self.device, self.precision)
         if self.gate:
-            names = ("share", "threshold", "cell", "halo")
-            settings["gate"] = {name: getattr(self.gate, name) for name in names}
+            settings["gate"] = {n: getattr(self.gate, n) for n in ("share", "cell", "halo")}
         if self.tile != "auto":
             settings |= {"tile": self.tile, "halo": self.halo}
+        if self.stretch.ranges != stretch_of(self.model.card).ranges:
+            settings["stretch"] = [[*ends] for ends in self.stretch.ranges]
         return settings
 
     @overload
@@ -134,87 +134,76 @@ class Predictor:
         self, image: Pixels | list[Pixels] | tuple[Pixels, ...], **wanted: Unpack[Wanted]
     ) -> Prediction | list[Prediction]:
         """image: a file, a Pillow image, `[H,W,3]` uint8 RGB, a tensor `[3,H,W]`, uint8 or float in
-        0..1, or an `OpenImage`; any size. A list of these, or a tensor `[B,3,H,W]`, gives a list;
-        all of one size go through the network together.
+        0..1, or an `OpenImage`; any size. A list of these, or a tensor `[B,3,H,W]`, gives a list.
         """
-        if isinstance(image, Path | str):
-            with open_image(Path(image)) as opened:
-                return self._predict(_pixels(opened), **wanted)[0]
         if isinstance(image, Tensor) and image.ndim == 4:
             image = list(image)
-        if not isinstance(image, list | tuple):
-            return self._predict(_pixels(image), **wanted)[0]
-        images = [_pixels(each) for each in image]
-        tensors = [each for each in images if isinstance(each, Tensor)]
-        if len({(each.shape, each.dtype) for each in tensors}) == 1 and not self.gate:
-            pixels = sum(each.shape[2] * each.shape[3] for each in tensors)
-            if len(tensors) == len(images) and not self._tiling(pixels):
-                return self._predict(torch.cat(tensors), **wanted)
-        return [self._predict(each, **wanted)[0] for each in images]
+        if isinstance(image, list | tuple):
+            return [self(each, **wanted) for each in image]
+        if isinstance(image, Path | str):
+            with open_image(Path(image), self.stretch) as opened:
+                return self._predict(_pixels(opened, self.model.channels), **wanted)
+        return self._predict(_pixels(image, self.model.channels), **wanted)
 
-    def _predict(self, image: Tensor | OpenImage, **wanted: Unpack[Wanted]) -> list[Prediction]:
-        """Of a batch `[B,3,H,W]` or one image; of a very large one, block by block."""
-        height, width = image.shape[2:] if isinstance(image, Tensor) else image.size
-
-        def read(rows: slice, columns: slice) -> Tensor:
-            if isinstance(image, Tensor):
-                return image[..., rows, columns].to(self.device)
-            return _tensor(image.read(rows, columns)).to(self.device)
-
-        blocks = list(itertools.product(self._blocks(height), self._blocks(width)))
-        context = None
-        if len(blocks) > 1 and self.model.head.contextual:
-            step = math.ceil(max(height, width) / 1024)
-            rows = (slice(top, top + 1) for top in range(0, height, step))
-            small = torch.cat([read(row, slice(0, width))[..., ::step] for row in rows], 2)
-            with autocast(self.device, self.precision):
-                context = Runner(self.model, small).run([1.0]).context
-        filled: dict[str, Any] = {}
+    def _predict(self, image: Tensor | OpenImage, **wanted: Unpack[Wanted]) -> Prediction:
+        """image: `[1,3,H,W]`, or a very large one, which is predicted block by block."""
+        size = image.size if isinstance(image, OpenImage) else (image.shape[2], image.shape[3])
+        blocks = list(itertools.product(*map(self._blocks, size)))
+        context = self._context(image, size) if len(blocks) > 1 else None
+        whole: dict[str, Any] = {}
         passes: list[Pass] = []
         for block in blocks:
             kept, around, inner = zip(*block, strict=True)
-            maps, found = self._maps(read(*around), context, **wanted)
-            arrays = tree_map(lambda each: each.cpu().numpy(), maps)
-            filled = filled or tree_map(partial(_room, (height, width)), arrays)
-            tree_map(partial(_paste, kept, inner), filled, arrays)
+            maps, found = self._maps(_window(image, *around).to(self.device), context, **wanted)
+            parts = tree_map(lambda each: each[0].cpu().numpy(), maps)
+            whole = whole or tree_map(partial(_room, size), parts)
+            tree_map(partial(_paste, kept, inner), whole, parts)
             passes += found
         gated = sorted({scale for one in passes for scale in one.computed})
-        shared: dict[str, Any] = {
-            "computed": {s: fmean(one.computed.get(s, 1.0) for one in passes) for s in gated},
-            "cost": fmean(one.cost for one in passes),
-            "palette": [*self.model.card.palette] or list(spread(self.model.classes)),
-        }
-        count = len(filled["label"])
-        return [Prediction(**tree_map(itemgetter(i), filled), **shared) for i in range(count)]
+        return Prediction(
+            **whole,
+            computed={s: fmean(one.computed.get(s, 1.0) for one in passes) for s in gated},
+            cost=fmean(one.cost for one in passes),
+            palette=[*self.model.card.palette] or list(spread(self.model.classes)),
+        )
+
+    def _context(self, image: Tensor | OpenImage, size: tuple[int, int]) -> Tensor | None:
+        """What a contextual head knows of a very large image, from every n-th pixel of it."""
+        if not self.model.head.contextual:
+            return None
+        step = math.ceil(max(size) / 1024)
+        rows = (slice(top, top + 1) for top in range(0, size[0], step))
+        small = torch.cat([_window(image, row, slice(None))[..., ::step] for row in rows], 2)
+        with autocast(self.device, self.precision):
+            return Runner(self.model, small.to(self.device)).run([1.0]).context
 
     def _maps(
         self, image: Tensor, context: Tensor | None, **wanted: Unpack[Wanted]
     ) -> tuple[dict[str, Any], list[Pass]]:
-        """Of images `[B,3,H,W]` whose results fit into memory; what their passes cost."""
-        height, width = image.shape[-2:]
-        if self.long_edge:
-            pixels = image.float() / 255 if image.dtype == torch.uint8 else image
-            grid = [max(1, round(n * self.long_edge / max(height, width))) for n in (height, width)]
-            image = F.interpolate(pixels, grid, mode="bilinear", antialias=True)
-        images = [image, image.flip(-1)] if self.flip else [image]
+        """Of an image `[1,3,H,W]` whose results fit into memory; what its passes cost.
+
+        Where memory runs out, tiles of half the side are tried, for this image alone.
+        """
+        size = image.shape[-2:]
+        image = with_long_edge(image, self.long_edge)
+        views = [image, image.flip(-1)] if self.flip else [image]
+        tile = self._tile_of(image.shape[2] * image.shape[3])
         while True:
-            tiles = self._tiling(len(image) * image.shape[2] * image.shape[3])
             try:
                 with autocast(self.device, self.precision), as_input_error():
-                    runners = [
-                        Runner(self.model, each, tiles, self.gate, context) for each in images
-                    ]
+                    tiles = tiling(self.model, tile, self.halo) if tile else None
+                    runners = [Runner(self.model, one, tiles, self.gate, context) for one in views]
                     passes = [runner.run(self.scales) for runner in runners]
-                if height * width > _BLOCK**2 // 4:
+                if math.prod(size) > _BLOCK**2 // 4:
                     trim_memory()  # the network's tensors are small, those of the fold are large
-                maps = decide(passes, (height, width), **wanted)
+                maps = decide(passes, size, **wanted)
                 return maps, [replace(each, logits={}, attention={}) for each in passes]
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 # a plain RuntimeError on the CPU
                 memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
                 if not memory and "can't allocate memory" not in str(error):
                     raise
-            self._smaller(max(image.shape), tiles)
+            tile = self._half(tile, max(image.shape))
 
     def _blocks(self, length: int) -> Iterator[tuple[slice, slice, slice]]:
         """Along one axis of an image: what is kept of a block, the block with a margin around it,
@@ -229,23 +218,20 @@ class Predictor:
             last = min(length, stop + margin)
             yield slice(start, stop), slice(first, last), slice(start - first, stop - first)
 
-    def _tiling(self, pixels: int) -> Tiling | None:
-        """For images of so many pixels together."""
-        tile, halo = self.tile, self.halo
-        if self._fits:
-            tile, halo = self._fits, min(halo, self._fits // 4)
-        elif tile == "auto" and self.model.tiles:
-            room = free_memory(self.device) / 2
-            if pixels * (self._need * max(self.scales) ** 2 + self._kept) > room:
-                side = min(_LARGEST, math.isqrt(int(room / self._need)))
-                tile = max(side // 64 * 64, 4 * halo)
-        return tiling(self.model, tile, halo) if isinstance(tile, int) else None
+    def _tile_of(self, pixels: int) -> int | None:
+        """Side of the tiles for an image of so many pixels, if it needs any."""
+        if self.tile != "auto" or not self.model.tiles:
+            return None if self.tile == "auto" else self.tile
+        room = free_memory(self.device) / 2
+        if pixels * (self._need * max(self.scales) ** 2 + self._kept) <= room:
+            return None
+        return max(min(_LARGEST, math.isqrt(int(room / self._need))) // 64 * 64, 4 * self.halo)
 
     @cached_property
     def _need(self) -> float:
         """Bytes that the network needs for a pixel while it runs."""
         small, large = (
-            peak_of(self.model, lambda m, n=n: m.see(m.mean.new_zeros(1, 3, n, n)))  # type: ignore
+            peak_of(self.model, lambda m, n=n: m.see(m.mean.new_zeros(1, m.channels, n, n)))  # type: ignore
             for n in (256, 512)
         )
         return (large - small) / (512**2 - 256**2)
@@ -256,32 +242,54 @@ class Predictor:
         cells = sum(scale**2 for scale in self.scales) / self.model.strides[0] ** 2
         return 4 * cells * (self.model.classes + self.model.maps) * (1 + self.flip) + 64
 
-    def _smaller(self, side: int, tiles: Tiling | None) -> None:
-        """Memory ran out: tiles of half the side, from now on. InputError if there is no half."""
+    def _half(self, tile: int | None, side: int) -> int:
+        """The next smaller tile for an image of `side` pixels. InputError if there is none."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        before = tiles[0] + 2 * tiles[1] if tiles else round(side * max(self.scales))
-        half = before // 2 // 64 * 64
+        half = (tile or round(side * max(self.scales))) // 2 // 64 * 64
         if half < 256 or self.tile is None or not self.model.tiles:
             raise InputError(
                 f"not enough memory on {self.device} for an image of {side} pixels at scale "
                 f"{max(self.scales):g}; leave out the finest scale, or free some"
             )
         say(f"memory ran out; going on in tiles of {half} pixels")
-        self._fits = half
+        return half
 
 
-def _pixels(image: Pixels) -> Tensor | OpenImage:
-    """`[1,3,H,W]`, uint8 or float; a very large `OpenImage` is read later, part by part."""
+def with_long_edge(image: Tensor, pixels: int | None) -> Tensor:
+    """Images `[B,3,H,W]` resized until their longer side has so many pixels; None: as they are."""
+    if not pixels:
+        return image
+    height, width = image.shape[-2:]
+    grid = [max(1, round(side * pixels / max(height, width))) for side in (height, width)]
+    image = image.float() / 255 if image.dtype == torch.uint8 else image
+    return F.interpolate(image, grid, mode="bilinear", antialias=True)
+
+
+def stretch_of(card: Card, ranges: Sequence[tuple[float, float]] | None = None) -> Stretch:
+    """How the images of a network become 8 bits; ranges: others than those of its card."""
+    stored = [(low, high) for low, high in card.stretch]
+    return Stretch(tuple(card.bands) if card.bands else None, tuple(ranges or stored))
+
+
+def store_stretch(card: Card, stretch: Stretch) -> None:
+    """Keep in the card of a network how the images that it learns from become 8 bits."""
+    card.bands = [*stretch.bands] if stretch.bands else None
+    card.stretch = [[low, high] for low, high in stretch.ranges]
+
+
+def _pixels(image: Pixels, channels: int) -> Tensor | OpenImage:
+    """`[1,C,H,W]`, uint8 or float; a very large `OpenImage` is read later, part by part."""
     if isinstance(image, OpenImage) and math.prod(image.size) > _BLOCK**2:
         return image
     array = image if isinstance(image, Tensor) else as_array(image)
     kind, axis = str(array.dtype).removeprefix("torch."), 0 if isinstance(array, Tensor) else 2
     kinds = ("uint8", "float16", "bfloat16", "float32", "float64") if axis == 0 else ("uint8",)
-    if array.ndim != 3 or array.shape[axis] != 3 or 0 in array.shape or kind not in kinds:
+    if array.ndim != 3 or array.shape[axis] != channels or 0 in array.shape or kind not in kinds:
+        c, rgb = channels, " RGB" if channels == 3 else ""
         raise InputError(
-            f"image: {list(array.shape)} of {kind}; give an array [H,W,3] of uint8 RGB, or a "
-            "tensor [3,H,W] or [B,3,H,W] of uint8 or of floats in 0..1; not empty"
+            f"image: {list(array.shape)} of {kind}; give an array [H,W,{c}] of uint8{rgb}, or a "
+            f"tensor [{c},H,W] or [B,{c},H,W] of uint8 or of floats in 0..1; not empty"
         )
     return array[None] if isinstance(array, Tensor) else _tensor(array)
 
@@ -290,6 +298,13 @@ def _tensor(array: NDArray[np.uint8]) -> Tensor:
     """`[H,W,3]` -> `[1,3,H,W]`."""
     own = array if array.flags.writeable and array.flags.c_contiguous else array.copy("C")
     return torch.from_numpy(own).permute(2, 0, 1)[None]
+
+
+def _window(image: Tensor | OpenImage, rows: slice, columns: slice) -> Tensor:
+    """A part of an image, `[B,3,h,w]`."""
+    if isinstance(image, Tensor):
+        return image[..., rows, columns]
+    return _tensor(image.read(rows, columns))
 
 
 def _room(size: tuple[int, int], like: NDArray[Any]) -> NDArray[Any]:

@@ -42,23 +42,21 @@ def worth(coarser: Pass, size: Size) -> Tensor:
 
 @dataclass(frozen=True)
 class Gate:
-    """Scales above 1 are computed only in those cells of an image where the mean of `judge` is
-    highest: in this share of the image, or wherever the mean is at least `threshold`; 0..1 both.
+    """Scales above 1 are computed only in a share (0..1) of an image: in those cells where the
+    mean of `judge` is highest.
 
     cell, halo: pixels of a cell's side, and around it, at the scale that is computed. A finer scale
     is computed only inside what was computed of the coarser one.
     """
 
-    share: float | None = None
-    threshold: float | None = None
+    share: float
     cell: int = 128
     halo: int = 32
     judge: Callable[[Pass, Size], Tensor] = worth
 
     def __post_init__(self) -> None:
-        values = [value for value in (self.share, self.threshold) if value is not None]
-        if len(values) != 1 or not 0 <= values[0] <= 1:
-            raise InputError(f"gate: {values}; give either a share or a threshold, in 0..1")
+        if not 0 <= self.share <= 1:
+            raise InputError(f"budget: {self.share} is not a share of the image, 0..1")
 
     def choose(self, coarser: Pass, size: Size, cell: int) -> Tensor:
         """`[h,w]` bool: which cells of the image, `size` at this scale, to compute."""
@@ -69,27 +67,24 @@ class Gate:
             for judge in (self.judge, Pass.known_weight)
         )
         counts = weight > 0  # elsewhere the finer scale would have no weight
-        if self.threshold is not None:
-            return counts & (value >= self.threshold)
-        assert self.share is not None
-        sides = [(n - torch.arange(0, n, cell)).clamp(max=cell) for n in size]
-        area = torch.outer(*sides).flatten()
+        area = torch.outer(*((n - torch.arange(0, n, cell)).clamp(max=cell) for n in size))
         order = value.where(counts, -1).flatten().argsort(descending=True, stable=True)
-        chosen = torch.zeros_like(area, dtype=torch.bool)
-        chosen[order[area[order].cumsum(0) <= self.share * area.sum() + 0.5]] = True
-        return counts & chosen.view(value.shape)
+        affordable = area.flatten()[order].cumsum(0) <= self.share * area.sum() + 0.5
+        chosen = torch.zeros_like(counts)
+        chosen.view(-1)[order[affordable]] = True
+        return counts & chosen
 
 
 def tiling(model: HMSA, tile: int, halo: int) -> Tiling:
-    """tile: pixels of a side, halo included. Raises InputError where too little would be kept."""
+    """tile: pixels of a side, halo included, which is at most a quarter of it.
+
+    Raises InputError where too little would be kept.
+    """
     align = alignment(model)
-    halo = _up(halo, align)
-    side, least = (tile - 2 * halo) // align * align, max(align, halo)
-    if side < least:
-        raise InputError(
-            f"tile: {tile} pixels are too few for this network and a halo of {halo} on each side; "
-            f"give {2 * halo + least} or more, or a smaller halo"
-        )
+    halo = min(_up(halo, align), max(align, tile // 4 // align * align))
+    side = (tile - 2 * halo) // align * align
+    if side < align:
+        raise InputError(f"tile: {tile} pixels are too few for this network; give {3 * align}")
     return side, halo
 
 

@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runs import InputError, Progress, replace
-from ..runs.folder import DISK_FULL
 
 # Suffix and container of what is written: Matroska where the source's cannot hold H.264
-SUFFIXES = {
-    ".mp4": (".mp4", "mp4"), ".mov": (".mov", "mov"), ".mkv": (".mkv", "matroska"),
-    ".avi": (".mkv", "matroska"), ".webm": (".mkv", "matroska"),
-}  # fmt: skip
+_MP4, _MOV, _MATROSKA = (".mp4", "mp4"), (".mov", "mov"), (".mkv", "matroska")
+_OTHERS = "avi flv m2ts mkv mpeg mpg mts ogv ts vob webm wmv"
+SUFFIXES = {".mp4": _MP4, ".m4v": _MP4, ".3gp": _MP4, ".mov": _MOV}
+SUFFIXES |= {f".{suffix}": _MATROSKA for suffix in _OTHERS.split()}
 _BT709, _STUDIO_RANGE = 1, 1  # numbers of ITU-T H.273 and of FFmpeg
 
 
@@ -41,8 +40,6 @@ def redraw(source: Path, target: Path, draw: Callable[[NDArray[np.uint8]], Any])
                 replace(target, lambda file: _redraw(file, container, taken, first, draw, progress))
         return progress.done
     except av.error.FFmpegError as error:
-        if error.errno in DISK_FULL:  # an OSError, too
-            raise
         reason = error.strerror or error
         raise InputError(f"{source} cannot be decoded ({reason}); replace or remove it") from None
 

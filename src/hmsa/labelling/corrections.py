@@ -10,15 +10,17 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from ..data.archives import unpacked
 from ..data.descriptions import description_text
-from ..data.imports import Mask, read_cvat, unpacked
 from ..data.labels import IGNORE
+from ..data.masks import Mask, read_cvat
 from ..report.pictures import label_image, png_bytes
 from ..runs import InputError, Progress, replace
 from .brush import unpack_mask
@@ -162,7 +164,8 @@ def _cvat(folder: Path, labelled: Labelled) -> Corrections:
     def read(mask: Mask) -> Label:
         return table[mask.read()]
 
-    return {mask.name: partial(read, mask) for mask in export.masks}
+    names = {normalize("NFC", name): name for name in (*labelled.rows, *labelled.failed)}
+    return {names.get(mask.name, mask.name): partial(read, mask) for mask in export.masks}
 
 
 def _studio(file: Path, labelled: Labelled) -> Corrections:

@@ -12,8 +12,8 @@ from ..config.recipe import Confidence, Extra, Mixed, Recipe, Selftrain
 from ..data.coarse import Coarse
 from ..data.datasets import Dataset, open_dataset
 from ..data.descriptions import beside
-from ..data.images import images_below
 from ..data.sampling import open_mix
+from ..data.walk import images_below
 from ..model.pretrained import Card
 from ..runs import InputError, sha256
 

@@ -29,6 +29,7 @@ from ..data.datasets import open_dataset
 from ..evaluation.verbs import evaluate
 from ..runs import InputError, Outcome, Run, replace, say
 from ..runs.folder import difference, read_records
+from ..runs.machine import is_first
 from ..runs.outcome import to_json
 from ..training.train import train
 from ..training.trainer import read_curves
@@ -49,7 +50,7 @@ def selftrain(plan: Plan, folder: Path, rounds: int, *, resume: bool, command: s
     Whatever can be refused is refused before anything is trained. If a training has several
     processes, each of them runs this; all but the first only train, and return an empty outcome.
     """
-    if int(os.environ.get("LOCAL_RANK", 0)):  # set by Fabric
+    if not is_first():
         _follow(plan, folder, rounds)
         return Outcome()
     check_plan(plan, folder)

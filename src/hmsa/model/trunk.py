@@ -12,7 +12,9 @@ Contract: `forward(image [B,3,H,W])` with H and W multiples of `multiple` return
 
 from __future__ import annotations
 
-from pathlib import Path
+import difflib
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import timm
@@ -20,6 +22,7 @@ from timm.models.hrnet import HighResolutionModule
 from torch import Tensor, nn
 
 from .fusion import resize
+from .weights import Weights, find, hashed, require_all
 
 # Arguments that make some families take any image size (ViT, Swin). Tried in turn: timm refuses an
 # argument that a family does not know.
@@ -29,9 +32,10 @@ _ANY_SIZE: list[dict[str, Any]] = [{"dynamic_img_size": True}, {"strict_img_size
 class Trunk(nn.Module):
     """timm network `name`, its levels of stride `finest` and coarser; stride 8 dilates it.
 
-    pretrained: False, True (timm's weights for this name), or the path of a local weight file.
+    pretrained: False, True (ImageNet weights, see `weights`), or the path of a local weight file.
     finest: `stride` unless given. official: HRNet and ResNet to the digit as in the official code:
     branches brought up bilinearly, every 3x3 of a dilated layer dilated, nothing ever padded.
+    in_channels: of the image; pretrained weights of the first convolution are widened to them.
     """
 
     def __init__(
@@ -41,14 +45,37 @@ class Trunk(nn.Module):
         stride: int = 4,
         finest: int | None = None,
         official: bool = False,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         probe = _create(name, stride)
         reductions = probe.feature_info.reduction()
         wanted = [i for i, s in enumerate(reductions) if s >= (finest or stride)]
-        self.extractor = _create(name, stride, pretrained, out_indices=tuple(wanted))
-        if isinstance(pretrained, str):
-            _refuse_partial_load(self.extractor, pretrained)
+        try:
+            weights = find(name, pretrained)
+            self.extractor = _create(
+                name, stride, weights, out_indices=tuple(wanted), in_chans=in_channels
+            )
+        except ValueError:
+            raise
+        except Exception as error:  # a file that is damaged or not safe may raise anything
+            reason = " ".join(f"{type(error).__name__} {error}".split())[:160]
+            raise ValueError(
+                f"pretrained: {pretrained} cannot be read as weights of {name} ({reason}); give a "
+                "file of its state_dict, or false"
+            ) from None
+        self.origin: dict[str, str] = {}  # of its weights: source, license, sha256
+        if weights:
+            require_all(self.extractor, weights)
+            self.origin = {
+                "source": weights.source, "license": weights.license,
+                "sha256": hashed(self.extractor.state_dict()),
+            }  # fmt: skip
+        normal = timm.get_pretrained_cfg(name.split("/")[-1])
+        # Of the images that its weights were trained on; timm repeats weights for further channels
+        channels = [channel % 3 for channel in range(in_channels)]
+        self.mean: Sequence[float] = [normal.mean[channel] for channel in channels]
+        self.std: Sequence[float] = [normal.std[channel] for channel in channels]
         self.channels: list[int] = self.extractor.feature_info.channels()
         self.strides: list[int] = self.extractor.feature_info.reduction()
         self.multiple = max(self.strides)
@@ -92,43 +119,23 @@ def _as_official(extractor: Any) -> None:
             module.dilation = module.padding = (dilation, dilation)
 
 
-def _refuse_partial_load(extractor: nn.Module, file: str) -> None:
-    """timm passes over what a file lacks; every weight's value has to have come from it."""
-
-    def mark(tensor: Tensor) -> tuple[Any, ...]:
-        tensor = tensor.detach().float()
-        return tuple(tensor.shape), float(tensor.sum()), float(tensor.flatten()[0])
-
-    held = {mark(t) for t in timm.models.load_state_dict(file).values() if t.numel()}
-    lacking = [name for name, p in extractor.named_parameters() if mark(p) not in held]
-    if lacking:
-        raise ValueError(
-            f"pretrained: {file} lacks {len(lacking)} weights of this trunk, such as {lacking[0]}; "
-            "give a file made for the same network"
-        )
-
-
-def _create(name: str, stride: int, pretrained: bool | str = False, **arguments: Any) -> Any:
+def _create(name: str, stride: int, weights: Weights | None = None, **arguments: Any) -> Any:
     arguments["features_only"] = True
     if stride == 8:
         arguments["output_stride"] = 8
-    if isinstance(pretrained, str):
-        if not Path(pretrained).is_file():
-            raise ValueError(
-                f"pretrained: no file {pretrained!r}; give the path of a weight file, "
-                "true for timm's own weights, or false"
-            )
-        arguments["pretrained_cfg_overlay"] = {"file": pretrained}
+    if weights:
+        arguments |= {"pretrained": True, "pretrained_cfg_overlay": weights.cfg}
     if not timm.is_model(name.split("/")[-1]):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:4]
-        hint = f"; near it: {', '.join(near)}" if near else ""
+        known = {re.sub(r"[\W_]", "", known): known for known in timm.list_models()}
+        near = difflib.get_close_matches(re.sub(r"[\W_]", "", name.lower()), known, 3)
+        hint = f"; did you mean {', '.join(known[n] for n in near)}?" if near else ""
         raise ValueError(f"trunk {name!r} is not a timm model{hint}")
     if name.startswith("hrnet"):  # the four branches rather than the classifier's features
         arguments["feature_location"] = ""
     refusal: Exception | None = None
     for any_size in _ANY_SIZE:
         try:
-            return timm.create_model(name, pretrained=bool(pretrained), **arguments, **any_size)
+            return timm.create_model(name, **arguments, **any_size)
         except (TypeError, AssertionError, NotImplementedError) as error:
             refusal = error
     reason = f": {refusal}" if str(refusal) else ""

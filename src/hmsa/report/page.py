@@ -171,7 +171,7 @@ def write_page(path: Path, page: Page) -> None:
     sections = [[*page.sections[:1], about], *page.sections[1:]]
     template = environment.get_template("page.html.j2")
     html = template.render(page=page, sections=sections, ramp=heat(np.linspace(0, 1, 8)))
-    replace(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
+    replace(path, html)
 
 
 def css(colour: Colour) -> str:

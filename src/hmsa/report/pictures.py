@@ -23,6 +23,11 @@ _HEAT: Bytes = np.stack(_STEPS, 1).round().astype(np.uint8)
 RIGHT, WRONG, UNKNOWN = (222, 226, 230), (208, 24, 36), (72, 74, 78)
 
 
+def shown(image: Bytes) -> Bytes:
+    """Image `[H,W,C]` -> `[H,W,3]`: of more bands the first three, of fewer the first as gray."""
+    return image[..., :3] if image.shape[2] > 2 else image[..., [0, 0, 0]]
+
+
 def palette_png(label: Bytes, palette: Bytes) -> Image.Image:
     """Label `[H,W]` as a "P" image: its values are train ids (or 255), viewers see colours."""
     image = Image.fromarray(label)

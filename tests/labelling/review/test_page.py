@@ -221,7 +221,7 @@ class TestDrift:
         other, _ = autolabel("two")
         ran = hmsa("review", other, "--before", out)
         assert ran.code == 2
-        assert "has no labelled image" in ran.err
+        assert "none is there" in ran.err
 
 
 class TestPage:

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import time
+import unicodedata
 import zipfile
 from xml.etree import ElementTree
 
@@ -220,6 +221,21 @@ def correct(file, out, name="a"):
     task["annotations"] += [late, {"was_cancelled": True, "updated_at": "2027", "result": []}]
     file.write_text(json.dumps(tasks))
     return meant
+
+
+def test_a_zip_may_have_names_in_another_form_of_unicode(autolabel, export, pictures, hmsa):
+    name = unicodedata.normalize("NFD", "ä")
+    (pictures / "a.png").rename(pictures / f"{name}.png")
+    out, _ = autolabel()
+    file = export(out, "cvat")
+    with zipfile.ZipFile(file) as archive:
+        content = {unicodedata.normalize("NFC", n): archive.read(n) for n in archive.namelist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        for member, data in content.items():
+            archive.writestr(member, data)
+    ran = hmsa("review", out, "--take", file)
+    assert ran.code == 0, ran.err
+    assert row(out, name)["source"] == "person"
 
 
 class TestTaken:
