@@ -34,6 +34,7 @@ from .rasters import (
     OpenImage,
     Stored,
     check_size,
+    false_claim,
     geo_hint,
     open_raster,
     say_pages,
@@ -175,10 +176,7 @@ def open_pillow(
             if limited:
                 check_size(path, image.height, image.width)
                 if image.format in _DENSE and image.height * image.width > _DENSEST * length:
-                    raise InputError(
-                        f"{path}: its header claims {image.width}x{image.height} pixels, but the "
-                        f"file has {length} bytes and cannot hold them; {MEND}"
-                    )
+                    raise false_claim(path, image.width, image.height, length)
                 if image.format in _PAGED and (pages := getattr(image, "n_frames", 1)) > 1:
                     say_pages(path, pages)
             yield image
