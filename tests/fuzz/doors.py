@@ -317,10 +317,11 @@ class Gray:
     """In place of a network: all is the first class."""
 
     def __init__(self) -> None:
+        from hmsa.data.stretch import Stretch
         from hmsa.model.pretrained import Card
 
         self.model = SimpleNamespace(card=Card({}, [*NAMES]))
-        self.settings = {"scales": [1.0], "flip": False}
+        self.settings, self.stretch = {"scales": [1.0], "flip": False}, Stretch()
 
     def __call__(self, image: Any, detail: bool = False) -> Any:
         from hmsa.inference.predictor import Prediction
