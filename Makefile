@@ -2,14 +2,16 @@
 #   make demo      train, predict and evaluate on real images from above, five minutes on 2 cores
 #   make test      the test suite
 #   make check     linter, formatter, spelling, types
+#   make fuzz      damaged files to all that reads files: make fuzz MINUTES=20
 #   make camvid    the same verbs on CamVid: make camvid CAMVID=folder
 
 PYTHON ?= python3
+MINUTES ?= 20
 CAMVID ?= ../shared/camvid
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY := .venv/.ready
 
-.PHONY: demo test check camvid clean
+.PHONY: demo test check fuzz camvid clean
 
 demo: $(READY)
 	rm -rf runs/demo
@@ -25,6 +27,9 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/mypy
+
+fuzz: $(READY)
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(MINUTES)
 
 # An interrupted run goes on where it stopped; a finished one is only evaluated again.
 camvid: $(READY)
