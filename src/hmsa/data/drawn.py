@@ -18,8 +18,9 @@ from PIL import ImageColor
 
 from ..runs import InputError
 from .areas import Paint, coco_lengths, ellipse, pasted, polygon, rectangle, runs
-from .images import MAX_PIXELS, open_pillow
+from .images import open_pillow
 from .masks import BACKGROUND, Export, Label, Mask, class_table, name_of, read_panoptic, split_name
+from .rasters import check_size
 from .schema import Color
 
 
@@ -151,8 +152,7 @@ def _paint(
     labels, ids = class_table(colors, ignore, source)
 
     def paint(image: _Drawn) -> Label:
-        if image.size[0] * image.size[1] > MAX_PIXELS:
-            raise InputError(f"{image.file}: {image.name} has more than {MAX_PIXELS} pixels")
+        check_size(image.file, *image.size)
         label = np.full(image.size, ids[BACKGROUND], np.uint8)
         try:
             for name, area in image.areas:
