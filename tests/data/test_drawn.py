@@ -224,6 +224,8 @@ RECTANGLE = {"label": "car", "points": [[6, 5], [2, 1]], "shape_type": "rectangl
     ("shapes", "changes", "says"),
     [
         ([RECTANGLE], {"imageWidth": 10**9}, "a.jpg has another size"),
+        ([RECTANGLE], {"imageWidth": float("inf")}, r"damaged \(OverflowError"),
+        ([RECTANGLE | {"shape_type": "mask", "mask": {}}], {}, "day/a has argument should be"),
         (7, {}, r"damaged \(TypeError"),
         ([{"label": "car", "points": []}], {}, r"damaged \(ValueError a polygon without points"),
         ([{"label": "car", "points": [[float("nan")] * 2]}], {}, "infinite"),

@@ -145,7 +145,7 @@ def _paint(
         try:
             for name, area in image.areas:
                 area(label, ids[name])
-        except (ValueError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{image.file}: {image.name} has {error}") from None
         return label
 
