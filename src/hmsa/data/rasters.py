@@ -284,8 +284,8 @@ def whole_numbers(
 
 def false_claim(path: Path | str, width: int, height: int, length: int) -> InputError:
     return InputError(
-        f"{path}: its header claims {width}x{height} pixels, but the file has {length} bytes and "
-        f"cannot hold them; {MEND}"
+        f"{path} cannot be decoded: it has {length} bytes, too few for the {width}x{height} pixels "
+        f"that its header claims; {MEND}"
     )
 
 
