@@ -29,7 +29,7 @@ RECIPE = {
     "attention": {"steps": 1, "batch": 1, "crop": [32, 32], "pictures": 2},
     "inference": {"scales": [0.5, 1]},
     "precision": "fp32",
-    "selftrain": {"split": "more", "rule": "quantile", "level": 0.7},
+    "selftrain": {"images": "scenes/more/images", "rule": "quantile", "level": 0.7},
 }
 
 
@@ -185,7 +185,7 @@ def test_every_part_of_the_section(place, whole, words, hmsa, tmp_path):
     assert ran.code == 2
     assert "no pixel of its labels reaches the confidence that selftrain needs (fixed 1)" in ran.err
     changes = [
-        "split=null", f"images={more}", "coarse={split: more, fill: [road]}", "rule=precision",
+        f"images={more}", "coarse={split: more, fill: [road]}", "rule=precision",
         "level=0.1", "scales=[1]", "flip=true", "start=teacher", "share=0.25", "until=0.8",
         "border=[1, 2, 3, 4]",
     ]  # fmt: skip
@@ -240,13 +240,11 @@ def test_stopped_by_hand(words, hmsa, monkeypatch):
     ("changes", "says"),
     [
         (["selftrain=null"], "no section selftrain"),
-        (["selftrain.split=null"], "either images, a folder, or split"),
-        (["selftrain.images=x"], "either images, a folder, or split"),
-        (["selftrain.split=mor"], "did you mean more"),
-        (["selftrain.split=null", "selftrain.images=nowhere"], "no images below"),
-        (["selftrain.split=null", "selftrain.images=empty"], "no images below"),
-        (["selftrain.split=val"], "is an image of split val, which scores the networks"),
-        (["selftrain.split=null", "selftrain.images=copies"], "is an image of split val"),
+        (["selftrain={rule: fixed}"], "key 'selftrain.images' is missing"),
+        (["selftrain.images=nowhere"], "no images below"),
+        (["selftrain.images=empty"], "no images below"),
+        (["selftrain.images=scenes/val/images"], "is an image of split val, which scores"),
+        (["selftrain.images=copies"], "is an image of split val"),
         (["data.val=train"], "data.val: the recipe's teacher was trained on dataset.yaml"),
         (["sampling.extra=[{split: val}]"], "data.val: the recipe's teacher was trained on"),
         (["start={learnt}"], "data.val: {learnt} was trained on dataset.yaml, split val"),
@@ -255,7 +253,7 @@ def test_stopped_by_hand(words, hmsa, monkeypatch):
         (["selftrain.rule=best"], "selftrain.rule"),
         (["selftrain.level=2"], "selftrain.level: .*not 2"),
         (["selftrain.share=0.7", "sampling.extra=[{split: more, share: 0.4}]"], "more than 1"),
-        (["selftrain.boost=[post]"], "set sampling.class_uniform"),
+        (["selftrain.boost=[post]"], "set class_uniform"),
         (["selftrain.boost=[pots]", "sampling.class_uniform=0.5"], "did you mean 'post'"),
         (["selftrain.coarse={split: more, fill: [raod]}"], "did you mean 'road'"),
         (["selftrain.coarse={split: elsewhere}"], "no split 'elsewhere'"),
@@ -291,7 +289,7 @@ def test_other_folders_are_left_alone(whole, place, words, hmsa):
     assert "begun with other settings, seed 0 -> 3" in ran.err
     ran = hmsa(*words(out=whole / "round-0"))
     assert ran.code == 2
-    assert "holds a run of hmsa train" in ran.err
+    assert "holds results of hmsa train" in ran.err
     ran = hmsa(*words(out=place / "scenes/more/images/run"))
     assert ran.code == 2
     assert "is inside" in ran.err

@@ -247,6 +247,18 @@ def test_changed_labels_are_refused(hmsa, somebodys, tmp_path, monkeypatch):
     assert hmsa(*words, "--overwrite").code == 0
 
 
+def test_the_gate_is_measured_where_there_are_labels(hmsa, somebodys, tmp_path, monkeypatch):
+    """The first image that is held out has none: no score of it gets into the card."""
+    scenes = write_scenes(tmp_path / "scenes", {"train": 10}, (64, 96))
+    file = sorted((tmp_path / "scenes" / "train" / "labels").iterdir())[8]
+    Image.fromarray(np.full((64, 96), 255, np.uint8)).save(file)
+    monkeypatch.setattr("hmsa.training.attend.CURVE", 1)
+    done = hmsa("attend", somebodys, scenes, "-o", tmp_path / "run", "--steps", 2)
+    assert done.code == 0, done.err
+    points = HMSA.from_pretrained(tmp_path / "run").card.gate["points"]
+    assert all(0 <= point["miou"] <= 1 for point in points)
+
+
 def test_passes_are_computed_once_and_equal_the_network(somebodys, scenes, tmp_path):
     from lightning_fabric import Fabric
 

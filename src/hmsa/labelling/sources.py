@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -63,7 +63,7 @@ def find(address: str) -> Source:
     say_passed_over(address, paths)
     for path in paths:
         for kind, suffixes in _KINDS.items():
-            if _is_of(suffixes, path):
+            if path.suffix.lower() in suffixes:
                 found.setdefault(kind, {})[below[str(path)]] = str(path)
     if len(found) > 1:
         raise InputError(f"{address} has {' and '.join(found)}; name files of one kind")
@@ -159,10 +159,6 @@ def _of_images(paths: Mapping[str, str], where: str) -> Source:
     return Source([{"name": n, "image": a} for n, a in named.items()], named, len(named))
 
 
-def _is_of(suffixes: Container[str], path: PurePosixPath) -> bool:
-    return path.suffix.lower() in suffixes and not path.name.startswith(".")
-
-
 def _checked(name: str, where: str) -> str:
     """The name, if it is a path below a folder. Raises InputError if it is not."""
     path = PurePath(name)
@@ -209,9 +205,10 @@ def _read_tar(file: str, below: str) -> Iterator[Row]:
     keys, last = set[str](), ""
     with _opened(file) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
         for member in tar:
-            tar.members.clear()  # else it keeps all
+            tar.members = []  # type: ignore[attr-defined]  # else it keeps all
             path = PurePosixPath(below, member.name)
-            if not member.isreg() or not _is_of(SUFFIXES, path):
+            is_image = path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+            if not (is_image and member.isreg()):
                 continue
             key = str(path.with_name(path.name.split(".")[0]))
             if key in keys and key != last:

@@ -106,7 +106,7 @@ def _is_being_written(file: Path) -> bool:
     """Whether its process runs, and is no later one of the same number."""
     try:
         process = psutil.Process(int(file.name.split("-")[1]))
-        return process.create_time() - 1 < file.stat().st_mtime  # of a second's accuracy
+        return bool(process.create_time() - 1 < file.stat().st_mtime)  # of a second's accuracy
     except (psutil.Error, ValueError, OSError):
         return False
 

@@ -27,6 +27,7 @@ from ..config.options import Compute, HeadTraining
 from ..config.recipe import Attention, Stage
 from ..data.datasets import Dataset, open_dataset
 from ..data.descriptions import describe
+from ..data.labels import IGNORE
 from ..data.stretch import Stretch
 from ..evaluation.confusion import Confusion
 from ..evaluation.measure import gate_curve
@@ -160,7 +161,8 @@ class HeadJob:
         weight = class_weights(learn.only([*fit, *held]).frequencies(), BALANCE)
         state = Trainer(self.fabric, model, out, weight).run(work)
         if scales[-1] > 1 and not options.pairs:
-            _keep_gate(out / BEST, scales, learn.only(held[:CURVE]), self.fabric.device)
+            labelled = [number for number in held if (learn.read_label(number) != IGNORE).any()]
+            _keep_gate(out / BEST, scales, learn.only(labelled[:CURVE]), self.fabric.device)
         seconds = round(time.monotonic() - began, 1)
         return {"steps": state.best_step, "held_out_miou": state.best, "seconds": seconds}
 

@@ -137,6 +137,8 @@ class _Job:
         self.say(f"{recipe.model.trunk}, {size}; {len(learn)} images of {learn.source}; {machine}")
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        elif fabric.world_size > 1:
+            self.say("note: without GPUs, batch norms see the images of their own process only")
         return model.to(memory_format=torch.channels_last)
 
     def class_weights(self) -> Tensor:

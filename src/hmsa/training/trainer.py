@@ -180,8 +180,7 @@ def note_data(run: Run, datasets: Sequence[Dataset], allowed: bool = False) -> s
     allowed: changes other than of the classes are kept instead.
     """
     now = [fingerprint.of(dataset) for dataset in datasets]
-    before = run.records.get("data", now)
-    for dataset, old, new in zip(datasets, before, now, strict=True):
+    for dataset, old, new in zip(datasets, run.records.get("data", now), now, strict=True):
         change = fingerprint.changes(old, new)
         if change and not (allowed and [*old["classes"]] == [*new["classes"]]):
             return f"{dataset.source}, split {dataset.split}, has changed since then: {change}"
