@@ -103,7 +103,7 @@ def passes(root: Path, split: str = "train") -> None:
          [NAMES + "splits: {val: val, train: train}"]),
         (NAMES + "splits: {train: 7}", LABEL, r"write (splits: \{train: FOLDER\}) or",
          [NAMES + "splits: {train: train}"]),
-        (NAMES + "splits: {train: {image: train/images, lables: train/labels}}", LABEL,
+        (NAMES + "splits: {train: {image: train/images, labelz: train/labels}}", LABEL,
          "did you mean 'labels'",
          [NAMES + "splits: {train: {image: train/images, labels: train/labels}}"]),
         (NAMES + "splits: {train: {images: train, labels: train}}", LABEL,
