@@ -63,7 +63,7 @@ def test_no_heavy_import_before_there_is_work(arguments):
 
 MISTAKES = {
     "unknown verb": (["trian"], 'Unknown command "trian". Did you mean "train"?'),
-    "unknown verb of data": (["data", "chek"], 'Did you mean "check"?'),
+    "unknown verb of data": (["data", "checks"], 'Did you mean "check"?'),
     "unknown option": (["predict", "x", "y", "-o", "z", "--sav", "npz"], "Did you mean --save?"),
     "missing option": (["export", "x"], "--out"),
     "out of range": (["predict", "x", "y", "-o", "z", "--budget", "3"], "--budget"),

@@ -238,31 +238,6 @@ def test_an_optional_split_can_be_named(layout, checked):
         checked(root, "test")
 
 
-TWO = np.array([[0, 255, 255]], np.uint8)
-ELEVEN = np.array([[0, 1, 11, 255]], np.uint8)
-ONES = np.array([[1, 2], [3, 1]], np.uint8)
-RGB = np.array([[[10, 20, 30], [0, 0, 200]]], np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("label", "mend", "says"),
-    [
-        (TWO, {"names": {0: "background", 255: "building"}, "palette": None},
-         r"name the classes by value: names: {0: .*, 255: .*}"),
-        (ONES, {"names": {1: "land", 2: "water", 3: "road"}}, r"give names as 1: \.\. to 3: \.\."),
-        (ONES, {"ignore": [3, 255]}, "list 3 under ignore"),
-        (ELEVEN, {"names": {0: "land", 1: "water", 11: "road"}},
-         r"list them under names \(value: name\)"),
-        (RGB, {"encoding": "rgb", "names": ["land", "water"],
-               "palette": [[10, 20, 30], [0, 0, 200]]}, "set encoding: rgb and a palette"),
-    ],
-)  # fmt: skip
-def test_what_a_message_proposes_works(folder_dataset, checked, label, mend, says):
-    (error,) = checked(folder_dataset({"a": label})).of("error")
-    assert re.search(says, error.message), error.message
-    assert not checked(folder_dataset({"a": label}, **mend)).of("error")
-
-
 def test_optional_splits_of_known_layouts_exist():
     for file in KNOWN.values():
         description = read_description(file)

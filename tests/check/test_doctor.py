@@ -73,9 +73,14 @@ LAYOUTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_is_written_is_read(hmsa, folder, layout, tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Pages go to runs/ of the folder one is in."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_written_is_read(hmsa, folder, layout):
     root = folder(*LAYOUTS[layout])
     looked = hmsa("data", "check", root)
     assert looked.code == 0, looked.err

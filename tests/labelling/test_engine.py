@@ -367,6 +367,16 @@ def test_another_file_of_the_teacher_is_refused(teacher, tiny, tmp_path):
         module._load(str(teacher), "other", inference, options)
 
 
+def test_no_worker_can_load_the_teacher(cluster, hmsa, words, tmp_path, monkeypatch):
+    def fail(*_):
+        raise InputError("teacher is another file on node7")
+
+    monkeypatch.setattr(module, "_load", fail)
+    ran = hmsa(*words, "-o", tmp_path / "out", "--workers", 2)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.splitlines()[-1] == "hmsa: teacher is another file on node7"
+
+
 def test_a_decoder_may_raise_anything(monkeypatch):
     def broken(*_):
         raise ZeroDivisionError("no")

@@ -117,7 +117,7 @@ def test_files_that_would_run_code(refused, trained, tmp_path, monkeypatch):
     torch.save({"conv1.weight": Code()}, tmp_path / "zipped.pth")
     for name in ("weights.pth", "zipped.pth"):
         line = refused(f"model.pretrained={tmp_path / name}")
-        assert f"{name} cannot be read as weights of hrnet_w18_small" in line
+        assert f"{name} cannot be read safely" in line
     run = tmp_path / "begun"
     shutil.copytree(trained, run)
     for content in ((tmp_path / "zipped.pth").read_bytes(), b"torn"):

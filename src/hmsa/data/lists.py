@@ -97,16 +97,17 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 csv.ParseOptions(delimiter=max(",;\t", key=heading.count)),
                 csv.ConvertOptions(column_types=types, strings_can_be_null=True),
             )
+        columns, rows = table.column_names, table.to_pylist()
     except (OSError, UnicodeError, pa.ArrowException) as error:
         why = first_line(error)
-        mend = "; save it as UTF-8" if "UTF" in why else ""
+        mend = "; save it as UTF-8" if "utf" in why.lower() else ""
         raise InputError(f"{file} cannot be read as a list: {why}{mend}") from None
-    if not {"image", "label"} <= {*table.column_names}:
+    if not {"image", "label"} <= {*columns}:
         raise InputError(
-            f"{file} has the columns {', '.join(table.column_names)}; its first line must name the "
+            f"{file} has the columns {', '.join(columns)}; its first line must name the "
             "columns, and image and label be among them"
         )
-    for number, cells in enumerate(table.to_pylist(), 1):
+    for number, cells in enumerate(rows, 1):
         yield f"{file} row {number}", cells
 
 

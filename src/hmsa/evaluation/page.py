@@ -131,21 +131,19 @@ def _weights(found: Evaluation) -> list[Table]:
 def training_charts(metrics: Path) -> list[Chart]:
     """Loss and validation mIoU against the step, as far as the CSV file has them."""
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
-    rows, charts = list(csv.DictReader(lines)), []
-    steps, losses, mious = (
-        np.array([float(row.get(name) or "nan") for row in rows])
-        for name in ("step", "loss", "val_miou")
-    )
+    rows, charts = [row for row in csv.DictReader(lines) if row.get("step")], []
+    steps = [float(row["step"]) for row in rows]
     starts = {row.get("stage"): step for row, step in zip(rows[::-1], steps[::-1], strict=True)}
     stages = sorted((step, stage) for stage, step in starts.items() if stage)
-    for title, values in (("Training loss", losses), ("Validation mIoU", 100 * mious)):
-        points = np.stack([steps, values], 1)[np.isfinite(steps + values)]
+    for title, name, unit in (("Training loss", "loss", 1), ("Validation mIoU", "val_miou", 100)):
+        values = [unit * float(row.get(name) or "nan") for row in rows]
+        points = np.array([*zip(steps, values, strict=True)]).reshape(-1, 2)
+        points = points[np.isfinite(points[:, 1])]
         if len(points) > 1:
             (step, best), last = points[points[:, 1].argmax()], points[-1, 1]
             summary = f"last {last:.3g}, highest {best:.3g} at step {step:.0f}"
             parts = np.array_split(points, min(len(points), POINTS))
-            means = np.array([part.mean(0) for part in parts])
-            axis = (np.nanmin(steps), np.nanmax(steps))  # of both charts, to compare them
+            means, axis = np.array([part.mean(0) for part in parts]), (min(steps), max(steps))
             charts.append(Chart(title, summary, "step", means, axis, stages=stages))
     return charts
 

@@ -1,4 +1,8 @@
-"""Labels the images of a source, in this process or with Ray in several processes or machines."""
+"""Labels the images of a source, in this process or with Ray Data in several, on many machines.
+
+Ray Data starts a worker that died again, and gives it its part again, without end. An image may
+kill every worker that it meets, so it is counted how often a part was begun; `_TRIES` are enough.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +158,11 @@ def label_with_ray(
     if not pieces:
         return
     problem = ""
-    with _connected(address) as ray, Progress("autolabel", _count(pieces)) as progress:
+    with (
+        redirect_stdout(sys.stderr),  # Ray prints there which process died
+        _connected(address) as ray,
+        Progress("autolabel", _count(pieces)) as progress,
+    ):
         resources = ray.cluster_resources()
         cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
         workers = workers or gpus or max(1, cpus // 4)
@@ -172,8 +181,11 @@ def label_with_ray(
             batch_size=1, num_cpus=0, num_gpus=1 / math.ceil(workers / gpus) if gpus else 0,
         )  # fmt: skip
         for part in done.iter_rows():
-            problem = part["problem"] or problem
-            for row in pickle.loads(part["rows"]):
+            rows, reason = pickle.loads(part["answer"])
+            if rows is None:
+                raise InputError(reason)
+            problem = reason or problem
+            for row in rows:
                 store(row)
                 progress.advance()
     if problem:
@@ -191,39 +203,49 @@ class _Begun:
         return self.times[number]
 
 
+@dataclass
 class _Worker:
     """A network in a process of its own, on a GPU if Ray assigned it one."""
 
-    def __init__(
-        self, make: Callable[[], Labeller], write: Write | None, threads: int, begun: Any
-    ) -> None:
-        keep_memory()
-        torch.set_num_threads(threads)
-        self.labeller, self.write, self.begun = make(), write, begun
+    make: Callable[[], Labeller]
+    write: Write | None
+    threads: int
+    begun: Any  # handle of `_Begun`
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """One part: its rows, and what else went wrong."""
+    @cached_property
+    def labeller(self) -> Labeller:
+        keep_memory()
+        torch.set_num_threads(self.threads)
+        return self.make()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
+        """The rows of one part, None if this worker can make none, and what went wrong."""
         import ray
 
-        pieces, rows, problem = pickle.loads(batch["part"][0]), list[Row](), ""
+        pieces = pickle.loads(batch["part"][0])
         if ray.get(self.begun.begin.remote(int(batch["number"][0]))) > _TRIES:
             names = " to ".join(dict.fromkeys(str(pieces[i]["image"]) for i in (0, -1)))
-            problem = f"{names}: the process that labels this died {_TRIES} times"
-        else:
-            try:
-                rows = self._label(pieces)
-            except Exception as error:  # such as of `write`; other parts go on
-                problem = f"{type(error).__name__}: {first_line(error)}"
-        return {"rows": [pickle.dumps(rows)], "problem": [problem]}
+            return _answer([], f"{names}: the process that labels this died {_TRIES} times")
+        rows: list[Row] | None = None
+        try:
+            labeller, rows = self.labeller, []
+            return _answer(self._label(labeller, pieces))
+        except Exception as error:  # such as of `write`; other parts go on
+            is_said = isinstance(error, InputError)
+            return _answer(rows, f"{'' if is_said else type(error).__name__ + ': '}{error}")
 
-    def _label(self, pieces: list[Row]) -> list[Row]:
+    def _label(self, labeller: Labeller, pieces: list[Row]) -> list[Row]:
         rows: list[Row] = []
         written: list[Row] = []
-        for _ in self.labeller.label(pieces, rows.append):
+        for _ in labeller.label(pieces, rows.append):
             if self.write and len(rows) >= _SHARD:
                 written += self.write(rows[:_SHARD])
                 del rows[:_SHARD]  # threads may have added more
         return written + (self.write(rows) if self.write else rows)
+
+
+def _answer(rows: list[Row] | None, problem: str = "") -> dict[str, list[bytes]]:
+    return {"answer": [pickle.dumps((rows, problem))]}
 
 
 @contextmanager
@@ -247,12 +269,9 @@ def _connected(address: str) -> Iterator[Any]:
         except (ConnectionError, ValueError) as error:
             raise InputError(f"--cluster {address}: no cluster there ({error})") from None
     try:
-        with redirect_stdout(sys.stderr):  # Ray prints there which process died
-            yield ray
+        yield ray
     except ray.exceptions.RayError as error:
-        raise RuntimeError(
-            f"{' '.join(str(error).split())[-300:]}; the same command goes on"
-        ) from None
+        raise RuntimeError(f"{first_line(error)}; the same command goes on") from None
     finally:
         if starts:
             ray.shutdown()

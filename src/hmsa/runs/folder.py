@@ -46,9 +46,9 @@ class Run:
         self._adding = threading.Lock()
         self._lock = FileLock(folder / f".{name}.lock", timeout=0, thread_local=False)
         try:
+            self._require_alone()  # first, so that a lock file in there is of no other work
             folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
-            self._require_alone()
             sweep(folder)
             if overwrite or not self._settings_file.is_file():
                 self._forget(keep)  # first: it belongs to other settings
