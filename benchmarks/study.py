@@ -1,13 +1,13 @@
-"""Does learned attention hold? Networks trained with each drive or tile held out, every fusion read.
+"""Does learned attention hold? Each drive held out in turn, every fusion of the network judged.
 
     python benchmarks/study.py --out runs/study --data ../shared/camvid
     python benchmarks/study.py --out runs/study --table
 
 study.yaml says what is trained: variants of one recipe, folds of a dataset, seeds. A cell is one
 variant, fold and seed. Its network is trained jointly, judged, then its attention alone is trained
-on all scales, and it is judged again. Each finished cell is a row of benchmarks/results/study.jsonl,
-and is not computed again; its confusion matrix of each image stays in OUT, for the intervals of
---table. Stopped, the same command goes on. The last line is one JSON object.
+on all scales, and it is judged again. Each finished cell is a row of results/study.jsonl beside
+this file, and is not computed again; its confusion matrix of each image stays in OUT, for the
+intervals of --table. Stopped, the same command goes on. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ def run_cell(plan: Plan, cell: Cell, out: Path, data: Path | None) -> dict[str, 
 def score(found: dict[str, Any]) -> dict[str, Any]:
     confusion = Confusion(found["matrices"].shape[1])
     confusion.matrix = torch.from_numpy(found["matrices"]).long().sum(0)
-    row = {"miou": confusion.miou(), "iou": confusion.iou().tolist()}
+    iou = [round(each, 5) for each in confusion.iou().tolist()]
+    row = {"miou": round(confusion.miou(), 5), "iou": iou}
     return row | {key: found[key] for key in ("boundary_f1", "weights") if key in found}
 
 

@@ -66,7 +66,7 @@ MISTAKES = {
     "unknown verb": (["trian"], 'Unknown command "trian". Did you mean "train"?'),
     "unknown verb of data": (["data", "chek"], 'Did you mean "check"?'),
     "unknown option": (["predict", "x", "y", "-o", "z", "--sav", "npz"], "Did you mean --save?"),
-    "missing option": (["predict", "x", "y"], "--out"),
+    "missing option": (["export", "x"], "--out"),
     "out of range": (["predict", "x", "y", "-o", "z", "--budget", "3"], "--budget"),
     "missing config": (["train", "nowhere.yaml"], "no file nowhere.yaml"),
     "unknown key": (["train", "RECIPE", "--set", "joint.stepz=1"], "did you mean 'steps'"),

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from hmsa.check.check import check
+from hmsa.data.descriptions import KNOWN
+from hmsa.data.schema import read_description
 from hmsa.runs import InputError
 
 LABEL = np.array([[0, 1, 2, 255], [2, 2, 1, 0]], np.uint8)
@@ -109,7 +111,7 @@ def test_a_decoder_that_fails_in_its_own_way_stops_nothing(folder_dataset, monke
         ),
         ({"a": [[0, 255]], "b": [[0, 0]]}, {"ignore": []}, "unknown values", "0/255 mask"),
         ({"a": [[0, 255]], "b": [[0, 0]]}, {}, "0/255 masks", "255 is ignored.*0/255 mask"),
-        ({"a": [[1, 2]], "b": [[3, 0]]}, {}, "unknown values", "b.png.*numbered from 1"),
+        ({"a": [[1, 2]], "b": [[3, 1]]}, {}, "unknown values", "b.png.*numbered from 1"),
         ({"a": [[0, 1, 2, 77]]}, {}, "unknown values", r"77 \(1 pixels\).*list them under names"),
     ],
 )
@@ -198,6 +200,15 @@ def test_modes_and_mixed_sizes_are_noted(folder_dataset, checked):
     assert re.search(r"3 image\(s\) are not RGB, such as .*a.tif \(L\)", notes)
 
 
+def test_images_that_exif_turns_are_named(folder_dataset, checked):
+    path = folder_dataset({"a": LABEL.repeat(2, 0), "b": LABEL.repeat(2, 0)})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save_image(path, "b.jpg", np.zeros((4, 4, 3), np.uint8), exif=exif)
+    (found,) = [p for p in checked(path).of("warning") if p.kind == "turned by EXIF"]
+    assert [file.name for file in found.files] == ["b.jpg"]
+
+
 def test_absent_splits_are_warnings(folder_dataset, checked):
     path = folder_dataset({"a": LABEL}, splits={"train": "train", "val": "val", "test": "test"})
     assert kinds(checked(path), "warning") == ["absent split", "absent split"]
@@ -225,3 +236,34 @@ def test_an_optional_split_can_be_named(layout, checked):
     assert [part.name for part in checked(root, "cv1_val").parts] == ["cv1_val"]
     with pytest.raises(InputError, match="nothing to check; test: no folder"):
         checked(root, "test")
+
+
+TWO = np.array([[0, 255, 255]], np.uint8)
+ELEVEN = np.array([[0, 1, 11, 255]], np.uint8)
+ONES = np.array([[1, 2], [3, 1]], np.uint8)
+RGB = np.array([[[10, 20, 30], [0, 0, 200]]], np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("label", "mend", "says"),
+    [
+        (TWO, {"names": {0: "background", 255: "building"}, "palette": None},
+         r"name the classes by value: names: {0: .*, 255: .*}"),
+        (ONES, {"names": {1: "land", 2: "water", 3: "road"}}, r"give names as 1: \.\. to 3: \.\."),
+        (ONES, {"ignore": [3, 255]}, "list 3 under ignore"),
+        (ELEVEN, {"names": {0: "land", 1: "water", 11: "road"}},
+         r"list them under names \(value: name\)"),
+        (RGB, {"encoding": "rgb", "names": ["land", "water"],
+               "palette": [[10, 20, 30], [0, 0, 200]]}, "set encoding: rgb and a palette"),
+    ],
+)  # fmt: skip
+def test_what_a_message_proposes_works(folder_dataset, checked, label, mend, says):
+    (error,) = checked(folder_dataset({"a": label})).of("error")
+    assert re.search(says, error.message), error.message
+    assert not checked(folder_dataset({"a": label}, **mend)).of("error")
+
+
+def test_optional_splits_of_known_layouts_exist():
+    for file in KNOWN.values():
+        description = read_description(file)
+        assert {*description.optional} < description.splits.keys(), file

@@ -68,6 +68,7 @@ LAYOUTS = {
         for s in BOTH
         for kind, label in (("labelIds", IDS), ("color", RGB), ("instanceIds", OBJECTS))
     ],
+    "names of macOS": [("images/e\u0301{}.jpg", "labels/\u00e9{}.png", INDEX)],
     "names that say nothing": [("A/{}.png", "B/{}.png", INDEX)],
 }  # fmt: skip
 
@@ -111,6 +112,8 @@ def test_what_is_written_is_read(hmsa, folder, layout, tmp_path, monkeypatch):
           "palette": COLOURS[[0, 2, 1]].tolist()}),
         (np.arange(80).reshape(4, 20).astype(np.uint8)[..., None] * [3, 2, 1], "blended colours",
          "80 colours in 3 of 3 files; export again without smoothing", None),
+        (INDEX * 60 + 15, "class values", "values 15, 75, 135, 195, 255 in 3 of 3 files",
+         {"names": {i: f"class {i}" for i in range(15, 256, 60)}, "encoding": "index"}),
         (INDEX.astype(np.uint16) * 1000, "values beyond 255",
          "values 0, 1000, 2000, 3000, 4000 in 3 of 3 files; of instances or distances?", None),
         (np.arange(256, dtype=np.uint8)[None], "gray levels",
@@ -145,6 +148,14 @@ def test_palettes_that_differ_are_colours(hmsa, folder):
     assert all(sum(each) == 8 * 16**2 for each in shares)
 
 
+def test_values_in_some_files_and_colours_in_others(hmsa, folder):
+    root = folder(("images/{}.jpg", "labels/{}.png", INDEX))
+    picture(RGB).save(root / "labels" / "0.png")
+    ran = hmsa("data", "check", root, "--fix")
+    assert ran.code == 2
+    assert "values and colours" in " ".join(ran.out.split())
+
+
 def test_labels_as_jpeg(hmsa, folder):
     ran = hmsa("data", "check", folder(("images/{}.png", "labels/{}.jpg", MASK)))
     assert ran.code == 2
@@ -176,3 +187,10 @@ def test_refused(hmsa, folder, tmp_path, images, labels, says):
     assert (ran.code, ran.out) == (2, "")
     assert says in ran.err
     assert len(ran.err.splitlines()) == 1
+
+
+def test_val_is_held_out_where_there_is_none(hmsa, folder):
+    root = folder(*((f"images/{i}{{}}.jpg", f"labels/{i}{{}}.png", INDEX) for i in range(5)))
+    assert hmsa("data", "check", root, "--fix").code == 0
+    found = json.loads(hmsa("data", "check", root, "--json").out)
+    assert {split: n["pairs"] for split, n in found["pairs"].items()} == {"train": 12, "val": 3}

@@ -15,6 +15,7 @@ from PIL import Image
 
 from golden.rule import image, weight
 from hmsa import HMSA, Predictor
+from hmsa.checkpoint import official
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CLASSES = "cityscapes"
@@ -80,6 +81,16 @@ def test_a_run_becomes_a_folder_to_share(hmsa, trained, tmp_path):
     assert HMSA.from_pretrained(tmp_path / "shared").card == HMSA.from_pretrained(trained).card
 
 
+@pytest.mark.parametrize("entry", ["model", "state_dict"])
+@pytest.mark.parametrize("prefix", ["", "model.", "model.module."])
+def test_prefixes_and_entries_of_wrappers(state, tmp_path, entry, prefix):
+    weights = {prefix + name.removeprefix("module."): t for name, t in state.items()}
+    torch.save({"arch": "mscale.DeepV3R50", entry: weights}, tmp_path / "a.pth")
+    arch, found = official.read(tmp_path / "a.pth")
+    assert arch == "mscale.DeepV3R50"
+    assert found.keys() == {official.our_name(name, arch) for name in state}
+
+
 def test_a_pth_needs_its_classes_named(hmsa, state, tmp_path):
     ran = hmsa("convert", write(tmp_path / "best.pth", state), "-o", tmp_path / "out")
     assert ran.code == 2
@@ -91,21 +102,22 @@ def test_a_pth_needs_its_classes_named(hmsa, state, tmp_path):
     [
         (
             lambda s: s.popitem(),
-            "such as attention.2.weight, which is None instead of [1, 256, 1, 1]",
+            "weights match; 1 missing, such as attention.2.weight",
         ),
         (
             lambda s: s.update({"module.bot_fine.bias": torch.ones(48)}),
-            "1 tensor(s), such as head.reduce_fine.bias, which is [48] instead of None",
+            "weights match; 1 not in it, such as head.reduce_fine.bias",
         ),
         (
             lambda s: s.update({"module.final.6.weight": torch.ones(65, 256, 1, 1)}),
-            "which is [65, 256, 1, 1] instead of [19, 256, 1, 1]",
+            "with 19 classes: ",
         ),
         (lambda s: s.update({"module.foo": torch.ones(1)}), "'foo' is not a weight"),
+        (lambda s: next(iter(s.values())).view(-1)[:1].fill_(torch.nan), "hold NaN"),
     ],
 )
 def test_nothing_is_loaded_in_part(hmsa, state, tmp_path, spoil, says):
-    state = state.copy()
+    state = OrderedDict((name, tensor.clone()) for name, tensor in state.items())
     spoil(state)
     out = tmp_path / "ours.safetensors"
     ran = hmsa("convert", write(tmp_path / "best.pth", state), CLASSES, "-o", out)
@@ -134,7 +146,8 @@ def test_no_code_of_a_checkpoint_runs(hmsa, tmp_path, monkeypatch):
     ("content", "says"),
     [
         ({"arch": "x"}, "no state_dict"),
-        ({"arch": "x", "state_dict": {}}, "arch 'x'; supported are"),
+        ({"arch": "x", "state_dict": {}}, "no state_dict"),
+        ({"arch": "x", "state_dict": {"a": torch.ones(1)}}, "arch 'x'; supported are"),
     ],
 )
 def test_other_files(hmsa, tmp_path, content, says):

@@ -10,13 +10,21 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
+from PIL import Image
 from safetensors.torch import save_file
 
 from hmsa import HMSA
-from hmsa.checkpoint.files import amend, begin_from, fingerprint, require_unseen, trained_on
+from hmsa.checkpoint.files import (
+    GateCurve,
+    amend,
+    begin_from,
+    fingerprint,
+    require_unseen,
+    trained_on,
+)
 from hmsa.checkpoint.networks import load
 from hmsa.model import build, pretrained
-from hmsa.model.pretrained import save
+from hmsa.model.pretrained import Card, save
 from hmsa.runs import InputError
 
 
@@ -188,7 +196,8 @@ def test_cut_off_file(tmp_path, model):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"classes": 5}, "cannot be rebuilt .*size mismatch"),
+        ({"classes": 5}, "damaged card: needed is network: 4 classes"),
+        ({"width": 12}, "cannot be rebuilt .*size mismatch"),
         ({"fusion": "none"}, "fusion 'none', which HMSA is not"),
         ({"wings": 2}, "cannot be rebuilt .*wings"),
     ],
@@ -199,6 +208,147 @@ def test_other_network(tmp_path, model, change, says):
     save(path, model)
     with pytest.raises(InputError, match=says):
         load(path)
+
+
+BILLION = 10**9
+
+
+class TestHostileCards:
+    """Of a stranger: refused in one line, before anything large is built."""
+
+    def refused(self, path, card) -> str:
+        text = card if isinstance(card, str) else json.dumps(card)
+        save_file({"a": torch.ones(1)}, path, {"hmsa": text})
+        with pytest.raises(InputError) as error:
+            load(path)
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+        assert len(str(error.value)) < 700
+        return str(error.value)
+
+    @pytest.fixture
+    def card(self, model):
+        return json.loads(model.card.to_json())
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            ({"scales": [1e6]}, "above 0 and up to 16"),
+            ({"scales": [0.5] * 1000}, "1 to 16 numbers"),
+            ({"scales": [float("nan")]}, "scales"),
+            ({"scales": []}, "scales"),
+            ({"scales": "12"}, "scales"),
+            ({"long_edge": BILLION}, "1 to 16384 pixels"),
+            ({"long_edge": 0.5}, "1 to 16384 pixels"),
+            ({"names": ["a"] * 100_000}, "1 to 255 texts"),
+            ({"names": "abcd"}, "1 to 255 texts"),
+            ({"names": [1, 2, 3, 4]}, "1 to 255 texts"),
+            ({"palette": [[0, 0, 256]] * 4}, "palette"),
+            ({"palette": [[0, 0, 0]]}, "palette"),
+            ({"flip": "yes"}, "flip"),
+            ({"gate": [1]}, "gate"),
+            ({"recipe": [1]}, "recipe"),
+            ({"recipe": json.loads("[" * 60 + "]" * 60)}, "nested"),
+            ({"trained_on": {"dataset": "x" * (1 << 20)}}, "more than 1048576 characters"),
+        ],
+    )  # fmt: skip
+    def test_fields(self, tmp_path, card, change, says):
+        assert says in self.refused(tmp_path / "x.safetensors", card | change)
+
+    @pytest.mark.parametrize(
+        "network",
+        [
+            {"width": BILLION}, {"classes": BILLION}, {"width": 65536}, {"width": -1},
+            {"width": [8]}, {"stride": 10**6}, {"trunk": 7}, {"head": {}}, {"fusion": [1]},
+            {"mean": [1] * 9}, {"trunk": "vit_giant_patch14_dinov2"},
+            {"fusion": "explicit", "scales": [1.0] + [i / 7 for i in range(1, 9000)]},
+            {"fusion": "attention", "network": {"library": "own", "source": "os:getcwd"}},
+            {"fusion": "attention", "network": {"library": "smp", "class": "from_pretrained",
+                                                "arguments": {}}},
+            {"fusion": "attention", "network": {"library": "torchvision", "name": "_utils"}},
+            {"fusion": "attention", "network": {"library": "transformers", "config": {
+                "model_type": "segformer", "hidden_sizes": [65536] * 4}}},
+            {"fusion": "attention", "network": {"library": "transformers", "config": {
+                "model_type": "segformer", "depths": [60000] * 4}}},
+            {"fusion": "attention", "network": {"library": "hmsa", "network": {
+                "classes": 4, "trunk": "resnet18", "width": 60000}}},
+        ],
+    )  # fmt: skip
+    def test_networks_larger_than_their_weights(self, tmp_path, card, network, grown):
+        pytest.importorskip("transformers")
+        card["network"] |= network
+        if network.get("fusion") == "attention":
+            card["network"] = {"classes": 4, **network}
+        with grown() as more:
+            self.refused(tmp_path / "x.safetensors", card)
+        assert more() < 3000, "MiB"
+
+    @pytest.mark.parametrize("value", [None, "x", [[1, 2, 3]] * 4])
+    def test_mutations_of_every_field(self, hmsa, tmp_path, value):
+        """Whatever stands in a field: a result, or one line."""
+        model = HMSA(4, "mobilenetv3_small_050", width=8)
+        card, file = json.loads(model.card.to_json()), tmp_path / "x.safetensors"
+        points = [{"share": s, "cost": s, "miou": 0.5, "agreement": 1.0} for s in (0.0, 1.0)]
+        card["gate"] = {"dataset": "a", "split": "b", "scales": [1.0, 2.0], "points": points}
+        changed = [card | {key: value} for key in card]
+        for part in ("network", "gate"):
+            changed += [card | {part: card[part] | {key: value}} for key in card[part]]
+        Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+        options = ["-o", tmp_path / "out", "--overwrite", "--budget", "0.5", "--scales", "1,2"]
+        for each in changed:
+            save_file(model.state_dict(), file, {"hmsa": json.dumps(each)})
+            ran = hmsa("predict", file, tmp_path / "a.png", *options)
+            assert ran.code in (0, 2), (each, ran.err)
+            assert sum(line.startswith("hmsa: ") for line in ran.err.splitlines()) == ran.code // 2
+
+    def test_what_is_no_card(self, tmp_path):
+        for text in ("[" * 100_000 + "]" * 100_000, "[]", "null", "1" * 9999, '{"names": 1}', ""):
+            assert "damaged card" in self.refused(tmp_path / "x.safetensors", text)
+        weights = tmp_path / "model.safetensors"
+        save_file({"a": torch.ones(1)}, weights, {"hmsa": "{}"})
+        for content in (b"\xff\xfe\xff", b"{" * 100_000, b" " * (1 << 21)):
+            (tmp_path / "config.json").write_bytes(content)
+            with pytest.raises(InputError, match=r"config\.json: damaged card"):
+                load(tmp_path)
+
+    def test_no_other_file_of_weights_is_read(self, tmp_path, model):
+        (tmp_path / "other.pth").write_bytes(b"not even weights")
+        model.card.network["pretrained"] = str(tmp_path / "other.pth")
+        save(tmp_path / "x.safetensors", model)
+        assert torch.equal(looks(load(tmp_path / "x.safetensors")), looks(model))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(hmsa, tmp_path, model, value):
+    with torch.no_grad():
+        next(model.parameters())[0, 0, 0, 0] = value
+    save(tmp_path / "x.safetensors", model)
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    ran = hmsa("predict", tmp_path / "x.safetensors", tmp_path, "-o", tmp_path / "out")
+    assert ran.code == 2
+    assert "1 of " in ran.err
+    assert "weights hold NaN or infinite numbers, such as trunk." in ran.err
+
+
+@pytest.mark.parametrize(
+    "name", ["net.pt", "net.pth", "resume.pt", "net.ckpt", "pytorch_model.bin"]
+)
+def test_a_pickle_is_told_from_a_checkpoint(hmsa, tmp_path, name):
+    torch.save({"model": {}}, tmp_path / name)
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    for arguments in (["predict", tmp_path / name, tmp_path], ["evaluate", tmp_path / name, "x"]):
+        ran = hmsa(*arguments)
+        assert ran.code == 2
+        assert (
+            f"{name} is not a checkpoint of hmsa but a pickle, which can run code; give" in ran.err
+        )
+
+
+def test_a_damaged_curve_or_recipe_is_one_line():
+    with pytest.raises(InputError, match="gate curve is damaged; run hmsa gate again"):
+        GateCurve.of(Card({}, ["a"], gate={"points": [1]}))
+    with pytest.raises(InputError, match="recipe is damaged"):
+        trained_on(Card({}, ["a"], recipe={"sampling": {"extra": [1]}}), Path("a.yaml"), "train")
 
 
 def test_amend_changes_the_card_alone(tmp_path, model):

@@ -253,7 +253,8 @@ def test_broken_pairs(folder_dataset, how, says):
     ("label", "changes", "says"),
     [
         ([[0, 255]], {"ignore": []}, "0/255 mask"),
-        ([[0, 3, 3]], {}, r"3 \(2 pixels\).*numbered from 1"),
+        ([[1, 3, 3]], {}, r"3 \(2 pixels\).*numbered from 1"),
+        ([[0, 3, 3]], {}, "values from 0 to 3 are 4 classes and names has 3, one too few"),
         ([[0, 9, 77]], {}, r"a.png: 2 value\(s\) outside the table of 3 classes.*names"),
         ([[7, 26, 33]], {"names": [str(i) for i in range(19)], "palette": None}, "Cityscapes raw"),
     ],
@@ -282,7 +283,7 @@ def test_colour_outside_the_palette(folder_dataset):
         ({"path": "nowhere"}, "train", "no folder .*nowhere"),
         ({"splits": {"train": "missing"}}, "train", "no folder .*missing.images"),
         ({}, "trian", "did you mean train"),
-        ({"palette": [[0, 0, 0]]}, "train", "1 colours for 3 names"),
+        ({"palette": [[0, 0, 0]]}, "train", "1 colours for 3 names; give each"),
         ({"encoding": "rgb", "palette": None}, "train", "needs a palette"),
         ({"encoding": "rgb", "ignore": [7]}, "train", "needs colours"),
         ({"encodng": "rgb"}, "train", "unknown key 'encodng'; did you mean 'encoding'"),

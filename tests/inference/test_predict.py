@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from PIL import Image
 from hmsa import Predictor
 from hmsa.data.images import read_image
 from hmsa.inference.predict import find_images
+from hmsa.inference.writer import KINDS
 from hmsa.runs.errors import InputError
 
 
@@ -60,6 +62,44 @@ def test_every_kind_of_picture(hmsa, trained, odd_pictures, tmp_path):
         assert label.getpalette()[:3] == [70, 130, 180]
     with Image.open(out / "confidence" / "gray.png") as confidence:
         assert (np.asarray(confidence) == seen.confidence).all()
+
+
+def test_without_a_folder_for_results(hmsa, trained, odd_pictures, tmp_path, monkeypatch):
+    """It is named after the first file or folder, and never mixes results of others."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "other" / "gray.png")
+    run = ["predict", trained, "--scales", "1", "--save", "label"]
+    for _ in range(2):
+        ran = hmsa(*run, "in/gray.png")
+        assert "1 image(s) labelled in runs/predict/gray" in ran.err
+    before = (tmp_path / "runs/predict/gray/label/gray.png").read_bytes()
+    ran = hmsa(*run, "other/gray.png")
+    assert ran.code == 2
+    assert "begun with other settings, paths in/gray.png -> other/gray.png; name" in ran.err
+    assert (tmp_path / "runs/predict/gray/label/gray.png").read_bytes() == before
+    assert "labelled in runs/predict/other" in hmsa(*run, "other").err
+    assert "labelled in runs/predict/images" in hmsa(*run, "other/*.png").err
+
+
+def test_names_that_are_not_utf8(hmsa, trained, tmp_path):
+    """Of the checkpoint, of folders and of images, with every kind of result."""
+    folder = tmp_path / os.fsdecode(b"in\xff")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 alone")
+    pytest.importorskip("rasterio")
+    Image.effect_noise((40, 30), 60).save(folder / os.fsdecode(b"bild\xe9.png"))
+    shutil.copy(trained / "best.safetensors", folder / os.fsdecode(b"best\xe9.safetensors"))
+    out = tmp_path / "out"
+    ran = hmsa("predict", folder / os.fsdecode(b"best\xe9.safetensors"), folder, "-o", out,
+               "--scales", "1", "--save", ",".join(KINDS))  # fmt: skip
+    assert ran.code == 0, ran.err
+    made = {p.name for p in out.rglob("*.*") if p.is_file() and p.suffix != ".lock"}
+    assert {os.fsdecode(b"bild\xe9." + s) for s in (b"png", b"jpg", b"npz", b"json", b"tif")} < made
+    coco = (out / "rle" / os.fsdecode(b"bild\xe9.json")).read_bytes()
+    assert json.loads(coco)["images"][0]["file_name"] == "bild\\udce9.png"
 
 
 def test_a_bad_picture_does_not_stop_the_rest(hmsa, trained, odd_pictures, tmp_path):

@@ -84,6 +84,11 @@ def brighter(image):
         ("a.mkv", {"size": (49, 63)}),
         ("a.avi", {"codec": "mpeg4", "sound": "pcm_s16le", "rate": Fraction(25)}),
         ("a.webm", {"codec": "libvpx", "sound": None}),
+        ("a.m4v", {}),
+        ("a.ts", {"sound": "mp2"}),
+        ("a.mpg", {"codec": "mpeg2video", "sound": "mp2", "rate": Fraction(25)}),
+        ("a.wmv", {"codec": "wmv2", "sound": None, "rate": Fraction(25)}),
+        ("a.flv", {"codec": "flv", "rate": Fraction(25)}),
         ("a.mp4", {"rate": Fraction(10), "times": [0, 1, 2, 3, 5, 8, 9, 10, 20, 21, 22, 30]}),
     ],
 )  # fmt: skip

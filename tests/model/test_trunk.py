@@ -16,6 +16,7 @@ TRUNKS = [
     ("resnet18", 4),
     ("resnet18", 8),
     ("mobilenetv3_small_050", 4),
+    ("tf_efficientnet_lite0", 4),
     ("convnext_atto", 4),
     ("swin_tiny_patch4_window7_224", 4),
     ("vit_tiny_patch16_224", 4),

@@ -121,12 +121,14 @@ def test_from_many_threads(folder):
 
 
 def test_two_verbs_in_one_folder(folder):
-    with Run(folder, "gate", {"scales": [2]}) as gate, Run(folder, "predict", SETTINGS) as predict:
-        gate.add("a", "gate")
-        assert predict.records == {"a": [1, "x"]}
-        with pytest.raises(InputError, match="another process is writing into this folder"):
-            Run(folder, "predict", SETTINGS, overwrite=True)
+    """Both would write confidence/NAME.png, say."""
+    with pytest.raises(InputError, match="out holds results of hmsa predict, which might be over"):
+        Run(folder, "autolabel", {"scales": [2]}, overwrite=True)
     assert records(folder) == {"a": [1, "x"]}
+    assert not (folder / "autolabel.json").exists()
+    (folder / "metadata.jsonl").write_text("of somebody else")
+    with Run(folder, "predict", SETTINGS), pytest.raises(InputError, match="another process is"):
+        Run(folder, "predict", SETTINGS, overwrite=True)
 
 
 def test_a_file_in_the_place_of_the_folder(tmp_path):

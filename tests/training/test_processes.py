@@ -74,13 +74,14 @@ def test_every_part_of_the_loss_is_a_share_of_the_joined_one(tmp_path):
     assert [process.returncode for process in both] == [0, 0], "".join(told)
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "rmi"])
-def test_weights_are_those_of_one_process(scenes, tmp_path, loss):
+@pytest.mark.parametrize(("loss", "scales"), [("cross_entropy", [0.5, 1.0]), ("rmi", [1.0])])
+def test_weights_are_those_of_one_process(scenes, tmp_path, loss, scales):
     """Ten steps of AdamW, in float64: equal but for rounding."""
     (tmp_path / "exact.py").write_text(EXACT)
 
     def weights(devices, batch):
         stage = {"steps": 10, "batch": batch, "loss": loss, "validate_every": 10, "penalty": 0.1}
+        stage |= {"scales": scales}
         content = TINY_RECIPE | {
             "data": {"dataset": str(scenes), "workers": 0}, "joint": TINY_RECIPE["joint"] | stage,
             "attention": {"steps": 0}, "devices": devices, "accelerator": "cpu",

@@ -130,8 +130,11 @@ def check(path: Path, splits: Sequence[str] = (), data: Path | None = None) -> F
         images, labels = {p.name: p.image for p in pairs}, {p.name: p.label for p in pairs}
         found.parts.append(Part(name, images, labels, optional))
     if not found.parts:
-        reason = found.problems[0].message if found.problems else "no split is there"
-        raise InputError(f"{path}: nothing to check; {reason}; pass --data?")
+        reason, mend = "no split is there", "; correct it or pass --data FOLDER"
+        if found.problems:
+            reason = found.problems[0].message
+            mend *= found.problems[0].kind != "no list"
+        raise InputError(f"{path}: nothing to check; {reason}{mend}")
     own = {pair for part in found.parts if not part.optional for pair in part.pairs}
     found.parts = [p for p in found.parts if not p.optional or {*p.pairs} - own]
     files: dict[Path, LabelSet | None] = {}
@@ -194,6 +197,7 @@ def _check_images(found: Findings, part: Part) -> None:
         found.add(
             "mixed sizes", part.name, sizes=len(sizes), shown=shown + ", .." * (len(sizes) > 4)
         )
+    found.add("turned by EXIF", part.name, [path for path in scans if scans[path].turned])
     found.add("mode", part.name, [p for p in scans if scans[p].mode not in ("RGB", "RGBA")])
 
 
@@ -236,8 +240,8 @@ def _check_labels(found: Findings, part: Part) -> None:
         for path, each in plain.items()
     }
     wholly = [path for path in void if void[path] == 1]
-    for_submission = "unlabelled split" if part.optional else "nothing labelled"
-    found.add(for_submission if len(wholly) == len(void) else "wholly void", name, wholly)
+    of_all = "unlabelled split" if part.optional else "nothing labelled"
+    found.add(of_all if len(wholly) == len(void) else "wholly void", name, wholly)
     found.add("mostly void", name, [path for path in void if 0.5 <= void[path] < 1])
     never = [title for title, raw in table if not values[raw]]
     if never and len(wholly) < len(void):

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import yaml
 
@@ -30,6 +31,7 @@ _ENDING = re.compile(
     r"[a-z0-9]*([-_. ][a-z]+)*$",
     re.IGNORECASE,
 )
+_HOLD_OUT_OF = 10  # pairs, at least, a fifth of which becomes val where there is none
 _SAMPLE = 8  # files by whose content images are told from labels
 
 
@@ -79,7 +81,7 @@ def examine(root: Path) -> list[Group]:
         folder, name = _divide(file.relative_to(root), file.parent in mixed)
         ending = match[0] if (match := _ENDING.search(name)) else ""
         group = found.setdefault((folder, ending), Group(folder, ending))
-        name = name.removesuffix(ending)
+        name = normalize("NFC", name.removesuffix(ending))  # archives of macOS have NFD
         if (other := group.files.setdefault(name, file)) != file:
             raise InputError(
                 f"{other} and {file} have the same name; put images and labels into two folders"
@@ -115,6 +117,8 @@ def description(groups: Sequence[Group]) -> dict[str, Any] | None:
     for group in sorted(most, key=lambda each: each.folder):
         name = (group.images.split if group.images and len(most) > 1 else "") or "train"
         splits[group.pattern if name in splits else name] = _split(group, groups)
+    if splits.keys() == {"train"} and len(most[0].files) >= _HOLD_OUT_OF:
+        splits["val"] = {"held_out_of": "train"}
     return {"path": ".", "splits": splits, **table}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from ..data.labels import LabelSet, unpack
 from .scan import FileScan
 
 MOST = 64  # colours; with more it is no palette
-PLAIN = LabelSet(("",), ((0, 0, 0),), (0,))  # values as they are
+PLAIN = LabelSet((), (), ())  # values as they are
 Scans = Mapping[Path, FileScan]
 
 
@@ -38,6 +39,8 @@ def guess(scans: Scans, ending: str) -> Guess:
     for facts in good.values():
         gray = coloured and not facts.foreign
         pixels.update({value * 0x10101 if gray else value: n for value, n in facts.values.items()})
+    if coloured and any(facts.mode in ("1", "L", "P") for facts in good.values()):
+        return Guess("values and colours", "some files hold colours, others not; export all alike")
     if coloured:
         return _colours("rgb", pixels, of)
     if all(facts.mode == "P" for facts in good.values()):
@@ -69,8 +72,8 @@ def _palettes(files: Scans, pixels: Counter[int], of: str) -> Guess:
     if any(len(each) > 1 for each in by_value.values()):
         return _colours("palette", colours, of)
     what, evidence, found = _values(pixels, "", of)
-    if not found:
-        return Guess(what, evidence)
+    if not found or all(each == {value * 0x10101} for value, each in by_value.items()):
+        return Guess(what, evidence, found)  # a palette of grays names no colours
     palette = [list(unpack(min(by_value[value], default=0))) for value in found["names"]]
     return Guess(f"{what} with palette", evidence, found | {"palette": palette})
 
@@ -78,14 +81,16 @@ def _palettes(files: Scans, pixels: Counter[int], of: str) -> Guess:
 def _values(pixels: Counter[int], ending: str, of: str) -> Guess:
     """pixels: of each value."""
     values = sorted(pixels)
-    # 255 means no label, unless it leaves nothing but a background
-    classes = [value for value in values if value != 255 or pixels.keys() <= {0, 255}]
+    steps = {after - value for value, after in pairwise(values)}
+    # 255 means no label, unless only a background is left or all are equally far apart
+    spread = pixels.keys() <= {0, 255} or (len(values) > 2 and len(steps) == 1 and min(steps) > 1)
+    classes = [value for value in values if value != 255 or spread]
     evidence = f"values {_ranges(values)} {of}"
     if values[-1] > 255 or values[0] < 0:
         return Guess("values beyond 255", f"{evidence}; of instances or distances?")
     if len(values) > 200:
         return Guess("gray levels", f"{evidence}; export again without smoothing")
-    if 255 in classes:
+    if classes in ([0, 255], [255]):
         names = {0: "background", 255: "object"}
         return Guess("0/255 masks", evidence, {"names": names, "encoding": "index"})
     streets = yaml.safe_load(KNOWN["cityscapes"].read_text(encoding="utf-8"))
@@ -98,7 +103,7 @@ def _values(pixels: Counter[int], ending: str, of: str) -> Guess:
     names = {value: f"class {value}" for value in classes}
     if classes == [0, 1]:
         names = {0: "background", 1: "object"}
-    if 255 in values:
+    if 255 in values and not spread:
         evidence += ", 255 = no label"
     return Guess("class values", evidence, {"names": names, "encoding": "index"})
 

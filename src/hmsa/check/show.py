@@ -40,15 +40,17 @@ def table(found: Findings) -> Table:
     """Files, sizes and colours of each split; share of each class, and how many labels have it."""
     numbers = [part.numbers for part in found.parts]
     rows: list[list[str | Cell]] = [
-        [kind, *(f"{each['pairs'][kind]:,}" for each in numbers)] for kind in numbers[0]["pairs"]
+        [kind, *(Cell(f"{each['pairs'][kind]:,}", "left") for each in numbers)]
+        for kind in numbers[0]["pairs"]
     ]
-    rows.append(["sizes", *(_sizes(each["sizes"]) for each in numbers)])
+    rows.append(["sizes", *(Cell(_sizes(each["sizes"]), "left") for each in numbers)])
     for name, colour in zip(found.classes.names, found.classes.palette, strict=True):
         each_split = [each["frequencies"][name] for each in numbers]
         rows.append([Cell(name, colour=colour), *map(_share, each_split)])
     for key in ("void", "unknown"):
         rows.append([key, *(_share(each[key]) for each in numbers)])
-    return Table(["% of pixels (labels)", *(part.name for part in found.parts)], rows)
+    heads = (Cell(part.name, "left") for part in found.parts)
+    return Table(["% of pixels (labels)", *heads], rows)
 
 
 def _sizes(counts: dict[str, int]) -> str:

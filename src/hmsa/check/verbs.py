@@ -30,16 +30,17 @@ def check(
     from rich.console import Group
     from rich.text import Text
 
-    from ..report.page import write_page
+    from ..report.page import require_page, write_page
     from ..report.tables import terminal
     from . import show
     from .check import check as work
 
     if fix or _undescribed(dataset):
         return _examine(dataset, fix, overwrite)
-    found = work(dataset, split, files)
     name = dataset.parent.resolve().name if dataset.name == "dataset.yaml" else dataset.stem
     file = report or Path("runs") / f"check-{name}.html"
+    require_page(file)
+    found = work(dataset, split, files)
     write_page(file, show.page(found))
     problems = [
         Text.assemble((f"{problem.level:8}", _STYLES[problem.level]), found.short(problem.message))

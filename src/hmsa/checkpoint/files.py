@@ -7,10 +7,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from ..model import HMSA
@@ -34,7 +34,17 @@ class GateCurve(BaseModel):
     dataset: str
     split: str
     scales: list[float]
-    points: list[GatePoint]  # by rising share
+    points: Annotated[list[GatePoint], Field(min_length=1)]  # by rising share
+
+    @classmethod
+    def of(cls, card: Card) -> GateCurve | None:
+        """Raises InputError if the card holds something else."""
+        try:
+            return cls(**card.gate) if card.gate else None
+        except (TypeError, ValidationError):
+            raise InputError(
+                "the checkpoint's gate curve is damaged; run hmsa gate again"
+            ) from None
 
     def at(self, share: float) -> GatePoint:
         """Linear interpolation between the measured shares."""
@@ -97,9 +107,12 @@ def trained_on(card: Card, dataset: Path, split: str) -> bool:
     """Whether the network was trained on a split of the YAML file `dataset`, also as extra data."""
     main = card.trained_on.get("dataset")
     sets = [(main, card.trained_on.get("split"))]
-    extra = card.recipe.get("sampling", {}).get("extra", [])
-    sets += [(each.get("dataset") or main, each["split"]) for each in extra]
-    paths = [Path(name or "") for name, own_split in sets if own_split == split]
+    try:
+        extra = card.recipe.get("sampling", {}).get("extra", [])
+        sets += [(each.get("dataset") or main, each["split"]) for each in extra]
+        paths = [Path(name or "") for name, own_split in sets if own_split == split]
+    except (AttributeError, KeyError, TypeError):
+        raise InputError("the checkpoint's recipe is damaged; train it again") from None
     # The name of a folder stands for the dataset.yaml in it
     return any(dataset.stem in (p.stem, p.stem if p.suffix else "dataset") for p in paths)
 

@@ -18,19 +18,20 @@ import importlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from ..model import HMSA, ScaleAttention, build
 from ..model.adapter import NetworkInfo
 from ..model.adapter import describe as describe_own
 from ..model.pretrained import CONFIG
+from ..model.state_dicts import fitted, read_state_dict, require_finite
 from ..model.weights import hashed
 from ..runs.errors import InputError, as_input_error, first_line
 
@@ -55,6 +56,13 @@ def load(source: str | Path) -> HMSA:
 
 def find(source: str | Path) -> NetworkInfo:
     """The network that `source` names, with its weights, in eval mode. Raises InputError."""
+    info = _find(source)
+    with as_input_error():
+        require_finite(info.module.state_dict(), source)
+    return info
+
+
+def _find(source: str | Path) -> NetworkInfo:
     library, _, name = str(source).partition(":")
     with _as_input_error(f"{source} cannot be loaded"):
         if (config := Path(source) / CONFIG).is_file():
@@ -92,7 +100,7 @@ def _rebuild(made: Mapping[str, Any]) -> NetworkInfo:
         if hashed(info.module.state_dict()) != made["sha256"]:
             raise InputError(f"{reference} has changed since this attention was trained for it")
     elif library == "hmsa":
-        info = describe(build(**made["network"]).eval())
+        info = describe(build(**made["network"] | {"pretrained": False}).eval())
     elif library == "own":
         info = _own(made.get("source", ""))
     else:
@@ -151,9 +159,10 @@ def _as_input_error(message: str) -> Iterator[None]:
 def _find_transformers(name: str) -> Any:
     from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
-    network = AutoModelForSemanticSegmentation.from_pretrained(name)
+    # Never code that a folder or a hub brings along, nor a question whether to run it
+    network = AutoModelForSemanticSegmentation.from_pretrained(name, trust_remote_code=False)
     with suppress(OSError, ValueError, AttributeError):  # not stored: ImageNet's
-        processor = AutoImageProcessor.from_pretrained(name)
+        processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
         network.mean, network.std = processor.image_mean, processor.image_std
     return network
 
@@ -168,7 +177,8 @@ def _describe_transformers(network: Any) -> NetworkInfo:
 def _rebuild_transformers(made: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
-    return AutoModelForSemanticSegmentation.from_config(AutoConfig.for_model(**made["config"]))
+    config = AutoConfig.for_model(**made["config"])
+    return AutoModelForSemanticSegmentation.from_config(config, trust_remote_code=False)
 
 
 def _find_smp(name: str) -> Any:
@@ -197,7 +207,10 @@ def _describe_smp(network: Any) -> NetworkInfo:
 def _rebuild_smp(made: Mapping[str, Any]) -> Any:
     import segmentation_models_pytorch as smp
 
-    return getattr(smp, made["class"])(**made["arguments"] | {"encoder_weights": None})
+    kind = getattr(smp, made["class"])
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):  # a card may name anything
+        raise InputError(f"{made['class']} is not a network of smp")
+    return kind(**made["arguments"] | {"encoder_weights": None})
 
 
 class TorchvisionLogits(nn.Module):
@@ -207,9 +220,11 @@ class TorchvisionLogits(nn.Module):
 
     def __init__(self, name: str, classes: int | None = None) -> None:
         """classes: of a network with any weights; None for the published weights."""
-        from torchvision.models import get_model_weights, segmentation
+        from torchvision.models import get_model_weights, list_models, segmentation
 
         super().__init__()
+        if name not in list_models(segmentation):
+            raise InputError(f"{name} is not one of {', '.join(list_models(segmentation))}")
         make, self.names = getattr(segmentation, name), None
         if classes is None:
             network = make(weights="DEFAULT")
@@ -230,10 +245,12 @@ def _find_torchvision(name: str) -> nn.Module:
     name, _, file = name.partition("@")
     if not file:
         return TorchvisionLogits(name)
-    tensors = torch.load(file, map_location="cpu", weights_only=True)
-    biases = [n for n in tensors if n.startswith("classifier.") and n.endswith("bias")]
-    network = TorchvisionLogits(name, len(tensors[biases[-1]]))
-    network.load_state_dict({n: t for n, t in tensors.items() if not n.startswith("aux_")})
+    with as_input_error():
+        tensors, _ = read_state_dict(Path(file))
+        tensors = {n: tensor for n, tensor in tensors.items() if "aux_classifier." not in n}
+        biases = [n for n in tensors if re.search(r"(^|\.)classifier\..*bias$", n)]
+        network = TorchvisionLogits(name, len(tensors[biases[-1]]) if biases else 1)
+        network.load_state_dict(fitted(tensors, network.state_dict(), file, f"torchvision:{name}"))
     return network
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import pickle
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from torch import Tensor
 
 from ..data.labels import LabelSet
 from ..model import HMSA, build
-from ..runs.errors import InputError, first_line
+from ..model.state_dicts import fitted, read_state_dict
+from ..runs.errors import InputError, as_input_error
 
 _TABLES = yaml.safe_load(Path(__file__).with_name("official.yaml").read_text(encoding="utf-8"))
 NETWORKS: dict[str, dict[str, Any]] = _TABLES["networks"]  # by `arch`
 # What the official code stores beside weights. Nothing else is unpickled, so no code of a file runs
+_WRAPPERS = re.compile(r"^((module|model|net|network|_orig_mod)\.)+")
 _SCALAR: Any = np.float64(0).__reduce__()[0]
 _HARMLESS: list[Any] = [
     *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
@@ -26,8 +27,8 @@ _HARMLESS: list[Any] = [
 
 
 def our_name(key: str, arch: str) -> str:
-    """Our name of an official weight, with or without the `module.` of a parallel wrapper."""
-    key = key.removeprefix("module.")
+    """Our name of an official weight, with or without the prefixes of wrappers."""
+    key = _WRAPPERS.sub("", key)
     prefixes = _TABLES["short_prefixes"] if NETWORKS[arch].get("short") else {}
     for official, ours in (prefixes | _TABLES["prefixes"]).items():
         if key.startswith(official):
@@ -37,17 +38,12 @@ def our_name(key: str, arch: str) -> str:
 
 def read(path: Path) -> tuple[str, dict[str, Tensor]]:
     """`arch`, and weights under our names, of an official file. Raises InputError."""
-    try:
-        with torch.serialization.safe_globals(_HARMLESS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path} cannot be read safely ({first_line(error)})") from None
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise InputError(f"{path} has no state_dict; an official checkpoint is needed")
+    with as_input_error():
+        weights, content = read_state_dict(path, _HARMLESS)
     arch = str(content.get("arch"))
     if arch not in NETWORKS:
         raise InputError(f"{path} is of arch {arch!r}; supported are {', '.join(NETWORKS)}")
-    return arch, {our_name(key, arch): t for key, t in content["state_dict"].items()}
+    return arch, {our_name(key, arch): tensor for key, tensor in weights.items()}
 
 
 def convert(path: Path, labels: LabelSet) -> HMSA:
@@ -59,14 +55,9 @@ def convert(path: Path, labels: LabelSet) -> HMSA:
     model = build(**NETWORKS[arch], classes=len(labels.names), width=256, official=True)
     # The official code normalises outside of the network, by the same numbers
     weights |= {"mean": model.mean, "std": model.std}
-    wanted, came = ({n: [*t.shape] for n, t in w.items()} for w in (model.state_dict(), weights))
-    if wrong := sorted(n for n in wanted | came if wanted.get(n) != came.get(n)):
-        name = wrong[0]
-        raise InputError(
-            f"{path} does not fit {arch} with {len(labels.names)} classes: {len(wrong)} tensor(s), "
-            f"such as {name}, which is {came.get(name)} instead of {wanted.get(name)}"
-        )
-    model.load_state_dict(weights)
+    network = f"{arch} with {len(labels.names)} classes"
+    with as_input_error():
+        model.load_state_dict(fitted(weights, model.state_dict(), path, network))
     model.card.names, model.card.palette = list(labels.names), list(labels.palette)
     # As evaluated there
     model.card.scales = [1.0] if model.fusion == "average" else [0.5, 1.0, 2.0]

@@ -25,12 +25,12 @@ def convert(
     example: hmsa convert best_checkpoint.pth cityscapes -o cityscapes
     """
     from ..data.descriptions import read_classes
-    from ..model.pretrained import save
+    from ..model.pretrained import PICKLES, save
     from . import official
     from .networks import load
 
     note = ""
-    if source.suffix not in (".pth", ".pt", ".tar"):
+    if source.suffix not in PICKLES:
         model = load(source)
     elif classes is None:
         raise InputError(f"{source} does not name its classes; add a dataset, such as cityscapes")

@@ -106,9 +106,10 @@ def validate(kind: type[Section], content: dict[str, Any], source: object) -> Se
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        # A value that may be of two types has a mistake for each; the deepest says most
+        # A value that may be of two types has a mistake for each; the deepest says most. A key that
+        # is misspelt is missing, too
         details = [(_place(content, detail), detail) for detail in error.errors()]
-        place, worst = max(details, key=lambda each: len(each[0]))
+        place, worst = max(details, key=lambda e: (len(e[0]), e[1]["type"] == "extra_forbidden"))
         raise InputError(f"{source}: {_explain(kind, place, worst)}") from None
 
 
@@ -116,10 +117,10 @@ def _place(content: Any, detail: ErrorDetails) -> list[int | str]:
     """Where a mistake is, by keys of `content` alone: pydantic also names types in between."""
     place: list[int | str] = []
     for part in detail["loc"]:
-        keys = content if isinstance(content, dict) else ()
+        inside = [*content] if isinstance(content, dict) else []
         if isinstance(content, list | tuple):
-            keys = range(len(content))
-        if part in keys:
+            inside = [*range(len(content))]
+        if part in inside:
             content = content[part]
             place.append(part)
         elif detail["type"] == "missing" and part == detail["loc"][-1]:

@@ -152,9 +152,7 @@ class ByPeople(Strict):
 class Selftrain(Mixed):
     """What `hmsa selftrain` labels, and how students use it."""
 
-    images: str | None = None  # folder of images, relative to the recipe
-    split: str | None = None  # instead of `images`: the images of this split
-    dataset: str | None = None  # of `split`: YAML file or a name; null: that of `data`
+    images: str  # folder of images, relative to the recipe
     coarse: ByPeople | None = None  # coarse labels of these images
     scales: Scales | None = None  # of the teacher; null: its defaults
     flip: bool | None = None  # the teacher also runs the mirrored image; null: its default

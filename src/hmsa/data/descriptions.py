@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ..config.reading import read_yaml
 from ..runs import InputError, did_you_mean
 from .labels import IGNORE, LabelSet, pack, spread
 from .schema import Color, Description, read_description
@@ -55,11 +56,21 @@ def locate(path: Path) -> tuple[Path, Path | None]:
     if str(path) in KNOWN and not path.is_file():
         return KNOWN[str(path)], None
     if path.is_dir() or (_is_bare(path) and not path.exists()):
+        mend = did_you_mean(path.name, KNOWN)
+        if path.is_dir():
+            mend += "; or add dataset.yaml, such as {splits: {train: train}, names: [sky, road]}"
         raise InputError(
             f"{path} is no known dataset, nor a folder with dataset.yaml or in a known layout; "
-            f"{did_you_mean(path.name, KNOWN)}"
+            f"{mend}"
         )
     return path, None
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether `path` means a dataset rather than a recipe, which has no `names`."""
+    if path.is_dir() or not path.exists():
+        return path.is_dir() or str(path) in KNOWN
+    return not {"names", "classes"}.isdisjoint(read_yaml(path))
 
 
 def beside(folder: Path, dataset: str) -> Path:
@@ -72,7 +83,7 @@ def label_set(description: Description, source: object) -> LabelSet:
     """The class table of a description. Raises InputError, naming `source`, for contradictions."""
     names, encoding, ignore = description.names, description.encoding, description.ignore
     palette = description.palette or spread(len(names))
-    colored, count, colors = encoding != "index", len(names), len(palette)
+    colored = encoding != "index"
     wanted = "colours such as [0, 0, 0]" if colored else "values such as 255"
     raw = tuple(map(_packed, palette) if colored else names)
     # 255 is only ignored where it is no class
@@ -83,7 +94,6 @@ def label_set(description: Description, source: object) -> LabelSet:
     both = sorted({*raw} & {*ignored})
     for wrongly, mistake in [
         (twice, f"names has {twice[:1]} twice; every class needs its own name"),
-        (count != colors, f"palette has {colors} colours for {count} names; give each a colour"),
         (colored and not description.palette, f"encoding {encoding} needs a palette"),
         (wrong, f"ignore has {wrong[:1]}, but encoding {encoding} needs {wanted}"),
         (len(set(raw)) < len(raw), "two classes have one colour; give each its own"),

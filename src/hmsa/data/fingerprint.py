@@ -24,12 +24,14 @@ _PLURAL = {"class": "classes"}
 
 def of(dataset: Dataset) -> dict[str, Any]:
     """`digest`: SHA-256 of all the rest, which is `images`, name -> [bytes of the image, short hash
-    of the label, weight], `classes`, name -> value in the label files, `ignore` and `encoding`."""
+    of the label, weight], `classes`, name -> value in the label files, `ignore`, `encoding`, and
+    `range`, the bands that are read and which of their values become 0 and 255."""
     with ThreadPoolExecutor() as pool:
         facts = list(pool.map(_facts, dataset.pairs))
     labels = dataset.labels
     found = {
         "encoding": labels.encoding,
+        "range": [*(dataset.stretch.bands or ()), dataset.stretch.text],
         "ignore": [labels.value_name(value) for value in labels.ignored],
         "classes": dict(zip(labels.names, map(labels.value_name, labels.raw), strict=True)),
         "images": dict(zip((pair.name for pair in dataset.pairs), facts, strict=True)),
@@ -50,7 +52,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     for name, value in new["classes"].items():
         if (before := old["classes"].get(name, value)) != value:
             found.append(f"class {name} {before} -> {value}")
-    for key in ("encoding", "ignore"):
+    for key in ("encoding", "range", "ignore"):
         if old[key] != new[key]:
             found.append(f"{key} {old[key]} -> {new[key]}")
     return "; ".join(found)

@@ -34,6 +34,7 @@ from .rasters import (
     OpenImage,
     Stored,
     check_size,
+    false_claim,
     geo_hint,
     open_raster,
     say_pages,
@@ -75,6 +76,11 @@ def read_size(path: Path) -> tuple[int, int]:
     """Height and width as shown, from the header alone."""
     (height, width), orientation = _header(path)
     return (width, height) if orientation >= 5 else (height, width)
+
+
+def is_turned(path: Path) -> bool:
+    """Whether EXIF turns the image."""
+    return _header(path)[1] != 1
 
 
 def require_one_size(image: Path, label: Path) -> None:
@@ -175,10 +181,7 @@ def open_pillow(
             if limited:
                 check_size(path, image.height, image.width)
                 if image.format in _DENSE and image.height * image.width > _DENSEST * length:
-                    raise InputError(
-                        f"{path}: its header claims {image.width}x{image.height} pixels, but the "
-                        f"file has {length} bytes and cannot hold them; {MEND}"
-                    )
+                    raise false_claim(path, image.width, image.height, length)
                 if image.format in _PAGED and (pages := getattr(image, "n_frames", 1)) > 1:
                     say_pages(path, pages)
             yield image

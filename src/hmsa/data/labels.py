@@ -7,7 +7,7 @@ those of a label file.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -37,7 +37,8 @@ class LabelSet:
 
     def read(self, path: Path) -> NDArray[np.uint8]:
         """Label file -> `[H,W]` train ids. Raises InputError for a value outside the table."""
-        raw = self.raw_of(read_stored(path), path)
+        stored = read_stored(path)
+        raw, lossy = self.raw_of(stored, path), stored.lossy
         known = self.train_ids()
         if raw.dtype == np.uint8:  # by far the most files, and this is the fastest look-up
             table = bytes(known.get(value, _UNKNOWN) for value in range(256))
@@ -49,7 +50,7 @@ class LabelSet:
         if (label == _UNKNOWN).any():
             values, counts = np.unique(raw, return_counts=True)
             pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
-            raise InputError(f"{path}: {self.diagnose(pixels)}")
+            raise InputError(f"{path}: {self.diagnose(pixels, lossy)}")
         return label
 
     def raw_of(self, stored: Stored, path: Path) -> NDArray[np.integer]:
@@ -62,9 +63,10 @@ class LabelSet:
             raw, nodata = stored.values, stored.nodata
             if raw.ndim == 3:
                 if (raw[..., :1] != raw[..., :3]).any():
-                    raise InputError(
-                        f"{path} holds colours, not class values; set encoding: rgb and a palette"
-                    )
+                    mend = "set encoding: rgb and a palette"
+                    if stored.lossy:
+                        mend = "JPEG changes them near edges; export it as PNG"
+                    raise InputError(f"{path} holds colours, not class values; {mend}")
                 raw = raw[..., 0]
             raw = raw if raw.dtype == np.uint8 else raw.astype(np.int64)
             if nodata in self.raw:
@@ -98,7 +100,7 @@ class LabelSet:
         """Raw value -> train id, for all that are known; ignored ones -> 255."""
         return dict.fromkeys(self.ignored, IGNORE) | {r: i for i, r in enumerate(self.raw)}
 
-    def diagnose(self, pixels: Mapping[int, int]) -> str:
+    def diagnose(self, pixels: Mapping[int, int], lossy: bool = False) -> str:
         """What is wrong with files of these raw values (value: pixels), some of them unknown."""
         unknown = pixels.keys() - self.train_ids().keys()
         worst = sorted(unknown, key=lambda value: (-pixels[value], value))
@@ -110,31 +112,69 @@ class LabelSet:
         ignored = ", ".join(map(self.value_name, self.ignored))
         return (
             f"{len(worst)} value(s) outside the table of {len(self.names)} classes: {shown}{more}; "
-            f"the table has {', '.join(table)} (ignored: {ignored or 'none'}): {self.guess(pixels)}"
+            f"the table has {', '.join(table)} (ignored: {ignored or 'none'}): "
+            f"{self.guess(pixels, lossy)}"
         )
 
     def value_name(self, raw: int) -> str:
         """A raw value as people write it: 7, or 0,128,192."""
         return str(raw) if self.encoding == "index" else ",".join(map(str, unpack(raw)))
 
-    def guess(self, raw: Iterable[int]) -> str:
-        """What files of these raw values look like, and how to describe them in the YAML file."""
+    def guess(self, pixels: Mapping[int, int], lossy: bool = False) -> str:
+        """What files of these raw values look like, and how to mend that; lossy: they are JPEG."""
+        values, k = pixels.keys(), len(self.names)
+        most = max(values - {255}, default=0)
+        if lossy:
+            return "the files are JPEG, which changes values near edges; export them as PNG"
+        if self._is_smoothed(pixels):
+            what = "values" if self.encoding == "index" else "colours"
+            return (
+                f"the unknown {what} lie between those of the table, as if the files were saved "
+                "with smoothing; export them again with nearest neighbour, without antialiasing"
+            )
         if self.encoding != "index":
             return "colours that are not in the palette; add them to palette or ignore"
-        values, k = set(raw), len(self.names)
-        most = max(values - {255}, default=0)
         if values <= {0, 255} or (len(values) == 2 and 255 in values):
+            named = self.names if k == 2 else ("..", "..")
             return (
-                "this looks like a 0/255 mask; name the classes by value: names: {0: .., 255: ..}"
+                "this looks like a 0/255 mask; name the classes by value: "
+                f"names: {{{min(values, default=0)}: {named[0]}, 255: {named[1]}}}"
             )
         if k == 19 and most <= 33:
             return "these look like Cityscapes raw ids (labelIds), not its 19 train ids"
         if most == k and self.raw == tuple(range(k)):
+            by_value = f"give names as 1: .. to {k}: .."
+            if 0 not in values:
+                return f"these look like classes numbered from 1; {by_value}"
             return (
-                f"these look like classes numbered from 1; give names as 1: .. to {k}: .., "
-                f"or list {k} under ignore if it means no label"
+                f"values from 0 to {k} are {k + 1} classes and names has {k}, one too few; add the "
+                f"name of the last, or list {k} under ignore; or, if 0 means no label, {by_value} "
+                "and ignore: [0]"
             )
         return "list them under names (value: name) or under ignore"
+
+    def _is_smoothed(self, pixels: Mapping[int, int]) -> bool:
+        """Whether unknown values are many, rare, and mixtures of two that are known."""
+        table = {*self.train_ids()}
+        unknown = sorted(pixels.keys() - table, key=lambda value: -pixels[value])[:64]
+        if self.encoding == "index":
+            if {0, 255} <= pixels.keys():  # however they are named
+                table |= {0, 255}
+            apart = max(table) - min(table) > 4 * len(table)  # else there is nothing between
+            rows = [[value] for value in (*table, *unknown)] if apart else []
+        else:
+            rows = [list(unpack(value)) for value in (*table, *unknown)]
+        known = sum(count for value, count in pixels.items() if value in table)
+        rare = sum(pixels[value] for value in unknown) <= known
+        if len(unknown) < 4 or not rows or not (rare or self.encoding != "index"):
+            return False
+        colors = np.array(rows, float)
+        first, last = (colors[i] for i in np.triu_indices(len(table), 1))
+        way = last - first
+        mixed = colors[len(table) :, None]
+        share = ((mixed - first) * way).sum(-1) / (way**2).sum(-1)
+        away = np.abs(first + share.clip(0, 1)[..., None] * way - mixed).max(-1)
+        return bool(np.mean(away.min(1) <= 3) >= 0.75)
 
 
 def spread(count: int) -> list[tuple[int, int, int]]:

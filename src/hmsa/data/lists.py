@@ -12,7 +12,7 @@ or tab between. Paths are relative to the list, or else to the dataset's folder.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path, PurePath
 from typing import Any
@@ -115,12 +115,11 @@ def _encoding(file: Path) -> str:
         return "utf-16" if opened.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
 
-def _find(path: str, folders: tuple[Path, ...], where: str) -> Path:
+def _find(path: str, folders: Sequence[Path], where: str) -> Path:
     """The file, also if it is written with backslashes or in the other form of Unicode."""
     path = path.strip()
-    forms = dict.fromkeys((path, path.replace("\\", "/")))
-    forms |= {normalize(form, each): None for each in forms for form in ("NFC", "NFD")}
-    for folder, form in product(folders, forms):
-        if (folder / form).is_file():
-            return folder / form
+    for folder, written in product(folders, (path, path.replace("\\", "/"))):
+        for form in (written, normalize("NFC", written), normalize("NFD", written)):
+            if (folder / form).is_file():
+                return folder / form
     raise InputError(f"{where}: no file {path} in {' or '.join(map(str, folders))}; correct it")

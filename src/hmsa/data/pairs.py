@@ -39,24 +39,32 @@ def find_split(description: Description, name: str, root: Path, source: object) 
     if name not in splits:
         raise InputError(f"{source} has no split {name!r}; {_mend(name, splits)}")
     split = splits[name]
-    if isinstance(split, HeldOut):
-        base = find_split(description, split.held_out_of, root, source)
-        whole = splits[split.held_out_of]
-        if isinstance(base, str) or isinstance(whole, HeldOut):
-            raise InputError(
-                f"{source}, split {name}: only of folders can names be held out, and "
-                f"{split.held_out_of} is {whole!r}; make two lists of it"
-            )
-        held = _last_names(root, _as_split(whole, root), split.share, f"{source}, split {name}")
-        return base.model_copy(update={"include": held, "exclude": []})
-    if isinstance(split, str) and Path(split).suffix.lower() in LISTS:
+    whole = split.held_out_of if isinstance(split, HeldOut) else name
+    parts = {
+        n: s.share for n, s in splits.items() if isinstance(s, HeldOut) and s.held_out_of == whole
+    }
+    if not parts and isinstance(split, str) and Path(split).suffix.lower() in LISTS:
         return split
-    split = _as_split(split, root)
-    unwanted = [*split.exclude]
-    for other in splits.values():
-        if isinstance(other, HeldOut) and other.held_out_of == name:
-            unwanted += _last_names(root, split, other.share, f"{source}, split {name}")
-    return split.model_copy(update={"exclude": unwanted})
+    base = splits.get(whole)
+    if base is None or isinstance(base, HeldOut) or str(base).lower().endswith((*LISTS,)):
+        raise InputError(
+            f"{source}, split {name}: names can be held out of a split of folders only, which "
+            f"{whole} is not; make two lists, or correct held_out_of"
+        )
+    base = _as_split(base, root)
+    rest = [*list_files(root, base)[0]] if parts else []
+    for part, share in parts.items():
+        if len(rest) < 2:
+            raise InputError(f"{source}: {len(rest)} image(s) of {whole} cannot be divided")
+        held = last_names(rest, share)
+        rest = [each for each in rest if each not in {*held}]
+        if part == name:
+            return _only(base, held)
+    return _only(base, rest) if parts else base
+
+
+def _only(split: Split, names: list[str]) -> Split:
+    return split.model_copy(update={"include": [*map(glob.escape, names)], "exclude": []})
 
 
 def _mend(name: str, splits: dict[str, str | Split | HeldOut]) -> str:
@@ -64,7 +72,8 @@ def _mend(name: str, splits: dict[str, str | Split | HeldOut]) -> str:
     if name != "val" or "train" not in splits:
         return hint
     if str(splits["train"]).lower().endswith((*LISTS,)):
-        return f"{hint}; move the last rows of {splits['train']} to a list of its own, val.csv"
+        mend = f"move the last rows of {splits['train']} to a list val.csv"
+        return f"{hint}; {mend}, and add under splits: val: val.csv"
     return (
         f"{hint}; to hold out the last fifth of train's names, add under splits: "
         "val: {held_out_of: train}"
@@ -91,21 +100,21 @@ def _as_split(split: str | Split, root: Path) -> Split:
     return Split(images=[images], labels=[labels])
 
 
-def _last_names(root: Path, split: Split, share: float, source: str) -> list[str]:
-    """Patterns of the last names of a split, from where a recording ends if one does nearby."""
+def last_names(names: list[str], share: float) -> list[str]:
+    """The last of two or more names in natural order, from where a recording ends if that is near.
 
-    def natural(name: str) -> list[tuple[int, str]]:
-        return [(int(d or 0), text) for text, d in re.findall(r"(\D*)(\d*)", name)]
+    Neighbours of a recording look alike, so a block of names judges more honestly than a draw.
+    """
 
-    names = sorted(list_files(root, split)[0], key=natural)
-    if len(names) < 2:
-        raise InputError(f"{source}: {len(names)} image(s) cannot be divided; name two folders")
+    def natural(name: str) -> list[tuple[str, int]]:
+        return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", name)]
+
+    names = sorted(names, key=natural)
     wanted, slack = len(names) * (1 - share), len(names) * share / 2
     recording = [re.sub(r"\d+\D*$", "", name) for name in names]
     cuts = range(1, len(names))
     ends = [i for i in cuts if recording[i - 1] != recording[i] and abs(i - wanted) <= slack]
-    cut = min(ends or cuts, key=lambda i: abs(i - wanted))
-    return [glob.escape(name) for name in names[cut:]]
+    return names[min(ends or cuts, key=lambda i: abs(i - wanted)) :]
 
 
 def list_files(root: Path, split: Split) -> tuple[Files, Files]:
@@ -118,14 +127,17 @@ def list_files(root: Path, split: Split) -> tuple[Files, Files]:
     endings = len(split.image_ending), len(split.label_ending)
     if endings == (0, 0) and (ending := _label_ending(images, labels)):
         return list_files(root, split.model_copy(update={"label_ending": ending}))
-    both = _paths(images) & _paths(labels)
-    if both and endings[0] != endings[1]:  # in one folder: a file is of the kind it says more of
-        loser = images if endings[0] < endings[1] else labels
-        for name in [name for name, files in loser.items() if both.intersection(files)]:
-            loser[name] = [file for file in loser[name] if file not in both]
-            if not loser[name]:
-                del loser[name]
+    if endings[0] < endings[1]:  # in one folder, a file is of the kind that its name says more of
+        images = _without(images, labels)
+    elif endings[0] > endings[1]:
+        labels = _without(labels, images)
     return _chosen(images, split), _chosen(labels, split)
+
+
+def _without(files: Files, others: Files) -> Files:
+    taken = _paths(others)
+    rest = {name: [file for file in files[name] if file not in taken] for name in files}
+    return {name: each for name, each in rest.items() if each}
 
 
 def _paths(files: Files) -> set[Path]:

@@ -36,9 +36,12 @@ _MODES = {"1 uint8": "L", "1 uint16": "I;16", "3 uint8": "RGB", "4 uint8": "RGBA
 _NAN = -(1 << 31)  # stands for nodata that is not a number
 
 
-def is_raster(path: Path, content: bytes | None = None) -> bool:
+def is_raster(path: Path) -> bool:
     """Whether it is a TIFF whose bands hold the pixels as they are to be shown."""
-    tags = _tags(path, content)
+    return _shown_as_stored(_tags(path, None))
+
+
+def _shown_as_stored(tags: Any) -> bool:
     if not tags or _BITS not in tags or _COLORS not in tags:
         return False
     bits, colors = {*tags[_BITS]}, tags[_COLORS]
@@ -52,12 +55,11 @@ def is_raster(path: Path, content: bytes | None = None) -> bool:
     )
 
 
-def check_length(path: Path, content: bytes | None = None) -> None:
-    """Raise InputError for a TIFF that is too short for the pixels that its header claims.
+def _can_hold(tags: Any, length: int) -> bool:
+    """Whether a file of `length` bytes can hold the pixels that its tags claim.
 
     Blocks may be missing as a whole, which means that they are empty.
     """
-    tags = _tags(path, content)
     try:
         width, height = tags[WIDTH], tags[HEIGHT]
         samples, bits = tags.get(_SAMPLES, 1), tags.get(_BITS, (1,))[0]
@@ -66,17 +68,12 @@ def check_length(path: Path, content: bytes | None = None) -> None:
         stored = tags[_TILE_BYTES] if _TILE_WIDTH in tags else tags[_STRIP_BYTES]
         blocks = math.ceil(height / rows) * math.ceil(width / columns)
     except (KeyError, TypeError, ZeroDivisionError):
-        return  # whoever decodes it says what is wrong
+        return True  # whoever decodes it says what is wrong
     blocks *= samples if tags.get(_PLANAR, 1) == 2 else 1
-    length = len(content) if content is not None else path.stat().st_size
-    there = sum(map(bool, stored)) / blocks  # share of the blocks
+    there = sum(map(bool, stored)) / max(1, blocks)
     claimed = there * width * height * samples * bits / 8
     ratio = 2 if tags.get(_COMPRESSION, 1) == 1 else _SMALLEST  # 2: the last block may be short
-    if len(stored) < blocks or claimed > ratio * min(sum(stored), length):
-        raise InputError(
-            f"{path}: its header claims {width}x{height} pixels, but the file has {length} bytes "
-            "and cannot hold them; replace or remove it"
-        )
+    return bool(len(stored) >= blocks and claimed <= ratio * min(sum(stored), length))
 
 
 def _tags(path: Path, content: bytes | None) -> Any:
@@ -90,9 +87,9 @@ def _tags(path: Path, content: bytes | None) -> Any:
             tags = ImageFileDirectory_v2(header)
             file.seek(tags.next)
             tags.load(file)
+            return tags
     except (OSError, SyntaxError, struct.error, KeyError):
         return {}
-    return tags
 
 
 def rasterio() -> Any:
@@ -250,17 +247,22 @@ class Raster(OpenImage):
 def open_raster(
     path: Path, stretch: Stretch = Stretch(), content: bytes | None = None
 ) -> Raster | None:
-    """Open in rasterio, if that shows it as it is to be shown; None: Pillow does."""
-    tiff = path.suffix.lower() in TIFF
-    if tiff:
-        check_length(path, content)
-    if not (is_raster(path, content) if tiff else path.suffix.lower() in JPEG_2000):
+    """Open in rasterio, if that shows it as it is to be shown; None: Pillow does.
+
+    Raises InputError for a TIFF that is too short for the pixels that its header claims.
+    """
+    if tags := _tags(path, content):
+        length = path.stat().st_size if content is None else len(content)
+        if not _can_hold(tags, length):
+            raise false_claim(path, tags[WIDTH], tags[HEIGHT], length)
+    jpeg_2000 = path.suffix.lower() in JPEG_2000
+    if not (jpeg_2000 or _shown_as_stored(tags)) or not find_spec("rasterio"):
         return None
     try:
-        raster = Raster(path, stretch, content) if find_spec("rasterio") else None
+        raster = Raster(path, stretch, content)
     except OSError:  # a compression that only Pillow knows, or else Pillow says why
         return None
-    return raster if tiff or (raster and raster.type != np.uint8) else None
+    return None if jpeg_2000 and raster.type == np.uint8 else raster
 
 
 def whole_numbers(
@@ -278,6 +280,13 @@ def whole_numbers(
         values = np.where(missing, _NAN, values).astype(np.int64)
         nodata = _NAN if np.any(missing) else nodata
     return values, None if nodata is None or np.isnan(nodata) else int(nodata)
+
+
+def false_claim(path: Path | str, width: int, height: int, length: int) -> InputError:
+    return InputError(
+        f"{path} cannot be decoded: it has {length} bytes, too few for the {width}x{height} pixels "
+        f"that its header claims; {MEND}"
+    )
 
 
 def say_pages(path: Path | str, pages: int) -> None:

@@ -32,7 +32,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ..config.recipe import Extra, Sampling
-from ..runs import CannotWrite, InputError, Progress, cache_folder
+from ..runs import CannotWrite, InputError, Progress, cache_folder, first_line
 from ..runs import replace as replace_file
 from . import fingerprint
 from .datasets import Dataset, open_dataset
@@ -190,6 +190,13 @@ def batches(
         yield from loader
     except InputError as error:  # a loader process puts its traceback before the message
         raise InputError(str(error).strip().splitlines()[-1].split("InputError: ")[-1]) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            f"a process that loads images died ({first_line(error)}); memory may have run out: "
+            "lower data.workers"
+        ) from None
 
 
 def open_mix(

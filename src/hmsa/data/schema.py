@@ -25,6 +25,8 @@ What others write is read where it means the same: `train:` and `val:` without `
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,7 +48,6 @@ Color = tuple[Byte, Byte, Byte]
 Folders = Annotated[list[str], _Many]
 
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_SYNONYMS = {"classes": "names"}
 _SPLIT_SYNONYMS = {"image": "images", "label": "labels", "masks": "labels", "mask": "labels",
                    "mask_ending": "label_ending"}  # fmt: skip
 _UNUSED = ("nc", "download")  # Ultralytics: count of classes; where the data are on the web
@@ -101,8 +102,7 @@ class Description(Strict):
 
 def read_description(file: Path) -> Description:
     """The description in a YAML file. Raises InputError that names the file and the key."""
-    content = {_SYNONYMS.get(key, key): value for key, value in read_yaml(file).items()}
-    count, _ = (content.pop(key, None) for key in _UNUSED)
+    content = _renamed(read_yaml(file), {"classes": "names"} | dict.fromkeys(_UNUSED))
     beside = {_SPLITS[key]: content.pop(key) for key in _SPLITS if key in content}
     if beside and "splits" in content:
         raise InputError(f"{file}: {next(iter(beside))!r} stands beside splits; move it below it")
@@ -111,61 +111,69 @@ def read_description(file: Path) -> Description:
         content["splits"] = {str(name): _split(str(name), splits[name], file) for name in splits}
     _name_classes(content, file)
     _name_ignored(content, file)
-    description = validate(Description, content, file)
-    if isinstance(count, int) and count != len(description.names):
-        raise InputError(f"{file}: nc is {count}, but there are {len(description.names)} names")
-    return description
+    return validate(Description, content, file)
+
+
+def _renamed(content: dict[Any, Any], synonyms: Mapping[str, str | None]) -> dict[str, Any]:
+    """With our names for those of others, or without what is None; never two values of one name."""
+    ours = {key: synonyms.get(key, key) for key in content}
+    twice = Counter(ours.values())
+    return {
+        str(key if twice[name] > 1 else name): content[key]
+        for key, name in ours.items()
+        if name is not None
+    }
 
 
 def _split(name: str, value: Any, file: Path) -> str | Split | HeldOut:
     """A split as people write it. Raises InputError for keys of another level."""
-    forms = f"write splits: {{{name}: FOLDER}} or {{{name}: {{images: FOLDER, labels: FOLDER}}}}"
-    if name in Description.model_fields:
+    fields = _renamed(value, _SPLIT_SYNONYMS) if isinstance(value, dict) else {}
+    for key, where in ({name: "splits"} | dict.fromkeys(fields, f"splits.{name}")).items():
+        if key in Description.model_fields:
+            raise InputError(
+                f"{file}: {key!r} stands under {where}; move it to the left, where splits begins"
+            )
+    if name in {*Split.model_fields, *_SPLIT_SYNONYMS} or not isinstance(value, str | list | dict):
         raise InputError(
-            f"{file}: {name!r} stands under splits; move it to the left, where `splits` begins"
-        )
-    if name in {*Split.model_fields, *_SPLIT_SYNONYMS}:
-        raise InputError(
-            f"{file}: {name!r} stands under splits, where the names of splits are needed; write "
-            "splits: {train: {images: FOLDER, labels: FOLDER}}"
+            f"{file}: splits has {name}: {value!r}; write splits: {{train: FOLDER}} or splits: "
+            "{train: {images: FOLDER, labels: FOLDER}}"
         )
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
-        return Split(
-            images=[f"{each}/images" for each in value], labels=[f"{each}/labels" for each in value]
-        )
-    if not isinstance(value, dict):
-        raise InputError(f"{file}: splits.{name} is {value!r}; {forms}")
-    fields = {_SPLIT_SYNONYMS.get(key, key): each for key, each in value.items()}
-    if strays := [key for key in fields if key in Description.model_fields]:
-        raise InputError(
-            f"{file}: {strays[0]!r} stands under splits.{name}; move it to the left, where "
-            "`splits` begins"
-        )
-    kind = HeldOut if "held_out_of" in fields else Split
-    return validate(kind, fields, f"{file}, split {name}")
+    if isinstance(value, list):
+        fields = {kind: [f"{each}/{kind}" for each in value] for kind in ("images", "labels")}
+    if "held_out_of" in fields:
+        return validate(HeldOut, fields, f"{file}, split {name}")
+    return validate(Split, fields, f"{file}, split {name}")
 
 
 def _name_classes(content: dict[str, Any], file: Path) -> None:
     """Make `names` value: name, and `palette` a list in that order."""
-    names, palette = content.get("names"), content.get("palette")
-    if isinstance(names, dict) and names and not any(map(_is_number, names)):
-        if all(map(_is_number, names.values())):  # name: value
-            if len({*map(int, names.values())}) < len(names):
-                raise InputError(f"{file}: two names have one value; give each its own")
-            names = {value: name for name, value in names.items()}
-        elif not palette and not any(isinstance(_color(each), str) for each in names.values()):
-            names, palette = list(names), list(names.values())  # name: colour
+    names: Any = content.get("names")
+    palette = content.get("palette")
+    by_value: Any = names.items() if isinstance(names, dict) else ()
     if isinstance(names, list):
-        names = dict(enumerate(names))
-    if isinstance(names, dict):
-        names = {key: _text(name) for key, name in names.items()}
+        by_value = enumerate(names)
+    elif isinstance(names, dict) and names and not any(map(_is_number, names)):
+        if all(map(_is_number, names.values())):  # name: value
+            by_value = ((value, name) for name, value in names.items())
+        elif not palette and not any(isinstance(_color(each), str) for each in names.values()):
+            by_value, palette = enumerate(names), list(names.values())  # name: colour
+    if isinstance(names, list | dict):
+        pairs = [(int(v) if _is_number(v) else v, _text(name)) for v, name in by_value]
+        names = dict(pairs)
+        if len(names) < len(pairs):
+            raise InputError(f"{file}: two names have one value; give each its own")
         if isinstance(palette, dict):
-            palette = [palette.get(key, palette.get(name)) for key, name in names.items()]
+            palette = [palette.get(key, palette.get(str(name))) for key, name in names.items()]
         content["names"] = names
+    if isinstance(palette, list):
+        palette = [*map(_color, palette)]
+        if isinstance(names, dict) and names and len(palette) != len(names):
+            count = f"{len(palette)} colours for {len(names)} names"
+            raise InputError(f"{file}: palette has {count}; give each name a colour")
     if palette is not None:
-        content["palette"] = [*map(_color, palette)] if isinstance(palette, list) else palette
+        content["palette"] = palette
 
 
 def _name_ignored(content: dict[str, Any], file: Path) -> None:
@@ -176,19 +184,20 @@ def _name_ignored(content: dict[str, Any], file: Path) -> None:
         return
     if "ignore_classes" in content:
         classes = _as_list(content.pop("ignore_classes"))
-        content["ignore"] = [names.get(each, each) for each in classes] + [IGNORE] * (not colored)
+        classes = [names.get(each, each) if isinstance(each, int) else each for each in classes]
+        content["ignore"] = classes + [IGNORE] * (not colored)
     if "ignore" not in content:
         return
     ignored = _as_list(content["ignore"])
     if colored and len(ignored) == 3 and all(map(_is_number, ignored)):
         ignored = [ignored]  # one colour
-    known, found = {name: value for value, name in names.items()}, []
+    known, found = {str(name): value for value, name in names.items()}, []
     for each in ignored:
         if isinstance(each, str | bool) and (name := _text(each)) in known:
             place = [*names].index(known[name])
             found.append(palette[place] if colored and palette else known[name])
             del names[known.pop(name)]
-            if palette:
+            if isinstance(palette, list):
                 del palette[place]
         elif isinstance(each, str) and not _is_number(each) and isinstance(_color(each), str):
             raise InputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,42 +78,51 @@ class Evaluation:
 
     def summary(self) -> dict[str, Any]:
         """The JSON object; scripts rely on its keys. What has no score is nan."""
-        own, names, groups = self.confusion[self.own], self.names, self.dataset.categories
+
+        def of(names: Iterable[str], scores: Tensor) -> dict[str, float]:
+            return dict(zip(names, scores.tolist(), strict=True))
+
+        own, boundary = self.confusion[self.own], self.boundary
         miou: dict[str, Any] = {name: each.miou() for name, each in self.confusion.items()}
         single = {f"{scale:g}": miou.pop(f"{scale:g}") for scale in self.scales}
-        boundary = {"f1": self.boundary.f1(), "iou": self.boundary.iou()}
         scores: dict[str, Any] = {
-            "iou": dict(zip(names, own.iou().tolist(), strict=True)),
+            "iou": of(self.names, own.iou()),
             "accuracy": own.accuracy(),
             "mean_accuracy": float(own.recall().nanmean()),
             "weighted_iou": own.weighted_iou(),
-            "boundary": {name: float(each.nanmean()) for name, each in boundary.items()},
+            "boundary": of(("f1", "iou"), torch.stack([boundary.f1(), boundary.iou()]).nanmean(1)),
             "calibration": {"ece": self.calibration.ece()},
         }
-        if groups:
+        if groups := self.dataset.categories:
             merged = own.grouped([*groups.values()])
-            scores["category_iou"] = dict(zip(groups, merged.iou().tolist(), strict=True))
-            scores["category_miou"] = merged.miou()
+            scores |= {"category_iou": of(groups, merged.iou()), "category_miou": merged.miou()}
         if self.instances:
-            each = dict(zip(names, self.instances.iou().tolist(), strict=True))
-            scores["instance_iou"] = {"mean": float(self.instances.iou().nanmean()), "class": each}
+            iou = self.instances.iou()
+            scores["instance_iou"] = {"mean": float(iou.nanmean()), "class": of(self.names, iou)}
         summary = {"miou": {"single": single, **miou}, "images": len(self.mious)}
         summary |= {name: {self.own: score} for name, score in scores.items()}
         if self.weights.any():
-            rows = [dict(zip(single, row, strict=True)) for row in self.mean_weights().tolist()]
-            summary["weight"] = dict(zip(names, rows, strict=True))
+            rows = zip(self.names, self.mean_weights(), strict=True)
+            summary["weight"] = {name: of(single, weights) for name, weights in rows}
         return summary
 
 
 def measure(predictor: Predictor, dataset: Dataset, submission: Path | None = None) -> Evaluation:
     """One pass over the split. submission: folder for predictions in the dataset's own label
-    values, named like the images. Raises InputError where its labels are colours."""
+    values, named like the images. Raises InputError where its labels are colours or, but for a
+    submission, nothing is labelled, and where the network's output is no number."""
     if submission and dataset.labels.encoding != "index":
         raise InputError(f"no submission of {dataset.source}: its labels are colours; leave it out")
+    require_labels(dataset, needed=not submission)
     dataset = dataset.stretched(predictor.stretch)
     found = Evaluation(dataset, predictor.scales, predictor.model.fusion)
     for index, image, label in read_all(dataset, "evaluate"):
         prediction = predictor(image, detail=True)
+        if not prediction.confidence.all():  # the highest of K probabilities is at least 1 / K
+            raise InputError(
+                f"{dataset.pairs[index].image}: the network's output is not a number there; try "
+                "--precision fp32, or another checkpoint"
+            )
         found.add(index, label, prediction)
         if submission:
             raw = Image.fromarray(dataset.labels.to_raw(prediction.label))
@@ -128,6 +137,16 @@ def read_all(dataset: Dataset, what: str) -> Iterator[tuple[int, Bytes, Bytes]]:
         for index in range(len(dataset)):
             yield index, *dataset.read(index)
             progress.advance()
+
+
+def require_labels(dataset: Dataset, needed: bool = True) -> None:
+    """Read every label, before the work. Raises InputError for a bad one and, if labels are
+    `needed`, where no pixel has one."""
+    if not dataset.frequencies().any() and needed:
+        raise InputError(
+            f"{dataset.source}: nothing is labelled in split {dataset.split}, every pixel is "
+            "ignored; name another split, or correct `ignore` in the description"
+        )
 
 
 def score(predictor: Predictor, dataset: Dataset, rank: int = 0, processes: int = 1) -> Confusion:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import getitem
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -32,11 +33,16 @@ def verdict(found: Evaluation) -> str:
     if math.isnan(own):
         return "No score: no pixel has a label."
     single = max(map("{:g}".format, found.scales), key=scores.__getitem__)
-    rivals = {single: f"the best single scale, {_title(single)}", "average": "average pooling"}
-    gaps = [
-        f"{difference(own, scores[name]).text} against {rival} ({percent(scores[name]).text})"
-        for name, rival in rivals.items()
-    ]
+
+    def gap(name: str, rival: str) -> str:
+        return (
+            f"{difference(own, scores[name]).text} against {rival} ({percent(scores[name]).text})"
+        )
+
+    gaps = (
+        gap(single, f"the best single scale, {_title(single)}"),
+        gap("average", "average pooling"),
+    )
     return f"{_title(found.own)}: {percent(own).text} mIoU, {' and '.join(gaps)}."
 
 
@@ -90,15 +96,21 @@ def write_evaluation(path: Path, found: Evaluation, predictor: Predictor, source
     ]
     name = data.parent.name if data.stem == "dataset" else data.stem
     parameters = sum(each.numel() for each in predictor.model.parameters()) / 1e6
-    trained_on = predictor.model.card.trained_on.items()
     facts = [
         ("Checkpoint", f"{source}, {parameters:.2f} M parameters"),
-        ("Trained on", ", ".join(f"{key} {value}" for key, value in trained_on)),
+        ("Trained on", _listed(predictor.model.card.trained_on)),
         ("Data", f"{data}, split {split}, {len(found.dataset)} images"),
-        ("Settings", ", ".join(f"{key} {value}" for key, value in predictor.settings.items())),
+        ("Settings", _listed(predictor.settings)),
         ("Hardware", describe_machine(predictor.device)),
     ]
     write_page(path, Page(f"{name}, {split}", verdict(found), facts, sections, colours))
+
+
+def _listed(facts: Mapping[str, Any]) -> str:
+    """`dataset a, gate (share 0.2, ..)`"""
+    known = ((key, value) for key, value in facts.items() if value is not None)
+    each = ((key, f"({_listed(v)})" if isinstance(v, dict) else v) for key, v in known)
+    return ", ".join(f"{key} {value}" for key, value in each)
 
 
 def _title(fusion: str) -> str:

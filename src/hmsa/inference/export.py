@@ -178,7 +178,7 @@ class Exported:
     def settings(self) -> dict[str, Any]:
         """Everything but the file that a result depends on, as JSON."""
         settings = {"scales": self.card.scales, "flip": self.card.flip, "precision": "fp32"}
-        return settings | ({"stretch": self.stretch.ranges} if self._ranges else {})
+        return settings | ({"stretch": [[*e] for e in self.stretch.ranges]} if self._ranges else {})
 
     def __call__(
         self, image: Path | str | Image.Image | NDArray[np.uint8] | OpenImage, **outputs: bool

@@ -25,19 +25,23 @@ from .predictor import Predictor
 from .result import Prediction
 from .writer import KINDS, Writer
 
+DEFAULT = Path("runs/predict")  # folder of results that have no other
 MEND = "name another -o, or do all of it again with --overwrite"
 _RANGES = "/stretch"  # of the records, of which the others are names of images
 _ROOM = 32 << 20  # pixels read and not yet written: some hundred MiB beside the network
 
 
 def predict(
-    source: Path, paths: list[str], out: Path, save: list[str], options: Inference, overwrite: bool
-) -> Outcome:
+    source: Path, paths: list[str], out: Path | None, save: list[str], options: Inference,
+    overwrite: bool,
+) -> Outcome:  # fmt: skip
     """Write what is in `save`, some of `KINDS`, for each image, and the overlay of each video.
 
     What an earlier run did in `out` with the same settings is kept, unless `overwrite`. Raises
     InputError for what concerns all files; one that cannot be read is a problem of the outcome.
+    out: None: a folder named after the first of the paths, for these paths alone.
     """
+    named, out = out is not None, out or DEFAULT / _name(Path(paths[0]))
     found = find_images(paths, out)
     videos = {name for name, file in found.items() if file.suffix.lower() in video.SUFFIXES}
     if videos:
@@ -51,6 +55,7 @@ def predict(
     if exported and any(writer.needs.values()):
         raise InputError(f"{source} has label and confidence only; for others give the checkpoint")
     settings = predictor.settings | {"checkpoint": fingerprint(source), "save": writer.save}
+    settings |= {} if named else {"paths": paths}
     stamps = {file: stamp(file) for file in found.values()}
 
     def is_done(name: str, file: Path) -> bool:
@@ -96,9 +101,15 @@ def predict(
     return Outcome(notes=[note], problems=problems)
 
 
+def _name(path: Path) -> str:
+    """Of the folder for the results of what lies at `path`, which may also be a glob."""
+    path = path.resolve()
+    return path.name if path.is_dir() else path.stem if path.exists() else "images"
+
+
 def _expected(card: Card, scales: Sequence[float], share: float) -> str:
     """What `hmsa gate` measured for this budget."""
-    curve = GateCurve(**card.gate) if card.gate else None
+    curve = GateCurve.of(card)
     if curve is None or curve.scales != list(scales):
         return f"budget {share:g}: its cost was not measured yet; hmsa gate measures it"
     then, full = curve.at(share), curve.at(1.0)

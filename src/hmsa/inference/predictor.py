@@ -118,7 +118,7 @@ class Predictor:
         if self.tile != "auto":
             settings |= {"tile": self.tile, "halo": self.halo}
         if self.stretch.ranges != stretch_of(self.model.card).ranges:
-            settings["stretch"] = self.stretch.ranges
+            settings["stretch"] = [[*ends] for ends in self.stretch.ranges]
         return settings
 
     @overload

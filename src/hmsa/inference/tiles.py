@@ -198,48 +198,47 @@ class Runner:
         return replace(found, cost=self.pixels / self.all, context=self.context)
 
     def _with(self, found: Pass, scale: float, attended: bool) -> Pass:
-        """One scale more: whole, in tiles, or where the gate chooses."""
+        """`found`, and one scale more: whole, in tiles, or where the gate chooses."""
         model, (size, padded) = self.model, self.model.frame(found.size, scale)
-        side, halo = self.tiling or (max(padded), 0)
-        align, cell, whole, gated = alignment(model), side, math.prod(padded), False
-        chosen = torch.ones([-(-n // side) for n in padded], dtype=torch.bool)
-        if self.gate and scale > 1 and found.logits:
-            by_gate = self.gate.choose(found, size, _up(self.gate.cell, align))
-            if gated := not bool(by_gate.all()):
-                chosen, cell = by_gate, _up(self.gate.cell, align)
-                halo = _up(self.gate.halo, align)
-        patches = merged(chosen, cell, side, padded)
-        self.all += whole
-        channels, stride = (model.classes, attended * model.maps, 1), model.strides[0]
+        chosen, cell, halo = self._cells(found, scale, size, padded)
+        gated = not bool(chosen.all())
+        patches = merged(chosen, cell, self.tiling[0] if self.tiling else max(padded), padded)
+        channels = (model.classes, attended * model.maps, 1)
         if len(patches) == 1 and not gated:
             maps, self.context = self._maps(scale, patches[0], attended, self.known)
-            self.pixels += whole
+            self.pixels += math.prod(padded)
         else:
-            grid, context = (math.ceil(n / stride) for n in padded), self._context()
+            grid, context = (math.ceil(n / model.strides[0]) for n in padded), self._context()
             maps = model.mean.new_zeros(len(self.image), sum(channels), *grid)
 
             def make(at: Patch) -> Tensor:
                 return self._maps(scale, at, attended, context)[0]
 
-            self.pixels += blend(maps, patches, make, padded, stride, halo)
+            self.pixels += blend(maps, patches, make, padded, model.strides[0], halo)
+        self.all += math.prod(padded)
         parts = maps.split(channels, 1)
         logits, attention, share = (Grid(part.contiguous(), padded, size) for part in parts)
-        trust, computed = dict(found.attention), dict(found.computed)
         if gated:
-            # The coarser scale stands in where nothing was computed, and is trusted fully there
-            last = max(found.logits)
-            there = share.maps > 0
-            rest = found.logits[last].onto(logits)
-            logits = logits._replace(maps=torch.where(there, logits.maps / share.maps, rest))
-            attention = attention._replace(maps=torch.where(there, attention.maps / share.maps, 1))
-            before = found.attention[last]
-            trust[last] = before._replace(maps=1 - (1 - before.maps) * share.onto(before))
-            computed[scale] = sum((b - a) * (d - c) for (a, b), (c, d) in patches) / whole
-        if attended:
-            trust[scale] = attention
+            found, logits, attention = _completed(found, logits, attention, share)
+            area = sum((b - a) * (d - c) for (a, b), (c, d) in patches) / math.prod(padded)
+            found = replace(found, computed={**found.computed, scale: area})
+        more = {scale: attention} if attended else {}
         return replace(
-            found, logits={**found.logits, scale: logits}, attention=trust, computed=computed
+            found, logits={**found.logits, scale: logits}, attention={**found.attention, **more}
         )
+
+    def _cells(
+        self, found: Pass, scale: float, size: Size, padded: Size
+    ) -> tuple[Tensor, int, int]:
+        """Which cells to compute of one scale, `[h,w]` bool; pixels of their side and halo."""
+        align = alignment(self.model)
+        if self.gate and scale > 1 and found.logits:
+            cell = _up(self.gate.cell, align)
+            chosen = self.gate.choose(found, size, cell)
+            if not chosen.all():
+                return chosen, cell, _up(self.gate.halo, align)
+        side, halo = self.tiling or (max(padded), 0)
+        return torch.ones([-(-n // side) for n in padded], dtype=torch.bool), side, halo
 
     def _maps(
         self, scale: float, at: Patch, attended: bool, context: Tensor | None
@@ -260,3 +259,17 @@ class Runner:
             _, (height, width) = self.model.frame(self.image.shape[-2:], scale)
             self.context = self._maps(scale, ((0, height), (0, width)), False, None)[1]
         return self.context
+
+
+def _completed(found: Pass, logits: Grid, attention: Grid, share: Grid) -> tuple[Pass, Grid, Grid]:
+    """A finer scale that was computed in part, and the coarser one stands in for the rest of it.
+
+    There the coarser scale is trusted fully. share: of each cell that was computed, 0..1.
+    """
+    last = max(found.logits)
+    there, rest = share.maps > 0, found.logits[last].onto(logits)
+    logits = logits._replace(maps=torch.where(there, logits.maps / share.maps, rest))
+    attention = attention._replace(maps=torch.where(there, attention.maps / share.maps, 1))
+    before = found.attention[last]
+    trust = before._replace(maps=1 - (1 - before.maps) * share.onto(before))
+    return replace(found, attention={**found.attention, last: trust}), logits, attention

@@ -14,7 +14,9 @@ def predict(
     checkpoint: Annotated[Checkpoint, Parameter(help="as for evaluate, or an exported file")],
     /,
     *paths: Annotated[str, Parameter(help="files, folders, globs, or .txt lists of paths")],
-    out: Annotated[Out, Parameter(help="folder; what the same settings did there is kept")],
+    out: Annotated[Out | None, Parameter(
+        help="folder; what the same settings did there is kept; default: runs/predict/NAME, named "
+        "after the first image or folder")] = None,
     save: Annotated[Names, Parameter(
         help="label, overlay, confidence, weights, panel, npz, rle, probabilities, entropy, "
         "geotiff; of a video always its overlay")] = ["label", "overlay", "confidence"],

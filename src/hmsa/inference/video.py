@@ -15,12 +15,10 @@ from numpy.typing import NDArray
 from ..runs import InputError, Progress, replace
 
 # Suffix and container of what is written: Matroska where the source's cannot hold H.264
-SUFFIXES = {
-    ".mp4": (".mp4", "mp4"), ".mov": (".mov", "mov"), ".mkv": (".mkv", "matroska"),
-    ".avi": (".mkv", "matroska"), ".webm": (".mkv", "matroska"), ".m4v": (".mp4", "mp4"),
-    ".mpg": (".mkv", "matroska"), ".mpeg": (".mkv", "matroska"), ".wmv": (".mkv", "matroska"),
-    ".ts": (".mkv", "matroska"), ".mts": (".mkv", "matroska"), ".m2ts": (".mkv", "matroska"),
-}  # fmt: skip
+_MP4, _MOV, _MATROSKA = (".mp4", "mp4"), (".mov", "mov"), (".mkv", "matroska")
+_OTHERS = "avi flv m2ts mkv mpeg mpg mts ogv ts vob webm wmv"
+SUFFIXES = {".mp4": _MP4, ".m4v": _MP4, ".3gp": _MP4, ".mov": _MOV}
+SUFFIXES |= {f".{suffix}": _MATROSKA for suffix in _OTHERS.split()}
 _BT709, _STUDIO_RANGE = 1, 1  # numbers of ITU-T H.273 and of FFmpeg
 
 

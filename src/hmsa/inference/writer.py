@@ -147,10 +147,15 @@ def write_coco(file: Path, label: Bytes, name: str, classes: Sequence[str]) -> N
             "area": int(mask.area(runs)), "bbox": mask.toBbox(runs).tolist(),
             "segmentation": runs | {"counts": runs["counts"].decode()},
         })  # fmt: skip
-    image = {"id": 1, "file_name": name, "height": label.shape[0], "width": label.shape[1]}
+    image = {"id": 1, "file_name": _text(name), "height": label.shape[0], "width": label.shape[1]}
     categories = [{"id": k, "name": each} for k, each in enumerate(classes)]
     content = {"images": [image], "annotations": annotations, "categories": categories}
     file.write_text(json.dumps(content))
+
+
+def _text(name: str) -> str:
+    """A file's name in UTF-8: bytes that are none are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def write_geotiff(
@@ -189,7 +194,9 @@ def _georeferenced(module: Any, source: Path, size: tuple[int, ...]) -> Any:
         with nullcontext() if is_raster(source) else open_pillow(source) as image:
             upright = image is None or image.getexif().get(0x0112, 1) == 1  # orientation
         suffix = source.suffix.lower()
-        origin = module.open(source, driver=_DRIVERS.get(suffix, suffix[1:].upper()))
+        with source.open("rb") as file:  # by its number: GDAL takes names in UTF-8 alone
+            name = source if _text(str(source)) == str(source) else f"/dev/fd/{file.fileno()}"
+            origin = module.open(name, driver=_DRIVERS.get(suffix, suffix[1:].upper()))
         if upright and origin.shape == size:
             return origin
     return nullcontext()

@@ -12,6 +12,8 @@ Contract: `forward(image [B,3,H,W])` with H and W multiples of `multiple` return
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,10 +51,19 @@ class Trunk(nn.Module):
         probe = _create(name, stride)
         reductions = probe.feature_info.reduction()
         wanted = [i for i, s in enumerate(reductions) if s >= (finest or stride)]
-        weights = find(name, pretrained)
-        self.extractor = _create(
-            name, stride, weights, out_indices=tuple(wanted), in_chans=in_channels
-        )
+        try:
+            weights = find(name, pretrained)
+            self.extractor = _create(
+                name, stride, weights, out_indices=tuple(wanted), in_chans=in_channels
+            )
+        except ValueError:
+            raise
+        except Exception as error:  # a file that is damaged or not safe may raise anything
+            reason = " ".join(f"{type(error).__name__} {error}".split())[:160]
+            raise ValueError(
+                f"pretrained: {pretrained} cannot be read as weights of {name} ({reason}); give a "
+                "file of its state_dict, or false"
+            ) from None
         self.origin: dict[str, str] = {}  # of its weights: source, license, sha256
         if weights:
             require_all(self.extractor, weights)
@@ -115,8 +126,9 @@ def _create(name: str, stride: int, weights: Weights | None = None, **arguments:
     if weights:
         arguments |= {"pretrained": True, "pretrained_cfg_overlay": weights.cfg}
     if not timm.is_model(name.split("/")[-1]):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:4]
-        hint = f"; near it: {', '.join(near)}" if near else ""
+        known = {re.sub(r"[\W_]", "", known): known for known in timm.list_models()}
+        near = difflib.get_close_matches(re.sub(r"[\W_]", "", name.lower()), known, 3)
+        hint = f"; did you mean {', '.join(known[n] for n in near)}?" if near else ""
         raise ValueError(f"trunk {name!r} is not a timm model{hint}")
     if name.startswith("hrnet"):  # the four branches rather than the classifier's features
         arguments["feature_location"] = ""

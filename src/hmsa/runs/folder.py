@@ -31,8 +31,8 @@ class Run:
     keep: which records are kept even then, as they do not depend on the settings.
     mend: what the user can do where settings differ, for the message.
     What killed processes left half-written below `folder` is removed.
-    Raises InputError if the folder was begun with other settings or is in use by another process,
-    and CannotWrite; the `with` block raises that when the disk is full.
+    Raises InputError if the folder was begun with other settings, holds another work or is in use
+    by another process, and CannotWrite; the `with` block raises that when the disk is full.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Run:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
+            self._require_alone()
             sweep(folder)
             if overwrite or not self._settings_file.is_file():
                 self._forget(keep)  # first: it belongs to other settings
@@ -69,6 +70,14 @@ class Run:
             if isinstance(error, OSError):
                 raise cannot_write(folder, error) from None
             raise
+
+    def _require_alone(self) -> None:
+        for file in sorted(self.folder.glob("*.jsonl")):
+            if file != self._done_file and file.with_suffix(".json").is_file():
+                raise InputError(
+                    f"{self.folder} holds results of hmsa {file.stem}, which might be overwritten; "
+                    "name another folder"
+                )
 
     def _forget(self, keep: Callable[[Any], bool]) -> None:
         kept = [json.dumps(each) for each in _parse(self._done_file).items() if keep(each[1])]

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.utilities.rank_zero import rank_zero_only
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, distributed
 
-from .errors import InputError
+from .errors import InputError, first_line
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 _FABRIC: Any = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}  # its words
@@ -66,7 +66,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 def is_first() -> bool:
     """Whether this process is the only or the first one of its training."""
-    return rank_zero_only.rank == 0
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
 
 
 def processes(accelerator: str, devices: int | str) -> int:
@@ -85,12 +85,15 @@ def launch(accelerator: str, processes: int, precision: Precision) -> Fabric:
     here = processes
     if processes > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
         here = int(os.environ["LOCAL_WORLD_SIZE"])
-    fabric = Fabric(
-        accelerator=device.type,
-        devices=here if device.index is None else [device.index],
-        num_nodes=processes // here,
-        precision=_FABRIC[in_use(device, precision)],
-    )
+    try:
+        fabric = Fabric(
+            accelerator=device.type,
+            devices=here if device.index is None else [device.index],
+            num_nodes=processes // here,
+            precision=_FABRIC[in_use(device, precision)],
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise InputError(f"devices {here}: {first_line(error)}") from None
     fabric.launch()
     return fabric
 

@@ -27,6 +27,7 @@ from ..config.options import Compute, HeadTraining
 from ..config.recipe import Attention, Stage
 from ..data.datasets import Dataset, open_dataset
 from ..data.descriptions import describe
+from ..data.labels import IGNORE
 from ..data.stretch import Stretch
 from ..evaluation.confusion import Confusion
 from ..evaluation.measure import gate_curve
@@ -119,17 +120,12 @@ class HeadJob:
         if len(scales) < 2:
             raise InputError(f"scales {scales[0]:g}: attention needs two or more, such as 0.5,1,2")
         self.learn = learn = open_dataset(data, options.split, files)
-        parts = _parts(len(learn), options.images)
-        if not all(part and learn.only(part).frequencies().any() for part in parts):
-            raise InputError(
-                f"{learn.source}, split {learn.split}: no labelled pixel in the images to train "
-                f"on, or in the last ones (1 in {HELD_OUT}), which are held out; label more"
-            )
+        _, held = self._split(options.images)
         val = options.val or ("val" if "val" in describe(data, files)[1].splits else None)
-        if val:
-            open_dataset(data, val, files)  # finds mistakes now
+        if val and not open_dataset(data, val, files).frequencies().any():
+            raise InputError(f"{learn.source}: nothing is labelled in split {val}; give another")
         # What to score: a split, and the numbers of its images or all
-        self.scored = (val, None) if val else (options.split, parts[1])
+        self.scored = (val, None) if val else (options.split, held)
         torch.manual_seed(options.seed)
         self.model, self.network = _model(source, learn, options)
         self.learn = learn = learn.stretched(_stretch(source, learn))
@@ -151,7 +147,7 @@ class HeadJob:
         most = int(options.cache * 2**30 / passes.file(0).stat().st_size)
         if most < 2:
             raise InputError(f"--cache: {options.cache:g} GiB are too little for two images")
-        fit, held = _parts(len(learn), min(most, options.images))
+        fit, held = self._split(min(most, options.images))
         model.card.trained_on |= {"pictures": len(fit) + len(held)}
         stage = Attention(  # one image in a step, as their sizes may differ
             steps=options.steps, batch=1, penalty=options.penalty, validate_every=VALIDATE_EVERY
@@ -165,9 +161,20 @@ class HeadJob:
         weight = class_weights(learn.only([*fit, *held]).frequencies(), BALANCE)
         state = Trainer(self.fabric, model, out, weight).run(work)
         if scales[-1] > 1 and not options.pairs:
-            _keep_gate(out / BEST, scales, learn.only(held[:CURVE]), self.fabric.device)
+            labelled = [number for number in held if (learn.read_label(number) != IGNORE).any()]
+            _keep_gate(out / BEST, scales, learn.only(labelled[:CURVE]), self.fabric.device)
         seconds = round(time.monotonic() - began, 1)
         return {"steps": state.best_step, "held_out_miou": state.best, "seconds": seconds}
+
+    def _split(self, most: int) -> tuple[list[int], list[int]]:
+        """`split_evenly` of the images. Raises InputError unless both parts have labels."""
+        learn, parts = self.learn, split_evenly(len(self.learn), most)
+        if not all(part and learn.only(part).frequencies().any() for part in parts):
+            raise InputError(
+                f"{learn.source}, split {learn.split}: no labelled pixel in the images to train "
+                f"on, or in the last ones (1 in {HELD_OUT}), which are held out; label more"
+            )
+        return parts
 
     def _load(self, number: int) -> tuple[Tensor, Tensor]:
         image, label = self.learn.read(number)
@@ -200,7 +207,7 @@ def _held_out_miou(passes: Passes, held: Sequence[int], network: HMSA) -> float:
     return confusion.miou()
 
 
-def _parts(count: int, most: int) -> tuple[list[int], list[int]]:
+def split_evenly(count: int, most: int) -> tuple[list[int], list[int]]:
     """At most `most` of `count` images, evenly: numbers to train on, and numbers to hold out."""
     cut = count - max(1, count // HELD_OUT)
     held = max(1, min(most // HELD_OUT, count - cut))

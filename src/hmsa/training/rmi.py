@@ -100,4 +100,4 @@ def _bound(p: Tensor, y: Tensor) -> Tensor:
 def _cholesky(matrix: Tensor) -> Tensor:
     """Cholesky factors; nan where a matrix has none, which ends training."""
     root, info = torch.linalg.cholesky_ex(matrix)
-    return root.masked_fill((info != 0)[..., None, None], math.nan)
+    return cast(Tensor, root.masked_fill((info != 0)[..., None, None], math.nan))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 import sys
 from contextlib import nullcontext
@@ -27,7 +26,7 @@ from ..runs import InputError, Run
 from ..runs.errors import as_input_error
 from ..runs.machine import describe_machine, is_first, launch, loader_processes, processes, total
 from .attend import PASSES, Passes
-from .trainer import BEST, RESUME, Outputs, Trainer, Work, class_weights
+from .trainer import BEST, RESUME, Outputs, Trainer, Work, class_weights, note_data
 
 STAGES = ("joint", "attention")
 
@@ -39,39 +38,45 @@ def train(
     *,
     pictures: Path | None = None,
     resume: bool = False,
+    changed_data: bool = False,
     near: Path = Path(),
 ) -> Path:
     """Train as the recipe says, in the run folder `folder`; returns the best checkpoint.
 
     data: YAML file of the dataset; pictures: the folder of its images, if elsewhere; near: what
-    other paths in the recipe are relative to. Raises Interrupted when stopped, after saving.
+    other paths in the recipe are relative to; changed_data: resume although images or labels have
+    changed. Raises Interrupted when stopped, after saving.
     """
     begun = (folder / RESUME).exists()
     if begun and not resume:
         raise InputError(f"{folder} has a run; add --resume to continue it, or name another --out")
     world = processes(recipe.accelerator, recipe.devices)
     recipe = recipe.model_copy(update={"devices": world})
-    # The other sections have no influence here, nor has the number of loader processes
+    # Neither the section selftrain nor the number of loader processes has an influence
     settings = recipe.model_dump(mode="json", exclude={"selftrain": True, "data": {"workers"}})
     mend = "continue with the same recipe, or name another --out"
-    with (
-        Run(folder, "train", settings, overwrite=not begun, mend=mend)
-        if is_first()
-        else nullcontext()
-    ) as run:
+    place = Run(folder, "train", settings, overwrite=not begun, mend=mend) if is_first() else None
+    with place or nullcontext() as run:
         fabric = launch(recipe.accelerator, world, recipe.precision)
         if fabric.is_global_zero and run is None:
             raise InputError(f"{folder}: another process trains here; start training by torchrun")
         job = _Job(recipe, fabric, data, pictures, near)
+        if changed := fabric.broadcast(run and note_data(run, job.datasets, changed_data)):
+            raise InputError(
+                f"{folder}: {changed}; restore it, train in another --out, or resume hmsa train "
+                "with --changed-data if the classes are the same"
+            )
         model = job.network(settings, fresh=not begun)
+        if run:
+            model.card.trained_on["data"] = run.records["data"][0]["digest"][:16]
         trainer = Trainer(fabric, model, folder, job.class_weights())
         for name in STAGES[STAGES.index(trainer.state.stage or STAGES[0]) :]:
             if name == "joint" or model.attention is not None:  # pooling has no attention
-                state = trainer.run(job.work(name, model, folder / PASSES))
-                if run:
-                    run.add(name, {"steps": state.step, "val_miou": state.best})
+                trainer.run(job.work(name, model, folder / PASSES))
         fabric.barrier()
         shutil.rmtree(folder / PASSES, ignore_errors=True)
+    if not (folder / BEST).is_file():
+        raise InputError(f"{folder}: no stage had a step; set joint.steps or attention.steps")
     return folder / BEST
 
 
@@ -103,6 +108,7 @@ class _Job:
         with fabric.rank_zero_first():  # the others then find its tile index
             mix = open_mix(learn, sampling, count, near, pictures)
         self.learn, self.mix = learn, mix
+        self.datasets = [learn, self.val, *(extra.dataset for extra in mix.extras)]
 
     def network(self, settings: dict[str, Any], *, fresh: bool) -> HMSA:
         """The network to train, not yet with the weights of a run to resume."""
@@ -131,28 +137,9 @@ class _Job:
         self.say(f"{recipe.model.trunk}, {size}; {len(learn)} images of {learn.source}; {machine}")
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        else:
-            self._require_enough_for_norms(model)
+        elif fabric.world_size > 1:
+            self.say("note: without GPUs, batch norms see the images of their own process only")
         return model.to(memory_format=torch.channels_last)
-
-    def _require_enough_for_norms(self, model: HMSA) -> None:
-        """Raises InputError if a norm would see one value per channel; tried without numbers."""
-        trial = copy.deepcopy(model).to("meta")
-        for name, trained in (("joint", trial), ("attention", trial.attention)):
-            stage = getattr(self.recipe, name)
-            if stage.steps and trained is not None:
-                trial.eval()
-                trained.train()
-                images = torch.empty(stage.batch, model.channels, *stage.crop, device="meta")
-                try:
-                    trial(images, stage.scales)
-                except ValueError as error:
-                    raise InputError(
-                        f"{name}.batch {stage.batch} is too small, with {name}.crop "
-                        f"{list(stage.crop)} ({error}); use a batch of 2 or more"
-                    ) from None
-                except (NotImplementedError, RuntimeError):  # not every trunk runs without numbers
-                    pass
 
     def class_weights(self) -> Tensor:
         """Raises InputError if there are fewer than two classes."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,9 +26,11 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..config.recipe import Stage
+from ..data import fingerprint
+from ..data.datasets import Dataset
 from ..model import HMSA, Output
 from ..model.pretrained import save
-from ..runs import InputError, Interrupted, Progress, first_line, replace
+from ..runs import InputError, Interrupted, Progress, Run, first_line, replace
 from ..runs.machine import total
 from ..runs.progress import interruptible
 from .losses import objective
@@ -86,6 +89,8 @@ class Trainer:
             self.state, self.saved = State(work.name, total=self.state.total), {}
         self.model.requires_grad_(False)
         work.trained.requires_grad_(True)
+        if (attention := self.model.attention) and not self.model.attended([*stage.scales]):
+            attention.requires_grad_(False)  # as a single scale has none
         network, self.optimizer = fabric.setup(self.model, make_optimizer(work.trained, stage))
         network.mark_forward_method("attend")
         self.average = None
@@ -101,7 +106,7 @@ class Trainer:
                     self._save(work)
                     raise Interrupted(f"stopped and saved: {work.name}, step {self.state.step}")
 
-            for _ in work.prepare:
+            for _ in () if self.state.finished(work) else work.prepare:
                 stop()
             outputs = work.outputs(network, self.state.step)
             with Progress(work.name, stage.steps, self.state.step) as progress:
@@ -120,9 +125,12 @@ class Trainer:
             freeze_norms(getattr(work.trained, "trunk", None))
         try:
             output, label = next(outputs)
-        except InputError:
+        except InputError:  # a file that cannot be read
             self._save(work)
             raise
+        except ValueError as error:  # such as batch norm, which needs two values
+            where = f"{work.name}.batch {stage.batch}, {work.name}.crop {list(stage.crop)}"
+            raise InputError(f"{where}: {error}; use larger batches or crops") from None
         terms = objective(output, label, stage, self.weight)
         sums = total(torch.stack([*terms.values()]).detach())
         row |= dict(zip(terms, sums.tolist(), strict=True))
@@ -163,8 +171,22 @@ class Trainer:
         for name in [BEST, LAST] if better else [LAST]:
             save(self.folder / name, self.validated)
         parts = {name: getattr(self, name).state_dict() for name in PARTS}
-        content = parts | {"state": vars(state)}
-        replace(self.folder / RESUME, lambda temporary: torch.save(content, temporary))
+        replace(self.folder / RESUME, partial(torch.save, parts | {"state": vars(state)}))
+
+
+def note_data(run: Run, datasets: Sequence[Dataset], allowed: bool = False) -> str | None:
+    """Keep in `run` what the datasets consist of; returns what has changed since it was kept.
+
+    allowed: changes other than of the classes are kept instead.
+    """
+    now = [fingerprint.of(dataset) for dataset in datasets]
+    for dataset, old, new in zip(datasets, run.records.get("data", now), now, strict=True):
+        change = fingerprint.changes(old, new)
+        if change and not (allowed and [*old["classes"]] == [*new["classes"]]):
+            return f"{dataset.source}, split {dataset.split}, has changed since then: {change}"
+    if run.records.get("data") != now:
+        run.add("data", now)
+    return None
 
 
 def read_state(file: Path) -> dict[str, Any]:
