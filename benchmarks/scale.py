@@ -30,8 +30,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hmsa.data.images import images_below, read_image
+from hmsa.data.images import read_image
 from hmsa.data.labels import LabelSet, spread
+from hmsa.data.walk import images_below
 from hmsa.inference.predictor import Predictor
 from hmsa.inference.result import Prediction
 from hmsa.labelling import engine, folder

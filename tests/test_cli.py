@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -61,7 +63,7 @@ def test_no_heavy_import_before_there_is_work(arguments):
 
 MISTAKES = {
     "unknown verb": (["trian"], 'Unknown command "trian". Did you mean "train"?'),
-    "unknown verb of data": (["data", "stat"], 'Did you mean "stats"?'),
+    "unknown verb of data": (["data", "checks"], 'Did you mean "check"?'),
     "unknown option": (["predict", "x", "y", "-o", "z", "--sav", "npz"], "Did you mean --save?"),
     "missing option": (["export", "x"], "--out"),
     "out of range": (["predict", "x", "y", "-o", "z", "--budget", "3"], "--budget"),
@@ -158,3 +160,37 @@ def test_data_scenes(hmsa, tmp_path):
     assert ran.code == 0
     assert ran.out.strip() == str(tmp_path / "s" / "dataset.yaml")
     assert len(list((tmp_path / "s" / "a" / "images").iterdir())) == 2
+
+
+LOADING = ["-X", "importtime", "-m", "hmsa", "predict", "nowhere", "x.png", "-o", "out"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="other signals")
+@pytest.mark.parametrize("module", ["cyclopts", "numpy", "torch._utils", "torch.nn", "timm"])
+def test_ctrl_c_while_libraries_load(module):
+    """Inside C++ an exception aborts the process; elsewhere its traceback has many lines."""
+    with subprocess.Popen(
+        [sys.executable, *LOADING], stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:  # fmt: skip
+        said = []
+        for line in process.stderr:
+            if not line.startswith("import time:"):
+                said.append(line)
+            elif line.split("|")[-1].strip() == module:
+                process.send_signal(signal.SIGINT)
+    assert (process.returncode, said) == (130, ["hmsa: stopped\n"])
+
+
+def test_a_folder_that_may_not_be_written_to(hmsa, trained, scenes):
+    """Of a file system that refuses even root."""
+    if not Path("/sys/kernel").is_dir():
+        pytest.skip("no such file system here")
+    for words in (
+        ("predict", trained, scenes.parent / "val" / "images", "-o", "/sys/kernel/out"),
+        ("data", "scenes", "/sys/kernel/out"),
+        ("convert", trained, "-o", "/sys/kernel/out"),
+    ):
+        ran = hmsa(*words)
+        assert (ran.code, len(ran.err.splitlines())) == (2, 1), ran.err
+        assert "/sys/kernel/out" in ran.err

@@ -1,14 +1,36 @@
 """The command line: each verb is a typed function of a room, imported when it is used.
 
-Results go to stdout, logs to stderr. Exit codes: 0 done, 1 failure, 2 usage or data, 130 stopped.
+Results go to stdout, logs to stderr. Exit codes: 0 done, 1 failure, 2 usage or data,
+3 done but some files could not be processed, 130 stopped.
 """
+
+# ruff: noqa: E402, as Ctrl-C must be safe before anything slow is imported
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
+import sys
+from typing import Any
+
+
+def _stop(number: int, frame: Any) -> None:
+    """Ctrl-C: an exception would go through the C++ of libraries that are loading, and abort."""
+    while frame:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            print("hmsa: stopped", file=sys.stderr, flush=True)
+            os._exit(130)  # nothing is lost: every file is whole, even after SIGKILL
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is to be ignored
+    signal.signal(signal.SIGINT, _stop)
+
+import io
 import re
 import shlex
-import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
 
@@ -16,6 +38,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from . import __version__
 from .runs import InputError, Interrupted, Outcome, say
+from .runs.files import DISK_FULL
 
 VERBS = {
     "train": "training.verbs:train",
@@ -34,11 +57,10 @@ DATA_VERBS = {
     "scenes": "data.verbs:scenes",
     "import": "data.verbs:import_masks",
     "check": "check.verbs:check",
-    "stats": "check.verbs:stats",
     "preview": "training.verbs:preview",
 }
 # What is added to the same command to go on after an interruption; other verbs begin again
-RESUME = dict.fromkeys(["predict", "attend", "autolabel", "review", "check", "stats"], "")
+RESUME = dict.fromkeys(["predict", "attend", "autolabel", "review", "check"], "")
 RESUME |= {"train": "--resume", "selftrain": "--resume"}
 Switch = Annotated[bool, Parameter(negative="", group=Group("Every verb", sort_key=99))]
 
@@ -47,6 +69,8 @@ def _app() -> App:
     app = App(
         name="hmsa",
         help="Semantic segmentation with hierarchical multi-scale attention.",
+        help_epilogue="Exit codes: 0 done, 1 failure, 2 usage or data, 3 done but some files could "
+        "not be processed, 130 stopped",
         version=f"hmsa {__version__}",
         help_formatter="plain",
         help_format="plaintext",
@@ -80,6 +104,8 @@ def _launch(
         say(f"{stop}{_how_to_resume(tokens)}")
         return 130
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL | {errno.EACCES, errno.EPERM}:
+            raise InputError(f"{error.filename or 'cannot write'}: {error.strerror}") from error
         if debug:
             raise
         say(f"hmsa: failed: {type(error).__name__}: {error} (--debug shows where)")
@@ -92,6 +118,8 @@ _APP = _app()
 def run(arguments: Sequence[str] | None = None) -> int:
     """Parse and run one command; returns the exit code."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are not UTF-8
     try:
         _import_summaries(tokens)
         return int(_APP.meta(tokens, exit_on_error=False, print_error=False) or 0)

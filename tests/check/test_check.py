@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from PIL import Image
 
 from hmsa.check.check import check
+from hmsa.data.descriptions import KNOWN
+from hmsa.data.schema import read_description
 from hmsa.runs import InputError
 
 LABEL = np.array([[0, 1, 2, 255], [2, 2, 1, 0]], np.uint8)
@@ -36,18 +39,6 @@ def test_nothing_wrong(folder_dataset, checked):
     assert summary["void"]["train"] == {"pixels": 2, "share": 0.125}
     assert summary["values"]["train"] == {"0": 4, "1": 4, "2": 6, "255": 2}
     assert summary["sizes"]["train"] == {"4x2": 2}
-    assert summary["mean"]["train"] == pytest.approx(np.array([90, 120, 150]) / 255, abs=0.01)
-    assert summary["std"]["train"] == pytest.approx([0, 0, 0], abs=0.01)
-
-
-def test_mean_and_deviation_are_those_of_numpy(folder_dataset, checked):
-    path = folder_dataset({"a": LABEL})
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 3), np.uint8)
-    save_image(path, "a.png", pixels)
-    (train(path) / "images" / "a.jpg").unlink()
-    summary = checked(path).summary()
-    assert summary["mean"]["train"] == pytest.approx(pixels.mean((0, 1)) / 255, abs=1e-5)
-    assert summary["std"]["train"] == pytest.approx(pixels.std((0, 1)) / 255, abs=1e-5)
 
 
 def spoil(path, how):
@@ -120,7 +111,7 @@ def test_a_decoder_that_fails_in_its_own_way_stops_nothing(folder_dataset, monke
         ),
         ({"a": [[0, 255]], "b": [[0, 0]]}, {"ignore": []}, "unknown values", "0/255 mask"),
         ({"a": [[0, 255]], "b": [[0, 0]]}, {}, "0/255 masks", "255 is ignored.*0/255 mask"),
-        ({"a": [[1, 2]], "b": [[3, 0]]}, {}, "unknown values", "b.png.*numbered from 1"),
+        ({"a": [[1, 2]], "b": [[3, 1]]}, {}, "unknown values", "b.png.*numbered from 1"),
         ({"a": [[0, 1, 2, 77]]}, {}, "unknown values", r"77 \(1 pixels\).*list them under names"),
     ],
 )
@@ -133,10 +124,12 @@ def test_values(folder_dataset, labels, changes, kind, says, checked):
 
 def test_unknown_values_have_pixels_and_file_names(folder_dataset, checked):
     path = folder_dataset({"a": np.array([[0, 9, 9, 8]], np.uint8), "b": np.array([[9]], np.uint8)})
-    nine, eight = checked(path).summary()["unknown_values"]
-    assert (nine["split"], nine["value"], nine["pixels"], nine["files"]) == ("train", "9", 3, 2)
-    assert [Path(file).name for file in eight["such_as"]] == ["a.png"]
-    assert nine["diagnosis"] == "list them under names (value: name) or under ignore"
+    found = checked(path)
+    (error,) = found.of("error")
+    assert [file.name for file in error.files] == ["a.png", "b.png"]
+    assert "2 value(s) outside the table of 3 classes: 9 (3 pixels), 8 (1 pixels)" in error.message
+    assert found.summary()["values"]["train"] == {"0": 1, "8": 1, "9": 3}
+    assert found.summary()["unknown"]["train"] == {"pixels": 4, "share": 0.8}
 
 
 def test_rgb_masks_where_indices_were_promised(folder_dataset, checked):
@@ -144,14 +137,13 @@ def test_rgb_masks_where_indices_were_promised(folder_dataset, checked):
     found = checked(folder_dataset({"a": colors, "b": LABEL}))
     assert kinds(found) == ["another encoding"]
     assert "set encoding: rgb" in found.of("error")[0].message
-    assert [(u["value"], u["pixels"]) for u in found.unknown] == [("10,20,30", 2), ("0,0,200", 1)]
     frequencies = found.summary()["frequencies"]["train"].values()
     assert [each["pixels"] for each in frequencies] == [2, 2, 3]
 
 
 def test_colours_outside_the_palette(folder_dataset, checked):
     path = folder_dataset({"a": np.array([[[1, 2, 3]]], np.uint8)}, encoding="rgb", ignore=[])
-    assert [u["value"] for u in checked(path).unknown] == ["1,2,3"]
+    assert "1,2,3 (1 pixels)" in checked(path).of("error")[0].message
 
 
 def test_jpeg_labels(folder_dataset, checked):
@@ -159,6 +151,22 @@ def test_jpeg_labels(folder_dataset, checked):
     (train(path) / "labels" / "a.png").unlink()
     Image.new("L", (8, 8), 0).save(train(path) / "labels" / "a.jpg")
     assert "lossy labels" in kinds(checked(path), "warning")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_spoiled_jpeg_labels_get_one_advice(folder_dataset, checked, mode):
+    label = np.zeros((16, 16), np.uint8)
+    path = folder_dataset({"a": label, "b": label})
+    file = train(path) / "labels" / "a.png"
+    label[5:, 3:] = 2 if mode == "L" else 200
+    Image.fromarray(label).convert(mode).save(file.with_suffix(".jpg"), quality=20)
+    file.unlink()
+    found = checked(path)
+    (error,) = found.of("error")
+    assert error.kind == "labels spoiled by JPEG"
+    assert "lossy labels" not in kinds(found, "warning")
+    assert "export them as PNG" in error.message
+    assert "names" not in error.message
 
 
 def test_void_and_classes_never_seen(folder_dataset, checked):
@@ -188,8 +196,17 @@ def test_modes_and_mixed_sizes_are_noted(folder_dataset, checked):
         (train(path) / "images" / f"{name}.jpg").unlink()
         Image.new(mode, (4, 2)).save(train(path) / "images" / f"{name}.tif")
     notes = " ".join(p.message for p in checked(path).of("note"))
-    assert "2 sizes, most often 4x2" in notes
+    assert "the images have 2 sizes (width x height): 4x2 (3), 4x1 (1)" in notes
     assert re.search(r"3 image\(s\) are not RGB, such as .*a.tif \(L\)", notes)
+
+
+def test_images_that_exif_turns_are_named(folder_dataset, checked):
+    path = folder_dataset({"a": LABEL.repeat(2, 0), "b": LABEL.repeat(2, 0)})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save_image(path, "b.jpg", np.zeros((4, 4, 3), np.uint8), exif=exif)
+    (found,) = [p for p in checked(path).of("warning") if p.kind == "turned by EXIF"]
+    assert [file.name for file in found.files] == ["b.jpg"]
 
 
 def test_absent_splits_are_warnings(folder_dataset, checked):
@@ -197,3 +214,31 @@ def test_absent_splits_are_warnings(folder_dataset, checked):
     assert kinds(checked(path), "warning") == ["absent split", "absent split"]
     with pytest.raises(InputError, match="nothing to check; val: no folder"):
         check(path, ["val"])
+
+
+@pytest.mark.parametrize("name", ["cityscapes", "camvid", "mapillary", "camvid-segnet"])
+def test_known_layouts_know_what_is_optional_and_overlaps(layout, checked, name):
+    """The main splits alone, as most people have them, and then all that the release can hold."""
+    root = layout(name, [7, 8, 11, 26, 0] if name == "cityscapes" else [0, 1, 2])
+    expected = {"near-copies within", "near-copies", "class without pixels"}  # small random images
+    for removed in ("", "gtCoarse", "autolabelled", "leftImg8bit/train_extra", "test", "testannot"):
+        if removed:
+            shutil.rmtree(root / removed, ignore_errors=True)
+        found = checked(root)
+        assert {problem.kind for problem in found.of("error") + found.of("warning")} <= expected
+        assert {"train", "val"} <= {part.name for part in found.parts}
+    assert not {"cv0_train", "fit"} & {part.name for part in found.parts}
+    assert [part.name for part in checked(root, "train").parts] == ["train"]
+
+
+def test_an_optional_split_can_be_named(layout, checked):
+    root = layout("cityscapes", [7, 8, 11, 26, 0])
+    assert [part.name for part in checked(root, "cv1_val").parts] == ["cv1_val"]
+    with pytest.raises(InputError, match="nothing to check; test: no folder"):
+        checked(root, "test")
+
+
+def test_optional_splits_of_known_layouts_exist():
+    for file in KNOWN.values():
+        description = read_description(file)
+        assert {*description.optional} < description.splits.keys(), file

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -47,7 +48,7 @@ def decoded(monkeypatch):
 
 
 def run(path):
-    return check(path, compare=False).scans
+    return check(path).scans
 
 
 def test_a_second_run_reads_nothing_and_says_the_same(folder_dataset, decoded):
@@ -73,6 +74,28 @@ def test_another_encoding_is_another_scan(folder_dataset, decoded):
     decoded.clear()
     run(folder_dataset({"a": LABEL}, encoding="rgb", ignore=[]))
     assert "a.png" in decoded
+
+
+def test_what_nodata_means_is_not_remembered(folder_dataset, checked):
+    """0 is the file's nodata, and ignored, until the description makes it a class."""
+    rasterio = pytest.importorskip("rasterio")
+    path = folder_dataset({"a": LABEL})
+    file = train(path) / "labels" / "a.tif"
+    about = {
+        "transform": rasterio.Affine(1, 0, 9, 0, -1, 9),
+        "width": 4,
+        "height": 2,
+        "count": 1,
+        "dtype": "uint8",
+        "nodata": 0,
+    }
+    with rasterio.open(file, "w", driver="GTiff", **about) as raster:
+        raster.write(LABEL, 1)
+    file.with_suffix(".png").unlink()
+    for names, pixels in (({1: "water", 2: "road"}, 3), ({0: "land", 1: "water", 2: "road"}, 1)):
+        path.write_text(yaml.safe_dump({"path": "pictures", "splits": {"train": "train"},
+                                        "names": names}))  # fmt: skip
+        assert checked(path).summary()["void"]["train"]["pixels"] == pixels
 
 
 def test_a_stopped_run_goes_on(folder_dataset, decoded, monkeypatch):

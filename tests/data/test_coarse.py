@@ -25,9 +25,3 @@ def test_the_nearest_within_reach_speaks(label, seed, reach):
             assert found[place] == 255
         else:
             assert found[place] in {label[tuple(at)] for at in drawn[far == far.min()]}
-
-
-def test_of_two_as_near_the_upper_then_the_left():
-    label = np.full((3, 3), 255, np.uint8)
-    label[1, 0], label[1, 2], label[2, 1] = 2, 3, 4
-    assert grown(label, 1).tolist() == [[2, 255, 3], [2, 2, 3], [2, 4, 3]]

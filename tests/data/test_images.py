@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hmsa.data.images import MAX_PIXELS, images_below, open_image, read_image, read_size
+from hmsa.data.images import open_image, read_image, read_size, require_one_size
+from hmsa.data.rasters import MAX_PIXELS
+from hmsa.runs import progress
 from hmsa.runs.errors import InputError
 
 RED = (200, 30, 40)
@@ -94,16 +97,6 @@ def test_no_picture(tmp_path, content):
         read_image(path)
 
 
-def test_below(tmp_path):
-    for name in ("b/z.JPG", "a.png", "b/notes.txt", ".hidden.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [p.relative_to(tmp_path).as_posix() for p in images_below(tmp_path)] == [
-        "a.png",
-        "b/z.JPG",
-    ]
-
-
 def test_the_size_of_a_png_needs_its_header_alone(tmp_path):
     file = tmp_path / "a.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40), np.uint8)).save(file)
@@ -123,6 +116,87 @@ def test_rotation_of_other_kinds(tmp_path, suffix, orientation):
     assert ((read_image(path)[..., 0] > 128) == (np.rot90(pixels, turns) > 0)).mean() > 0.98
     if suffix != "png":  # whose size is that of its header
         assert read_size(path) == read_image(path).shape[:2]
+
+
+@pytest.fixture
+def nothing_said(monkeypatch):
+    monkeypatch.setattr(progress, "_SAID", set())
+
+
+class TestTurnedByExif:
+    """The label of a phone's picture, which some tools draw on the picture as it is stored."""
+
+    @staticmethod
+    def pair(tmp_path, orientation, size, label_size):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image = saved(tmp_path, Image.new("RGB", size), "a.jpg", exif=exif)
+        return image, saved(tmp_path, Image.new("L", label_size), "a.png")
+
+    def test_drawn_on_the_stored_picture(self, tmp_path):
+        with pytest.raises(InputError, match=r"a.jpg is 30x40 but .*a.png is 40x30 .*EXIF turns"):
+            require_one_size(*self.pair(tmp_path, 6, (40, 30), (40, 30)))
+
+    @pytest.mark.parametrize(
+        ("orientation", "size", "label_size", "says"),
+        [
+            (6, (40, 30), (30, 40), False),
+            (6, (40, 40), (40, 40), True),
+            (3, (40, 30), (40, 30), True),
+            (1, (40, 40), (40, 40), False),
+        ],
+    )
+    def test_said_where_sizes_cannot_tell(
+        self, tmp_path, nothing_said, capsys, orientation, size, label_size, says
+    ):
+        for _ in range(2):
+            require_one_size(*self.pair(tmp_path, orientation, size, label_size))
+        assert capsys.readouterr().err.count("a.jpg is turned by EXIF (orientation") == says
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif", "webp", "png"])
+def test_pages_beyond_the_first_are_said(tmp_path, nothing_said, capsys, suffix):
+    pages = [Image.new("RGB", (8, 6), color) for color in (RED, (0, 0, 0), (9, 9, 9))]
+    file = saved(tmp_path, pages[0], f"a.{suffix}", save_all=True, append_images=pages[1:])
+    for _ in range(2):
+        assert np.abs(read_image(file)[0, 0].astype(int) - RED).max() < 6
+    said = capsys.readouterr().err
+    assert said == f"{file} has 3 pages; of such files only the first page is read\n"
+
+
+def test_one_page_is_not_worth_a_word(tmp_path, nothing_said, capsys):
+    for suffix in ("tif", "gif", "webp", "png", "jpg"):
+        read_image(saved(tmp_path, Image.new("RGB", (8, 6)), f"a.{suffix}"))
+    assert not capsys.readouterr().err
+
+
+class TestFalseClaims:
+    """Files too short for the pixels of their header are refused before anything is allocated."""
+
+    @pytest.mark.parametrize("strip", [48, 100000])
+    @pytest.mark.parametrize("compression", ["raw", "tiff_adobe_deflate", "tiff_lzw"])
+    @pytest.mark.parametrize("rasterio", [True, False])
+    def test_tiff(self, tmp_path, monkeypatch, compression, strip, rasterio):
+        noise = Image.effect_noise((64, 48), 90)
+        file = saved(tmp_path, noise, "a.tif", compression=compression)
+        content = file.read_bytes()
+        for tag, old, new in ((256, 64, 100000), (257, 48, 100000), (278, 48, strip)):
+            for kind, form in ((4, "<HHII"), (3, "<HHIHxx")):
+                entry = struct.pack(form, tag, kind, 1, old)
+                content = content.replace(entry, struct.pack("<HHII", tag, 4, 1, new))
+        file.write_bytes(content)
+        if not rasterio:
+            monkeypatch.setitem(sys.modules, "rasterio", None)
+        monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
+        for read in (read_image, read_size):
+            with pytest.raises(InputError, match=r"a.tif: its header claims 100000x100000 pixels"):
+                read(file)
+
+    def test_png(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
+        (tmp_path / "a.png").write_bytes(png_of(16000, 16000))
+        with pytest.raises(InputError, match=r"a.png: its header claims 16000x16000 pixels, but"):
+            read_image(tmp_path / "a.png")
 
 
 def png_of(width: int, height: int) -> bytes:

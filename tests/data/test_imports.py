@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -138,14 +139,37 @@ class TestCvat:
         (pair,) = open_dataset(made.path, "extra").pairs
         assert pair.image == tmp_path / "pictures" / "a.jpg"
 
-    @pytest.mark.parametrize(
-        "name", ["../evil.png", "/evil.png", "C:\\evil.png", "a/..\\..\\e.png"]
-    )
-    def test_nothing_leads_out_of_the_archive(self, cvat, tmp_path, name):
-        import_masks(zipped(cvat, [name]), tmp_path / "out" / "mine")
-        assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
-        assert not [*tmp_path.rglob("*evil*"), *tmp_path.rglob("e.png")]
-        assert not Path("/evil.png").exists()
+    def test_two_pictures_of_one_name(self, cvat, tmp_path, monkeypatch):
+        save(PAINTED, cvat / "JPEGImages" / "a.png")
+        monkeypatch.chdir(zipped(cvat).parent)
+        one, two = (f"cvat.zip/JPEGImages/a.{suffix}" for suffix in ("jpg", "png"))
+        with pytest.raises(InputError, match=f"{one} and {two} have the same name, .* rename one"):
+            import_masks(Path("cvat.zip"), Path("out"))
+
+    def test_names_in_two_forms_of_unicode(self, cvat, tmp_path):
+        for folder, form in (("JPEGImages", "NFD"), ("SegmentationClass", "NFC")):
+            save(PAINTED, cvat / folder / unicodedata.normalize(form, "mü.png"))
+        dataset = open_dataset(import_masks(cvat, tmp_path / "out").path, "train")
+        assert [p.name.rsplit("/")[-1] for p in dataset.pairs] == ["a", "mü"]
+
+    def test_a_background_that_the_labelmap_lacks(self, cvat, tmp_path):
+        (cvat / "labelmap.txt").write_text(LABELMAP.replace("background:0,0,0::\n", ""))
+        made = import_masks(cvat, tmp_path / "out", ignore=["background"])
+        dataset = open_dataset(made.path, "train")
+        assert dataset.labels.names == ("road", "a: b")
+        assert (dataset.read(0)[1] == np.array([255, 0, 1], np.uint8)[LABEL]).all()
+
+    def test_of_one_split_the_last_names_are_held_out(self, cvat, tmp_path):
+        (cvat / "ImageSets" / "Segmentation" / "Validation.txt").unlink()
+        for number in range(8):
+            save(PAINTED, cvat / "JPEGImages" / f"clip_{number + 5}.jpg")
+            save(PAINTED, cvat / "SegmentationClass" / f"clip_{number + 5}.png")
+        made = import_masks(cvat, tmp_path / "out")
+        assert made.notes[0] == "labelled images: 9 in train, 1 in val; 1 have no label yet"
+        assert "its last 1 images by name, from day 1/b on, are val (--val 0:" in made.notes[1]
+        assert [p.image.stem for p in open_dataset(made.path, "val").pairs] == ["b"]
+        work(cvat, tmp_path / "whole", val=0)
+        assert len(open_dataset(tmp_path / "whole", "train")) == 10
 
 
 def spoil(root, how):
@@ -180,11 +204,11 @@ def spoil(root, how):
         ("no pictures", r"SegmentationClass/a.png: there is no image a\.\*"),
         ("no folder of pictures", "no folder .*JPEGImages; name it with --images"),
         ("no masks", "is not one CVAT export"),
-        ("empty", "holds no masks"),
+        ("empty", "holds no areas; export once"),
         ("no labelmap", "is not one CVAT export"),
         ("line", "labelmap.txt: 'sky:1,2::' is not name:red,green,blue"),
         ("one colour", "labelmap.txt: two classes have one colour"),
-        ("colour", "SegmentationClass/a.png: 3 value.*, such as 0x010101, are not listed"),
+        ("colour", "SegmentationClass/a.png: 3 value.*, such as 1,1,1, are not listed"),
         ("broken", "SegmentationClass/a.png (cannot be decoded|is not an image)"),
         ("size", "SegmentationClass/a.png: .*a.jpg has another size"),
     ],
@@ -227,14 +251,11 @@ class TestCoco:
     @pytest.mark.parametrize(
         ("changes", "says"),
         [
-            ({"annotations": []}, "holds no masks"),
-            (
-                {"annotations": [{"segmentation": [], "id": 1}]},
-                "is not COCO panoptic .*of COCO instances",
-            ),
-            ({"categories": [{"id": 1, "name": "person"}]}, r"not COCO panoptic \(KeyError 184\)"),
-            ({"images": []}, r"not COCO panoptic \(KeyError 139\)"),
-            ({"images": [{"id": 139, "file_name": "../a.jpg"}]}, "../a.jpg or .* leads out"),
+            ({"annotations": []}, "holds no areas; export once there are some"),
+            ({"annotations": [{"segmentation": [], "id": 1}]}, r"damaged \(KeyError 'image_id'\)"),
+            ({"categories": [{"id": 1, "name": "person"}]}, r"damaged \(KeyError 184\)"),
+            ({"images": []}, r"damaged \(KeyError 139\)"),
+            ({"images": [{"id": 139, "file_name": "../a.jpg"}]}, "../a.jpg' leads out"),
             ({"images": [{"id": 139, "file_name": "b.jpg"}]}, "there is no image b"),
         ],
     )
@@ -263,15 +284,18 @@ class TestCoco:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        (
-            "ls.json",
-            '[{"id": 1, "annotations": []}]',
-            "or Label Studio, export panoptic, or PNG masks",
-        ),
-        ("x.json", "{not json", "x.json is not COCO panoptic"),
-        ("x.json", '"text"', "x.json is not COCO panoptic"),
-        ("x.json", "\xff", "x.json is not"),
-        ("x.csv", "", "x.csv is not one CVAT export"),
+        ("x.json", '[{"id": 1, "annotations": []}]', "of Label Studio; export polygons as COCO"),
+        ("x.json", '{"classes": [], "tags": []}', "of Supervisely; with its app Export as Masks"),
+        ("x.json", '{"objects": [], "size": {}}', "of Supervisely; with its app Export as Masks"),
+        ("x.json", '{"_via_settings": {}}', "of the VGG Image Annotator; export COCO"),
+        ("x.xml", "<annotation/>", "of Pascal VOC, which holds boxes; export masks"),
+        ("x.xml", "<annotations><track/></annotations>", "CVAT for video.*Segmentation mask 1.1"),
+        ("x.xml", "<annotations", "x.xml cannot be read"),
+        ("x.json", "{not json", "x.json cannot be read .Expecting"),
+        ("x.json", "[" * 100000, "x.json cannot be read"),
+        ("x.json", '"text"', "x.json is no export of CVAT"),
+        ("x.json", "\xff", "x.json cannot be read"),
+        ("x.csv", "", "x.csv is no export of CVAT"),
         ("gone.zip", None, "no file or folder .*gone.zip"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from hmsa.data.datasets import open_dataset, read_list
+from hmsa.data.datasets import open_dataset
+from hmsa.data.lists import read_list
 from hmsa.runs.errors import InputError
 
 LABEL = np.array([[0, 1, 2, 255]], np.uint8)
@@ -87,7 +89,7 @@ def test_numbers_of_parquet_are_weights(folder_dataset, tmp_path):
             COLUMNS,
             "row 3: .* has the name of .*a.jpg; list an image once",
         ),
-        ([ROWS[0][:2]], ["image", "mask"], "row 1: key 'label' is missing"),
+        ([ROWS[0][:2]], ["image", "mask"], "has the columns image, mask; .* image and label be"),
         ([], COLUMNS, "lists no images"),
     ],
 )
@@ -103,7 +105,11 @@ def test_mistakes(listed, rows, columns, says):
     [
         ("x.csv", b"image,label\na.jpg,a,png\n", "Expected 2 columns, got 3"),
         ("x.csv", b"image,label\na.jpg\n", "Expected 2 columns, got 1"),
-        ("x.csv", b"image;label\na.jpg;a.png\n", "row 1: key 'image' is missing"),
+        ("x.csv", b"image|label\na.jpg|a.png\n", "has the columns image.label; its first line"),
+        ("x.csv", b"a.jpg,a.png\n", "has the columns a.jpg, a.png; its first line must name"),
+        ("x.csv", b"image,label\ntr\xe4in.jpg,a.png\n", "UTF8 data; save it as UTF-8"),
+        ("x.txt", b"\na.jpg\n", "line 2: 'a.jpg' is not an image and its label; write"),
+        ("x.txt", b"a.jpg b.png\n", "line 1: no file b.png in"),
         ("x.csv", b"", "Empty CSV file"),
         ("x.csv", b"image,label\n\xff\xfe,\x00\n", "x.csv cannot be read as a list"),
         ("x.csv", b'image,label\n"a.jpg,a.png\n', "x.csv cannot be read as a list"),
@@ -119,6 +125,28 @@ def test_broken_files(folder_dataset, tmp_path, name, content, says):
     with pytest.raises(InputError, match=says) as caught:
         open_dataset(path, "train")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", " "])
+@pytest.mark.parametrize("slash", ["/", "\\"])
+def test_lists_of_other_tools_are_read(folder_dataset, tmp_path, encoding, separator, slash):
+    rows = [[cell.replace("/", slash) for cell in row[:2]] for row in ROWS]
+    lists = {"x.csv": [["image", "label"], *rows], "x.txt": rows}
+    for name in lists if separator != " " else ["x.txt"]:
+        path = folder_dataset({"a": LABEL, "b": LABEL}, splits={"train": name})
+        (tmp_path / name).write_text("\r\n".join(map(separator.join, lists[name])), encoding)
+        pairs = open_dataset(path, "train").pairs
+        assert [p.name for p in pairs] == ["train/images/a", "train/images/b"]
+
+
+def test_a_path_with_spaces_or_in_the_other_unicode(folder_dataset, tmp_path):
+    path = folder_dataset({"my mülл": LABEL}, splits={"train": "x.txt"})
+    line = "train/images/my mülл.jpg train/labels/my mülл.png"
+    for form in ("NFC", "NFD"):
+        (tmp_path / "x.txt").write_text(unicodedata.normalize(form, line), "utf-8")
+        (pair,) = open_dataset(path, "train").pairs
+        assert pair.name == unicodedata.normalize("NFC", "train/images/my mülл")
 
 
 def test_sizes_are_checked_like_those_of_folders(listed, tmp_path):

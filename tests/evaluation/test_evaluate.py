@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +14,11 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from hmsa import HMSA
+from hmsa.data import fingerprint
 from hmsa.data.datasets import open_dataset
 from hmsa.data.descriptions import read_classes
 from hmsa.evaluation.confusion import Confusion
@@ -32,6 +38,7 @@ def test_json_has_the_fixed_keys(hmsa, trained, scenes):
     assert result["images"] == 3
     assert result["split"] == "val"
     assert result["checkpoint"] == str(trained)
+    assert result["data"] == fingerprint.of(open_dataset(scenes, "val"))["digest"][:16]
     assert "road" in ran.out.splitlines()[-5] + ran.out
     page = trained / "report-val.html"
     assert page.is_file()
@@ -210,3 +217,67 @@ def test_no_submission(hmsa, trained, scenes, tmp_path):
     ran = hmsa("evaluate", trained, tmp_path / "other.yaml", *arguments)
     assert ran.code == 2
     assert "its labels are colours" in ran.err
+
+
+def spoiled(run, folder, change):
+    """A copy of a run whose first weight was changed."""
+    copy = shutil.copytree(run, folder / "spoiled")
+    weights = load_file(file := copy / "best.safetensors")
+    with safe_open(file, "pt") as opened:
+        card = opened.metadata()
+    name = next(n for n, weight in weights.items() if weight.ndim == 4)
+    weights[name] = change(weights[name])
+    save_file(weights, file, card)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda weight: weight * math.nan, "NaN|is not a number"),
+        (lambda weight: weight.sign() * 3e38, "the network's output is not a number there"),
+    ],
+)
+def test_a_network_that_diverged_is_not_scored(hmsa, trained, scenes, tmp_path, change, says):
+    ran = hmsa("evaluate", spoiled(trained, tmp_path, change), scenes, "--scales", "0.5,1")
+    assert (ran.code, ran.out) == (2, "")
+    assert re.search(says, ran.err), ran.err
+
+
+@pytest.fixture
+def unlabelled(scenes, tmp_path):
+    """The scenes, with nothing but ignored pixels in val."""
+    folder = shutil.copytree(scenes.parent, tmp_path / "unlabelled")
+    for file in (folder / "val" / "labels").iterdir():
+        Image.new("L", (96, 64), 255).save(file)
+    return folder
+
+
+@pytest.mark.parametrize(("verb", "scales"), [("evaluate", "1"), ("gate", "1,2")])
+def test_nothing_to_score_is_said_before_the_work(hmsa, trained, unlabelled, verb, scales):
+    ran = hmsa(verb, trained, unlabelled, "--scales", scales)
+    assert (ran.code, ran.out) == (2, "")
+    (line,) = ran.err.splitlines()
+    assert "nothing is labelled in split val" in line
+
+
+def test_a_submission_needs_no_labels(hmsa, trained, unlabelled, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("--submission", out, "--scales", "1", "--report", tmp_path / "page.html")
+    ran = hmsa("evaluate", trained, unlabelled, *arguments, "--json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["miou"]["average"] is None
+    assert len(list(out.iterdir())) == 3
+
+
+def test_names_that_are_not_utf_8(hmsa, trained, scenes, tmp_path):
+    folder = shutil.copytree(scenes.parent, tmp_path / "data")
+    for kind in ("images", "labels"):
+        file = next((folder / "val" / kind).glob("*0.*"))
+        os.rename(file, os.fsencode(file.parent) + b"/\xe9t\xe9" + os.fsencode(file.suffix))
+    page = tmp_path / "page.html"
+    ran = hmsa("evaluate", trained, folder, "--scales", "1", "--report", page)
+    assert ran.code == 0, ran.err
+    assert "\\udce9t\\udce9" in page.read_text(encoding="utf-8")
+    ran = hmsa("data", "check", folder, "--report", page)
+    assert ran.code == 0, ran.err

@@ -64,7 +64,7 @@ class Scenes:
     instance_sizes, categories = (), {}
     scales = SCALES
     device = torch.device("cpu")
-    settings = {"scales": SCALES, "flip": False}  # noqa: RUF012
+    settings = {"scales": SCALES, "flip": False, "gate": {"share": 0.2, "cell": 8}}  # noqa: RUF012
     model = SimpleNamespace(parameters=lambda: [], card=SimpleNamespace(trained_on={"split": "a"}))
 
     def __init__(self, count: int, names: list[str] = NAMES) -> None:
@@ -131,6 +131,7 @@ def test_a_full_page_shows_every_part(tmp_path):
         examples.index(f"scene_{seed} ") for seed in range(4)
     )
     assert "boundary" in page.text.lower()
+    assert "flip False, gate (share 0.2, cell 8)" in page.text
     assert "data, val" in page.text
 
 

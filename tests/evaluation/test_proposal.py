@@ -10,6 +10,7 @@ from rich.console import Console
 
 from hmsa.config.options import Rules
 from hmsa.data.datasets import open_dataset
+from hmsa.data.stretch import Stretch
 from hmsa.evaluation.proposal import calibrate, propose
 from hmsa.inference.result import Prediction
 
@@ -23,6 +24,7 @@ def test_precision_on_held_out_images(folder_dataset):
         confidence = np.array([[200] * 4 + [100] * 4 + [50]], np.uint8)
         return Prediction(np.ones((1, 9), np.uint8), confidence)
 
+    predictor.stretch = Stretch()
     held_out = calibrate(predictor, open_dataset(path, "train"))
     assert held_out.counts.sum() == 8
     counts = np.zeros((3, 256), np.int64)

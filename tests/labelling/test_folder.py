@@ -130,6 +130,24 @@ def test_manifest_agrees_with_the_files(run, images, out):
     assert counts.sum(1).tolist() == np.sum([r["pixels"] for r in table.to_pylist()], 0).tolist()
 
 
+def test_names_that_are_not_utf_8(run, images, out):
+    """As `os.fsdecode` has them; escaped in the manifest, as they are everywhere else."""
+    name = "b\udcff"
+    try:
+        (images / "a.png").rename(images / f"{name}.png")
+    except (OSError, UnicodeEncodeError):
+        pytest.skip("no such names here")
+    assert run() == 5
+    assert "../in/b\\udcff.png" in [row["image"] for row in manifest(out)]
+    assert name in [pair.name for pair in open_dataset(out, "auto").pairs]
+    assert (out / "labels" / f"{name}.png").is_file()
+    assert name in read_records(out, "autolabel")
+    assert run() == 0
+    (images / f"{name}.png").write_bytes(b"nonsense")
+    run()
+    assert name not in [pair.name for pair in open_dataset(out, "auto").pairs]
+
+
 def test_raw_values(run, predict, images, out, tmp_path):
     raw = dict(zip((7, 11, 33, 250), NAMES, strict=True))
     (tmp_path / "raw.yaml").write_text(yaml.safe_dump({"splits": {}, "names": raw}))
@@ -169,7 +187,7 @@ class TestSameCommandAgain:
         run()
         lines = (out / "autolabel.jsonl").read_bytes()
         (out / "autolabel.jsonl").write_bytes(lines[:-20])
-        for torn in ("labels/.b.png.x1y2", "labels/deep [x]/.e.png.zz", ".manifest.parquet.abc"):
+        for torn in ("labels/.hmsa-999999999-x1", "labels/deep [x]/.hmsa-999999999-zz"):
             (out / torn).write_text("half")
         assert run() == 1
         assert {path.name for path in out.rglob(".*")} <= {".autolabel.lock"}

@@ -29,7 +29,7 @@ RECIPE = {
     "attention": {"steps": 1, "batch": 1, "crop": [32, 32], "pictures": 2},
     "inference": {"scales": [0.5, 1]},
     "precision": "fp32",
-    "selftrain": {"split": "more", "rule": "quantile", "level": 0.7},
+    "selftrain": {"images": "scenes/more/images", "rule": "quantile", "level": 0.7},
 }
 
 
@@ -60,7 +60,7 @@ def start():
 def whole(place, start) -> Path:
     """Two rounds that nothing came between."""
     process = start("selftrain", place / "recipe.yaml", "--rounds", 2, "--out", place / "whole")
-    process.join(200)
+    process.join()
     assert process.exitcode == 0
     return place / "whole"
 
@@ -137,7 +137,7 @@ def test_killed_and_gone_on_with(place, start, whole, words, tmp_path):
     run = tmp_path / "run"
 
     def until(*argv, reached):
-        process, patience = start(*argv), time.monotonic() + 120
+        process, patience = start(*argv), time.monotonic() + 1200
         while not reached():
             assert process.is_alive(), "it ended by itself"
             assert time.monotonic() < patience
@@ -160,12 +160,12 @@ def test_killed_and_gone_on_with(place, start, whole, words, tmp_path):
     until(*again, reached=lambda: rows(1) >= 1)
     assert told(run) == first, "a round that is done stays as it was"
     process = start(*again)
-    process.join(120)
+    process.join()
     assert process.exitcode == 0
     assert told(run)[:1] == first
     assert without_time(told(run)) == without_time(told(whole))[:2]
     process = start(*again, "--rounds", 2)
-    process.join(120)
+    process.join()
     assert process.exitcode == 0
     assert without_time(told(run)) == without_time(told(whole))
     mine, others = (HMSA.from_pretrained(r / "round-2").state_dict() for r in (run, whole))
@@ -185,7 +185,7 @@ def test_every_part_of_the_section(place, whole, words, hmsa, tmp_path):
     assert ran.code == 2
     assert "no pixel of its labels reaches the confidence that selftrain needs (fixed 1)" in ran.err
     changes = [
-        "split=null", f"images={more}", "coarse={split: more, fill: [road]}", "rule=precision",
+        f"images={more}", "coarse={split: more, fill: [road]}", "rule=precision",
         "level=0.1", "scales=[1]", "flip=true", "start=teacher", "share=0.25", "until=0.8",
         "border=[1, 2, 3, 4]",
     ]  # fmt: skip
@@ -214,7 +214,7 @@ def test_two_processes_learn_as_one(words):
     """Fabric's own launcher: the second process learns in both rounds, and says nothing."""
     small = ("joint.steps=1", "attention.steps=0", "devices=2", "accelerator=cpu")
     run = [sys.executable, "-m", "hmsa", *map(str, words(*small))]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(run, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [one["round"] for one in json.loads(done.stdout.splitlines()[-1])["rounds"]] == [0, 1]
     assert done.stdout.count('"rounds"') == 1
@@ -240,13 +240,11 @@ def test_stopped_by_hand(words, hmsa, monkeypatch):
     ("changes", "says"),
     [
         (["selftrain=null"], "no section selftrain"),
-        (["selftrain.split=null"], "either images, a folder, or split"),
-        (["selftrain.images=x"], "either images, a folder, or split"),
-        (["selftrain.split=mor"], "did you mean more"),
-        (["selftrain.split=null", "selftrain.images=nowhere"], "no images below"),
-        (["selftrain.split=null", "selftrain.images=empty"], "no images below"),
-        (["selftrain.split=val"], "is an image of split val, which scores the networks"),
-        (["selftrain.split=null", "selftrain.images=copies"], "is an image of split val"),
+        (["selftrain={rule: fixed}"], "key 'selftrain.images' is missing"),
+        (["selftrain.images=nowhere"], "no images below"),
+        (["selftrain.images=empty"], "no images below"),
+        (["selftrain.images=scenes/val/images"], "is an image of split val, which scores"),
+        (["selftrain.images=copies"], "is an image of split val"),
         (["data.val=train"], "data.val: the recipe's teacher was trained on dataset.yaml"),
         (["sampling.extra=[{split: val}]"], "data.val: the recipe's teacher was trained on"),
         (["start={learnt}"], "data.val: {learnt} was trained on dataset.yaml, split val"),
@@ -255,7 +253,7 @@ def test_stopped_by_hand(words, hmsa, monkeypatch):
         (["selftrain.rule=best"], "selftrain.rule"),
         (["selftrain.level=2"], "selftrain.level: .*not 2"),
         (["selftrain.share=0.7", "sampling.extra=[{split: more, share: 0.4}]"], "more than 1"),
-        (["selftrain.boost=[post]"], "set sampling.class_uniform"),
+        (["selftrain.boost=[post]"], "set class_uniform"),
         (["selftrain.boost=[pots]", "sampling.class_uniform=0.5"], "did you mean 'post'"),
         (["selftrain.coarse={split: more, fill: [raod]}"], "did you mean 'road'"),
         (["selftrain.coarse={split: elsewhere}"], "no split 'elsewhere'"),
@@ -291,7 +289,7 @@ def test_other_folders_are_left_alone(whole, place, words, hmsa):
     assert "begun with other settings, seed 0 -> 3" in ran.err
     ran = hmsa(*words(out=whole / "round-0"))
     assert ran.code == 2
-    assert "holds a run of hmsa train" in ran.err
+    assert "holds results of hmsa train" in ran.err
     ran = hmsa(*words(out=place / "scenes/more/images/run"))
     assert ran.code == 2
     assert "is inside" in ran.err

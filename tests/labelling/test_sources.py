@@ -93,6 +93,54 @@ def test_tar_shards(place):
     assert "s2.tar cannot be read" in broken["reason"]
 
 
+HOSTILE = ["../../x", "/x", "k/../../x", "k\0x", "y" * 300, ".."]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_that_lead_out(place, name):
+    """They would become labels/NAME.png."""
+    if name not in ("k\0x", ".."):  # in a tar it ends there, and is hidden
+        place("s.tar", packed("good.jpg", f"{name}.jpg", "more.jpg"))
+        good, bad = rows(find(f"{place.address}/s.tar"))
+        assert (good["name"], bad["name"]) == ("s/good", "s")
+        assert "cannot be the name of a result" in bad["reason"]
+    place("b.parquet", table(image=[b"1", b"2"], name=["good", name]))
+    with pytest.raises(InputError, match="cannot be the name of a result"):
+        find(f"{place.address}/b.parquet")
+
+
+def test_images_of_one_name(place):
+    place("s.tar", packed("1.jpg", "2.jpg", "1.png"))
+    *good, bad = rows(find(f"{place.address}/s.tar"))
+    assert [row["name"] for row in good] == ["s/1", "s/2"]
+    assert "two images have the key 's/1'" in bad["reason"]
+    for number in range(2):
+        place(f"t/{number}.parquet", table(image=[b"1"], name=["n"]))
+        place(f"u/{number}/s.tar", packed("1.jpg"))
+    with pytest.raises(InputError, match="two images have the name 'n'"):
+        find(f"{place.address}/t")
+    assert [row["name"] for row in rows(find(f"{place.address}/u"))] == ["0/s/1", "1/s/1"]
+
+
+def test_a_huge_member_of_a_tar(place, monkeypatch):
+    monkeypatch.setattr(sources, "_LARGEST", 2)
+    place("s.tar", packed("1.jpg", "2.txt"))
+    (row,) = rows(find(f"{place.address}/s.tar"))
+    assert (row["name"], "content" in row) == ("s/1", False)
+    assert "has 3 bytes, more than 2" in row["reason"]
+
+
+def test_an_image_many_times_in_a_small_table(place, grown):
+    """Compressed well, as a stranger may do it on purpose: 32 MB a row, 40 rows."""
+    content = pyarrow.DictionaryArray.from_arrays([0] * 40, pyarrow.array([bytes(32 << 20)]))
+    place("b.parquet", table(image=content, name=[str(i) for i in range(40)]))
+    (piece,) = find(f"{place.address}/b.parquet").pieces
+    with grown() as more:
+        for row in entries(piece):
+            assert len(row["content"]) == 32 << 20
+    assert more() < 400
+
+
 def test_parquet(place):
     place("t/1.parquet", table(image=["x.jpg", "deep/y.jpg"], more=[1, 2]))
     place("t/_metadata", b"")

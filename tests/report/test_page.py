@@ -17,7 +17,6 @@ from hmsa.report.page import (
     Card,
     Cell,
     Chart,
-    Curve,
     Figure,
     Legend,
     Page,
@@ -28,6 +27,7 @@ from hmsa.report.page import (
     write_page,
 )  # fmt: skip
 from hmsa.report.tables import difference, matrix, percent, percents, terminal
+from hmsa.runs import InputError
 from reading import Reader, decoded
 
 NAMES = ["road", "sky & <air>", "pole"]
@@ -49,8 +49,10 @@ def full() -> Page:
         "Right", "in %", "confidence", np.array([[0, 0], [100, 100]]), (0, 100), (0, 100),
         bars=[(0, 20, 15, 0.5, "15 % right")], dashed=True,
     )  # fmt: skip
-    small = Curve("road", line / line.max(0), ["3 % of all", "keeps 4 %"], PALETTE[0],
-                  [(0.5, "fixed", "fixed 0.5")])  # fmt: skip
+    small = Chart(
+        "road", "keeps 4 %", "threshold", 100 * line / line.max(0), (0, 100), (0, 100),
+        marks=[(50, "fixed", "fixed 0.5")], colour=PALETTE[0], small=True,
+    )  # fmt: skip
     shares = Table(["class", "share"], [[Cell("road", colour=PALETTE[0]), Cell("3.0", bar=0.3)]])
     link = Table(["round"], [[Cell("teacher", link="round-0/report.html")]])
     parts = Table((), [[Cell("road"), Cell("", bar=np.array([0.05, 0.95]))]], "bars", COLOURS[:2])
@@ -94,6 +96,7 @@ def test_a_full_page_shows_every_block(tmp_path):
     assert page.source.count('class="wrong"') == 3
     assert page.source.count('<line class="stage"') == 1, "where the second stage begins"
     assert "<rect" in page.source
+    assert page.source.count('<line class="mark fixed"') == page.source.count("<polygon") == 1
     assert 'href="round-0/report.html"' in page.source
     assert page.tags.count("script") == 1
 
@@ -161,18 +164,20 @@ def test_ticks_are_few_round_and_reach_around(low, span):
     assert 2 <= len(found) <= 8
 
 
+@pytest.mark.parametrize("small", [False, True])
 @pytest.mark.parametrize("values", [np.full(50, 0.25), np.linspace(0, 1000, 50)])
-def test_curves_stay_inside_the_box(values):
-    chart = Chart("", "", "step", np.stack([np.arange(50), values], 1))
+def test_curves_stay_inside_the_box(values, small):
+    chart = Chart("", "", "step", np.stack([np.arange(50), values], 1), small=small)
     places = np.array([chart.place(x, y) for x, y in chart.points])
     assert (places >= [46, 24]).all()
-    assert (places <= [466, 214]).all()
+    assert (places <= [chart.width - 14, chart.height - 36]).all()
     assert (np.diff(places[:, 0]) > 0).all()
 
 
 def test_a_failed_write_leaves_the_old_page_and_no_litter(tmp_path, monkeypatch):
     path = tmp_path / "page.html"
-    path.write_text("the old page")
+    write_page(path, full())
+    old = path.read_bytes()
 
     def refuse(*_: object) -> None:
         raise OSError("no")
@@ -187,9 +192,20 @@ def test_a_failed_write_leaves_the_old_page_and_no_litter(tmp_path, monkeypatch)
             with pytest.raises(OSError, match="no|disk full"):
                 write_page(path, full())
         assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
-        assert path.read_text() == "the old page"
-    write_page(path, full())
-    assert "the old page" not in path.read_text(encoding="utf-8")
+        assert path.read_bytes() == old
+    page = full()
+    page.verdict = "Another sentence."
+    write_page(path, page)
+    assert "Another sentence." in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["dataset.yaml", "folder"])
+def test_a_page_replaces_nothing_but_a_page(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "dataset.yaml").write_text("names: [a, b]")
+    with pytest.raises(InputError, match=f"{name} is not a page of hmsa; name another file"):
+        write_page(tmp_path / name, full())
+    assert (tmp_path / "dataset.yaml").read_text() == "names: [a, b]"
 
 
 def test_shares_are_compared_as_they_are_written():

@@ -92,6 +92,8 @@ def test_panel_writes_the_caption_and_cuts_a_long_one() -> None:
     assert ink("fused").any()
     assert ink("fused").sum() != ink("input").sum()
     assert not ink("a very long file name that would run into the next cell")[:, 106:].any()
+    first, second = (ink(f"street/of/a/very/long/name/{name}.png") for name in ("0001", "0002"))
+    assert (first != second).any(), "the end of a name tells files apart"
 
 
 def test_panel_enlarges_without_new_colours() -> None:

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from hmsa.runs import machine
 from hmsa.runs.errors import InputError
 from hmsa.runs.machine import (
     describe_machine,
@@ -15,6 +16,7 @@ from hmsa.runs.machine import (
     in_use,
     launch,
     loader_processes,
+    processes,
 )
 
 
@@ -72,3 +74,23 @@ def test_device_that_is_not_there():
         find_device("gpu")
     with pytest.raises(InputError, match="device cuda:63: this machine has"):
         find_device("cuda:63")
+
+
+def test_the_environment_counts_the_processes(monkeypatch):
+    assert processes("cpu", 3) == 3
+    assert processes("cpu", "auto") == 1
+    monkeypatch.setattr(machine, "find_device", torch.device)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert processes("cuda", "auto") == 4
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "8"}.items():
+        monkeypatch.setenv(name, value)
+    assert processes("cpu", 1) == 8
+
+
+def test_more_devices_than_there_are(monkeypatch):
+    def refuse(**_):
+        raise machine.MisconfigurationException("You requested gpu: [0, 1]\nBut there is one")
+
+    monkeypatch.setattr(machine, "Fabric", refuse)
+    with pytest.raises(InputError, match=r"^devices 2: You requested gpu: \[0, 1\]$"):
+        launch("cpu", 2, "fp32")

@@ -83,7 +83,7 @@ def test_outcomes(capsys):
     assert err == "note\n"
     assert Outcome({"miou": 1}, "table").show(json_alone=True) == 0
     assert capsys.readouterr().out == '{"miou": 1}\n'
-    assert Outcome(path=path, problems=["a.png is damaged"]).show() == 2
+    assert Outcome(path=path, problems=["a.png is damaged"]).show() == 3
     assert capsys.readouterr() == ("made\n", "hmsa: a.png is damaged\n")
     assert Outcome(path=path, failure="not the same labels").show() == 1
     assert capsys.readouterr() == ("", "hmsa: not the same labels\n")

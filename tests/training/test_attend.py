@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hmsa import HMSA
 from hmsa.checkpoint.files import hashed
-from hmsa.data.scenes import NAMES
+from hmsa.data.scenes import NAMES, write_scenes
 from hmsa.model import PairScaleAttention, ScaleAttention
 from hmsa.model.pretrained import save
 
@@ -229,6 +232,37 @@ def test_resume_equals_never_stopping(hmsa, somebodys, scenes, tmp_path, monkeyp
     assert (tmp_path / "parts" / "best.safetensors").stat().st_mtime_ns > before
 
 
+def test_changed_labels_are_refused(hmsa, somebodys, tmp_path, monkeypatch):
+    """Passes hold labels, so a head would learn from the old ones."""
+    scenes = write_scenes(tmp_path / "scenes", {"train": 5}, (64, 96))
+    words = ("attend", somebodys, scenes, "-o", tmp_path / "run", "--steps", 2)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hmsa.training.attend.Trainer.run", stop)
+        assert hmsa(*words).code == 130
+    file = sorted((tmp_path / "scenes" / "train" / "labels").iterdir())[0]
+    Image.fromarray(np.zeros((64, 96), np.uint8)).save(file)
+    done = hmsa(*words)
+    assert done.code == 2
+    assert f"label {file.stem} changed; restore it, or start again with --overwrite" in done.err
+    assert hmsa(*words, "--overwrite").code == 0
+
+
+def test_the_gate_is_measured_where_there_are_labels(hmsa, somebodys, tmp_path, monkeypatch):
+    """The first image that is held out has none: no score of it gets into the card."""
+    scenes = write_scenes(tmp_path / "scenes", {"train": 10}, (64, 96))
+    file = sorted((tmp_path / "scenes" / "train" / "labels").iterdir())[8]
+    Image.fromarray(np.full((64, 96), 255, np.uint8)).save(file)
+    monkeypatch.setattr("hmsa.training.attend.CURVE", 1)
+    done = hmsa("attend", somebodys, scenes, "-o", tmp_path / "run", "--steps", 2)
+    assert done.code == 0, done.err
+    points = HMSA.from_pretrained(tmp_path / "run").card.gate["points"]
+    assert all(0 <= point["miou"] <= 1 for point in points)
+
+
 def test_passes_are_computed_once_and_equal_the_network(somebodys, scenes, tmp_path):
     from lightning_fabric import Fabric
 
@@ -245,9 +279,9 @@ def test_passes_are_computed_once_and_equal_the_network(somebodys, scenes, tmp_p
         return torch.from_numpy(image.copy()).permute(2, 0, 1), torch.from_numpy(label)
 
     passes = Passes(tmp_path / "passes", Fabric(accelerator="cpu"), model, [0.5, 1.0], load)
-    passes.compute([4, 2])
+    list(passes.compute([4, 2]))
     times = {n: passes.file(n).stat().st_mtime_ns for n in (2, 4)}
-    passes.compute([2, 3, 4])
+    list(passes.compute([2, 3, 4]))
     assert times == {n: passes.file(n).stat().st_mtime_ns for n in (2, 4)}
 
     encoded, label = passes.read([2, 4])
@@ -272,16 +306,14 @@ def test_the_cache_bounds_the_images(hmsa, somebodys, scenes, tmp_path):
 
 
 def test_images_are_split_evenly():
-    from hmsa.training.attend import _parts
+    from hmsa.training.attend import split_evenly
 
-    assert _parts(6, 200) == ([0, 1, 2, 3, 4], [5])
-    assert _parts(100, 10) == ([0, 10, 20, 30, 40, 50, 60, 70], [80, 90])
-    assert _parts(2, 2) == ([0], [1])
+    assert split_evenly(6, 200) == ([0, 1, 2, 3, 4], [5])
+    assert split_evenly(100, 10) == ([0, 10, 20, 30, 40, 50, 60, 70], [80, 90])
+    assert split_evenly(2, 2) == ([0], [1])
 
 
 def test_refuses(hmsa, somebodys, segformer, scenes, folder_dataset, tmp_path):
-    import numpy as np
-
     def refused(*arguments):
         done = hmsa("attend", *arguments, "-o", tmp_path / "run")
         assert done.code == 2, (done.out, done.err)
@@ -299,6 +331,10 @@ def test_refuses(hmsa, somebodys, segformer, scenes, folder_dataset, tmp_path):
     )
     none = folder_dataset({"a": ignored, "b": ignored}, **names)
     assert "no labelled pixel in the images to train on" in refused(somebodys, none)
+    shutil.copytree(tmp_path / "pictures" / "train", tmp_path / "pictures" / "val")
+    zeros = {name: np.zeros((32, 48), np.uint8) for name in "ab"}
+    blank = folder_dataset(zeros, splits={"train": "train", "val": "val"}, **names)
+    assert "nothing is labelled in split val" in refused(somebodys, blank)
     one = folder_dataset({"a": np.zeros((32, 48), np.uint8)})
     (tmp_path / "pictures" / "train" / "labels" / "b.png").unlink()
     (tmp_path / "pictures" / "train" / "images" / "b.jpg").unlink()

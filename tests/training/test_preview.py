@@ -62,7 +62,7 @@ def test_ignored_pixels_stay_as_they_are(folder_dataset, hmsa, tmp_path, drawn):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--split", "trian"), "did you mean train"),
+        (("--set", "data.train=trian"), "did you mean train"),
         (("--set", "sampling.class_unifrm=1"), "did you mean 'class_uniform'"),
         (("--set", "sampling.extra=[{split: val, boost: [post]}]"), "set class_uniform"),
         (("--count", "0"), "Must be >= 1"),

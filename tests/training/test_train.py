@@ -9,17 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
 
 from hmsa import HMSA
 from hmsa.config.recipe import Joint
-from hmsa.runs import Run
+from hmsa.data.descriptions import is_dataset
 from hmsa.training.trainer import class_weights, set_learning_rate
-from samples import TINY_RECIPE
 
 
 def rows(run):
@@ -133,7 +132,7 @@ def test_killed_run_can_be_gone_on_with(recipe, tmp_path):
     long = [*command, "--set", "joint.steps=500", "--set", "joint.validate_every=1"]
     process = subprocess.Popen(long, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 1200
         while not (run / "metrics.csv").exists() or len(rows(run)) < 2:
             assert process.poll() is None, "training ended by itself"
             assert time.monotonic() < deadline
@@ -145,26 +144,6 @@ def test_killed_run_can_be_gone_on_with(recipe, tmp_path):
     assert 1 <= state["state"]["step"] < 500
     HMSA.from_pretrained(run / "best.safetensors")
     assert [float(r["step"]) for r in rows(run)]
-
-
-def test_refuses_to_overwrite_a_run(recipe, hmsa, trained):
-    ran = hmsa("train", recipe, "--out", trained)
-    assert ran.code == 2
-    assert "--resume" in ran.err
-
-
-def test_one_process_at_a_time(recipe, hmsa, tmp_path):
-    with Run(tmp_path / "run", "train", {}):
-        ran = hmsa("train", recipe, "--out", tmp_path / "run")
-    assert ran.code == 2
-    assert "another process is writing into this folder" in ran.err
-
-
-def test_refuses_to_go_on_with_another_recipe(trained, hmsa):
-    recipe = trained.parent / "recipe.yaml"
-    ran = hmsa("train", recipe, "--out", trained, "--resume", "--set", "seed=9")
-    assert ran.code == 2
-    assert "seed 0 -> 9; continue with the same recipe" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -213,7 +192,7 @@ def test_two_processes_learn_as_one(recipe, tmp_path):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "hmsa", "train", str(recipe), "--out", str(run),
                "--set", "devices=2", "--set", "accelerator=cpu"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(rows(run)) == 3
     HMSA.from_pretrained(run)
@@ -264,14 +243,14 @@ def test_begins_from_another_network(recipe, hmsa, trained, tmp_path):
     assert all(name in kept for name in before if name.endswith("weight"))
 
 
-@pytest.mark.parametrize(("value", "says"), [(0, "classes, not 1"), (255, "classes, not 0")])
-def test_nothing_to_tell_apart_is_said_before_the_first_step(hmsa, folder_dataset, value, says):
-    """Such as 0/255 masks, whose 255 means "no label" by default."""
-    data = folder_dataset({"a": np.full((64, 64), value, np.uint8)})
-    file = data.parent / "recipe.yaml"
-    content = {"dataset": str(data), "val": "train"}
-    file.write_text(yaml.safe_dump(TINY_RECIPE | {"data": content}))
-    ran = hmsa("train", file, "--out", data.parent / "run")
-    assert ran.code == 2
-    assert says in ran.err
-    assert "hmsa data check" in ran.err
+def test_a_folder_is_a_recipe_of_its_dataset(hmsa, scenes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    changes = ["model.trunk=hrnet_w18_small", "model.width=8", "joint.crop=[32, 32]"]
+    changes += ["joint.steps=1", "joint.batch=2", "joint.validate_every=1", "attention.steps=0"]
+    ran = hmsa("train", scenes.parent, *(part for each in changes for part in ("--set", each)))
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "runs" / scenes.parent.name / "best.safetensors").is_file()
+    known = [is_dataset(path) for path in (scenes, Path("camvid"), tmp_path / "recipe.yaml")]
+    assert known == [True, True, False]
+    ran = hmsa("train", tmp_path)
+    assert (ran.code, "check" in ran.err) == (2, True)

@@ -31,17 +31,13 @@ class Hashed(NamedTuple):
     hash: str  # hexadecimal
 
 
-class Leak(NamedTuple):
-    """Images of one split that another has too, nearly: one copy, or frames of its recording.
+class Clip(NamedTuple):
+    """Images of one split that were cut out of a recording that another split has, too."""
 
-    likeness: of the first pair, the share of equal bits less that of the others; 1: the same.
-    """
-
+    recording: str  # what the names of all its frames begin with
+    apart: int  # between the numbers of the first pair, which are the nearest
     files: list[Path]
-    pairs: list[tuple[Path, Path]]  # an image of the other split and its copy, or frames nearby
-    likeness: float
-    recording: str = ""  # what the names of all its frames begin with
-    apart: int = 0  # between the frame numbers of the first pair, which are the nearest
+    pairs: list[tuple[Path, Path]]  # a frame of the other split and its neighbour in this one
 
 
 def _bits(images: Sequence[Hashed]) -> NDArray[np.float32]:
@@ -50,8 +46,8 @@ def _bits(images: Sequence[Hashed]) -> NDArray[np.float32]:
     return np.unpackbits(data, axis=1).astype(np.float32) * 2 - 1
 
 
-def near_copies(first: Sequence[Hashed], second: Sequence[Hashed]) -> list[Leak]:
-    """For each of `second` its nearest in `first`, if that is a near-copy; the most alike first.
+def near_copies(first: Sequence[Hashed], second: Sequence[Hashed]) -> list[tuple[Path, Path]]:
+    """Images of `first` with their near-copies in `second`; the most alike pair comes first.
 
     If both are the same object, no image is a copy of itself.
     """
@@ -62,12 +58,12 @@ def near_copies(first: Sequence[Hashed], second: Sequence[Hashed]) -> list[Leak]
             np.fill_diagonal(alike[:, start:], -1)
         for copy, row in zip(second[start:], alike, strict=False):
             if row.max() >= LEAST_LIKENESS:
-                pair = first[row.argmax()].path, copy.path
-                found.append(Leak([copy.path], [pair], float(row.max())))
-    return sorted(found, key=lambda leak: leak.likeness, reverse=True)
+                found.append((row.max(), first[row.argmax()].path, copy.path))
+    found.sort(key=itemgetter(0), reverse=True)
+    return [(original, copy) for _, original, copy in found]
 
 
-def clips(first: Sequence[Hashed], second: Sequence[Hashed]) -> Iterator[Leak]:
+def clips(first: Sequence[Hashed], second: Sequence[Hashed]) -> Iterator[Clip]:
     """Recordings of `first` out of whose middle images of `second` were cut.
 
     Names that end in numbers may be frames, or may mean nothing. So all images of a recording must
@@ -78,19 +74,16 @@ def clips(first: Sequence[Hashed], second: Sequence[Hashed]) -> Iterator[Leak]:
         a, b = there[recording], here[recording]
         images = dict(sorted((a | b).items()))
         inside = [b[n].path for n in images if n in b and min(a) < n < max(a)]
-        bits = _bits([*images.values()])
-        # Each split has numbers of its own
-        if not inside or a.keys() & b.keys() or not _in_order(bits):
+        # Where both have a number, each split has numbers of its own
+        if not inside or a.keys() & b.keys() or not _in_order(_bits([*images.values()])):
             continue
-        alike = (bits[1:] * bits[:-1]).mean(1).tolist()
         borders = [
-            (m - n, likeness, ((a.get(n) or a[m]).path, (b.get(n) or b[m]).path))
-            for (n, m), likeness in zip(pairwise(images), alike, strict=True)
+            (m - n, ((a.get(n) or a[m]).path, (b.get(n) or b[m]).path))
+            for n, m in pairwise(images)
             if (n in a) != (m in a)
         ]
         borders.sort(key=itemgetter(0))
-        apart, likeness, _ = borders[0]
-        yield Leak(inside, [pair for _, _, pair in borders], likeness, recording, apart)
+        yield Clip(recording, borders[0][0], inside, [pair for _, pair in borders])
 
 
 def _recordings(images: Sequence[Hashed]) -> dict[str, dict[int, Hashed]]:

@@ -7,21 +7,22 @@ problems.yaml lists what can be found.
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import yaml
 
-from ..data.datasets import list_files, read_list
-from ..data.descriptions import Split, describe, find_split, folders, label_set
-from ..data.labels import IGNORE, LabelSet, unpack
+from ..data.descriptions import describe, label_set
+from ..data.labels import IGNORE, LabelSet
+from ..data.lists import read_list
+from ..data.pairs import find_split, folders, list_files
+from ..data.schema import Split
 from ..runs import InputError
-from .alike import Hashed, Leak, clips, near_copies
+from .alike import Hashed, clips, near_copies
 from .scan import FileScan, scan
 
 Level = Literal["error", "warning", "note"]
@@ -49,6 +50,7 @@ class Part:
     name: str
     images: dict[str, Path]
     labels: dict[str, Path]
+    optional: bool = False  # it may be absent, or divide the images of the others anew
     numbers: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -66,8 +68,6 @@ class Findings:
     parts: list[Part] = field(default_factory=list)
     scans: dict[Path, FileScan] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    unknown: list[dict[str, Any]] = field(default_factory=list)  # label values, as JSON
-    near: list[dict[str, Any]] = field(default_factory=list)  # near-copies and clips, as JSON
 
     def add(
         self, kind: str, split: str, files: Files | None = None, cases: Cases = (), **values: object
@@ -102,40 +102,41 @@ class Findings:
             found[key] = {part.name: part.numbers[key] for part in self.parts}
         for level in LEVELS:
             found[f"{level}s"] = [
-                {"kind": p.kind, "split": p.split, "message": p.message} | _some(p.files)
+                {"kind": p.kind, "split": p.split, "message": p.message, "files": len(p.files),
+                 "such_as": [str(path) for path in p.files[:_MOST]]}
                 for p in self.of(level)
-            ]
-        return found | {"unknown_values": self.unknown, "near_duplicates": self.near}
+            ]  # fmt: skip
+        return found
 
 
-def _some(files: Files) -> dict[str, Any]:
-    """How many files, and the first of them, as JSON."""
-    return {"files": len(files), "such_as": [str(path) for path in files[:_MOST]]}
-
-
-def check(
-    path: Path, splits: Sequence[str] = (), data: Path | None = None, compare: bool = True
-) -> Findings:
+def check(path: Path, splits: Sequence[str] = (), data: Path | None = None) -> Findings:
     """Scan every file of all splits, or of those named, and find what is wrong.
 
-    path, data: as for `open_dataset`; compare: also images with each other.
-    Raises InputError only where there is nothing to check.
+    path, data: as for `open_dataset`. Raises InputError only where there is nothing to check.
     """
     file, description, root = describe(path, data)
     found = Findings(path, root.resolve(), label_set(description, file))
     for name in splits or description.splits:
-        split = find_split(description, name, path)
+        split = find_split(description, name, root, path)
+        optional = name in description.optional and not splits
         if isinstance(split, Split):
-            _list_folders(found, name, split)
+            _list_folders(found, name, split, optional)
             continue
         try:
             pairs = read_list(split, found.root, file.parent, f"{file}, split {name}")
-            images = {pair.name: pair.image for pair in pairs}
-            found.parts.append(Part(name, images, {pair.name: pair.label for pair in pairs}))
         except InputError as error:
             found.add("no list", name, reason=error)
+            continue
+        images, labels = {p.name: p.image for p in pairs}, {p.name: p.label for p in pairs}
+        found.parts.append(Part(name, images, labels, optional))
     if not found.parts:
-        raise InputError(f"{path}: nothing to check; {found.problems[0].message}; pass --data?")
+        reason, mend = "no split is there", "; correct it or pass --data FOLDER"
+        if found.problems:
+            reason = found.problems[0].message
+            mend *= found.problems[0].kind != "no list"
+        raise InputError(f"{path}: nothing to check; {reason}{mend}")
+    own = {pair for part in found.parts if not part.optional for pair in part.pairs}
+    found.parts = [p for p in found.parts if not p.optional or {*p.pairs} - own]
     files: dict[Path, LabelSet | None] = {}
     for part in found.parts:
         files |= dict.fromkeys(part.images.values())
@@ -145,27 +146,28 @@ def check(
         _check_files(found, part)
         _check_images(found, part)
         _check_labels(found, part)
-    if compare:
-        _compare(found)
+    _compare(found)
     found.problems.sort(key=lambda problem: LEVELS.index(problem.level))
     return found
 
 
-def _list_folders(found: Findings, name: str, split: Split) -> None:
+def _list_folders(found: Findings, name: str, split: Split, optional: bool) -> None:
     """Add the files of a split, and the problems that their names alone show."""
     places = [*folders(found.root, split.images), *folders(found.root, split.labels)]
     absent = [place for place in places if not place.is_dir()]
+    listed = list_files(found.root, split)
+    if optional and (absent or not any(listed)):
+        return
     if absent:
         kind = "absent split" if absent == places else "no folder"
         found.add(kind, name, folders=" and no ".join(map(str, absent)))
     if absent == places:
         return
-    listed = list_files(found.root, split)
     for files in (*listed[0].values(), *listed[1].values()):
         if len(files) > 1:
             found.add("two files of one name", name, files)
     images, labels = ({stem: files[0] for stem, files in kind.items()} for kind in listed)
-    found.parts.append(Part(name, images, labels))
+    found.parts.append(Part(name, images, labels, optional))
     if not images and not labels:
         found.add("empty split", name, folder=places[0])
     elif not absent:
@@ -176,8 +178,8 @@ def _list_folders(found: Findings, name: str, split: Split) -> None:
 def _check_files(found: Findings, part: Part) -> None:
     scans = {p: found.scans[p] for p in (*part.images.values(), *part.labels.values())}
     found.add("cannot be read", part.name, [p for p, scan in scans.items() if scan.broken])
-    found.add("another encoding", part.name, [p for p, scan in scans.items() if scan.foreign])
-    found.add("lossy labels", part.name, [p for p, scan in scans.items() if scan.lossy])
+    foreign = [p for p, scan in scans.items() if scan.foreign and not scan.lossy]
+    found.add("another encoding", part.name, foreign)
     sizes = {pair: [scans[path].size for path in pair] for pair in part.pairs}
     differ = [pair for pair, (one, other) in sizes.items() if one and other and one != other]
     first = sizes[differ[0]] if differ else ()
@@ -187,16 +189,15 @@ def _check_files(found: Findings, part: Part) -> None:
 
 
 def _check_images(found: Findings, part: Part) -> None:
-    scans = {path: scan for path in part.images.values() if (scan := found.scans[path]).pixels}
+    scans = {path: scan for path in part.images.values() if (scan := found.scans[path]).size}
     sizes = Counter(scan.size for scan in scans.values()).most_common()
-    moments = [scan.moments for scan in scans.values()] or np.zeros((1, 6))
-    pixels = [scan.pixels for scan in scans.values()] or [1]
-    mean, square = np.average(moments, 0, pixels).reshape(2, 3)
-    std = np.sqrt(np.maximum(0, square - mean**2))
     part.numbers |= {"sizes": dict(sizes), "modes": Counter(s.mode for s in scans.values())}
-    part.numbers |= {"mean": mean.round(5).tolist(), "std": std.round(5).tolist()}
     if len(sizes) > 1:
-        found.add("mixed sizes", part.name, sizes=len(sizes), common=sizes[0][0])
+        shown = ", ".join(f"{size} ({count})" for size, count in sizes[:4])
+        found.add(
+            "mixed sizes", part.name, sizes=len(sizes), shown=shown + ", .." * (len(sizes) > 4)
+        )
+    found.add("turned by EXIF", part.name, [path for path in scans if scans[path].turned])
     found.add("mode", part.name, [p for p in scans if scans[p].mode not in ("RGB", "RGBA")])
 
 
@@ -204,7 +205,14 @@ def _check_labels(found: Findings, part: Part) -> None:
     """Values of the labels: classes, ignored ones, and what should not be there."""
     classes, known, name = found.classes, found.classes.train_ids(), part.name
     scans = {path: scan for path in part.labels.values() if (scan := found.scans[path]).values}
-    plain = {path: scan.values for path, scan in scans.items() if not scan.foreign}
+    lossy = [path for path, scan in scans.items() if scan.lossy]
+    changed = [p for p in lossy if scans[p].foreign or scans[p].values.keys() - known.keys()]
+    found.add("labels spoiled by JPEG" if changed else "lossy labels", name, changed or lossy)
+    plain = {
+        path: scan.values
+        for path, scan in scans.items()
+        if not scan.foreign and path not in changed
+    }
     values, holders = Counter[int](), Counter[int]()
     for each in plain.values():
         values.update(each)
@@ -222,38 +230,22 @@ def _check_labels(found: Findings, part: Part) -> None:
         "unknown": share(*(values.keys() - known.keys())),
         "values": {classes.value_name(value): n for value, n in sorted(values.items())},
     }
-    guess = classes.guess(values)
-    _list_unknown(found, name, scans, guess)
     if strange := [path for path, each in plain.items() if each.keys() - known.keys()]:
         found.add("unknown values", name, strange, diagnosis=classes.diagnose(values))
     elif set(values) == {0, 255} and known.get(255) == IGNORE and len(classes.names) > 1:
         # Nothing is unknown, and yet every object is ignored
-        found.add("0/255 masks", name, list(plain), diagnosis=guess)
+        found.add("0/255 masks", name, list(plain), diagnosis=classes.guess(values))
     void = {
         path: sum(each[v] for v in each.keys() & ignored) / sum(each.values())
         for path, each in plain.items()
     }
     wholly = [path for path in void if void[path] == 1]
-    found.add("nothing labelled" if len(wholly) == len(void) else "wholly void", name, wholly)
+    of_all = "unlabelled split" if part.optional else "nothing labelled"
+    found.add(of_all if len(wholly) == len(void) else "wholly void", name, wholly)
     found.add("mostly void", name, [path for path in void if 0.5 <= void[path] < 1])
     never = [title for title, raw in table if not values[raw]]
     if never and len(wholly) < len(void):
         found.add("class without pixels", name, classes=len(never), names=", ".join(never))
-
-
-def _list_unknown(found: Findings, split: str, scans: dict[Path, FileScan], guess: str) -> None:
-    """Add the values of labels that are unknown; in another encoding, all are."""
-    known, name_of = found.classes.train_ids(), found.classes.value_name
-    pixels, holders = Counter[str](), defaultdict[str, list[Path]](list)
-    for path, each in scans.items():
-        for value in each.values if each.foreign else each.values.keys() - known.keys():
-            name = "{},{},{}".format(*unpack(value)) if each.foreign else name_of(value)
-            pixels[name] += each.values[value]
-            holders[name].append(path)
-    for name, n in pixels.most_common(_MOST):
-        diagnosis = scans[holders[name][0]].foreign or guess
-        row = {"split": split, "value": name, "pixels": n, "diagnosis": diagnosis}
-        found.unknown.append(row | _some(holders[name]))
 
 
 def _compare(found: Findings) -> None:
@@ -262,29 +254,19 @@ def _compare(found: Findings) -> None:
         part.name: [Hashed(n, p, h) for n, p in part.images.items() if (h := found.scans[p].hash)]
         for part in found.parts
     }
-    for part in found.parts:
-        copies = near_copies(hashed[part.name], hashed[part.name])
-        part.numbers["near_duplicates_within"] = len(copies)
-        _add_copies(found, "near-copies within", part.name, copies)
+    for name, images in hashed.items():
+        copies = near_copies(images, images)
+        found.add("near-copies within", name, [copy for _, copy in copies], copies)
     for two in combinations(found.parts, 2):
         small, large = sorted(two, key=lambda part: len(part.images))
-        splits, originals = [large.name, small.name], set(large.images.values())
+        both, originals = f"{large.name}, {small.name}", set(large.images.values())
         shared = [path for path in small.images.values() if path in originals]
         if shared:  # one is a part of the other, made a split of its own
-            found.add("shared files", ", ".join(splits), shared, [()])  # nothing to show
+            if not any(part.optional for part in two):
+                found.add("shared files", both, shared, [()])  # nothing to show
             continue
-        copies = near_copies(hashed[large.name], hashed[small.name])
-        _add_copies(found, "near-copies", ", ".join(splits), copies)
-        cut = list(clips(hashed[large.name], hashed[small.name]))
-        for clip in cut:
-            found.add("clip of a recording", ", ".join(splits), clip.files, clip.pairs, clip=clip)
-        for leak in (*copies, *cut):
-            kind, images = "clip" if leak.recording else "copy", [*map(str, leak.pairs[0])]
-            about = {"kind": kind, "splits": splits, "images": images, "pictures": len(leak.files)}
-            about |= {"likeness": leak.likeness, "recording": leak.recording, "apart": leak.apart}
-            found.near.append(about)
-
-
-def _add_copies(found: Findings, kind: str, split: str, copies: Sequence[Leak]) -> None:
-    pairs = [pair for copy in copies for pair in copy.pairs]
-    found.add(kind, split, [copy for _, copy in pairs], pairs)
+        first, second = hashed[large.name], hashed[small.name]
+        copies = near_copies(first, second)
+        found.add("near-copies", both, [copy for _, copy in copies], copies)
+        for clip in clips(first, second):
+            found.add("clip of a recording", both, clip.files, clip.pairs, clip=clip)

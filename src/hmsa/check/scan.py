@@ -5,6 +5,7 @@ Knows nothing about classes: the values of a label file are counted, whatever th
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Mapping
@@ -17,12 +18,12 @@ import numpy as np
 from PIL import Image, ImageStat
 from pydantic import BaseModel
 
-from ..data.images import open_image, open_pillow
+from ..data.images import is_turned, open_image, read_stored
 from ..data.labels import LabelSet, pack
 from ..runs import InputError, Progress, Run, cache_folder, stamp
 
 MOST_VALUES = 1000  # kept of a label file; a photograph in its place has hundreds of thousands
-_VERSION = 4  # raise it whenever a scan finds something else
+_VERSION = 6  # raise it whenever a scan finds something else
 _HASH_SIDE = 16
 _FLAT = 2.0  # gray levels; an image that varies less (a black frame) is a copy of nothing
 
@@ -34,8 +35,7 @@ class FileScan(BaseModel):
     mode: str = ""  # Pillow's name: L, P, RGB, CMYK, I;16, .. or bands and type
     size: str = ""  # WIDTHxHEIGHT as shown
     # of an image
-    pixels: int = 0
-    moments: tuple[float, ...] = ()  # means of red, green and blue in 0..1, and of their squares
+    turned: bool = False  # by EXIF
     hash: str = ""  # difference hash, hexadecimal; none if the image is flat
     # of a label
     values: dict[int, int] = {}  # raw value or packed colour: pixels, the commonest first
@@ -50,44 +50,45 @@ def scan_file(path: Path, labels: LabelSet | None = None) -> FileScan:
     """
     try:
         return _scan_label(path, labels) if labels else _scan_image(path)
+    except InputError as error:
+        return FileScan(broken=str(error))
     except Exception as error:  # whatever a decoder may raise must not stop the others
-        mine = isinstance(error, InputError)
-        text = f"{error}" if mine else f"{path} cannot be decoded ({error}); replace or remove it"
-        return FileScan(broken=text)
+        return FileScan(broken=f"{path} cannot be decoded ({error}); replace or remove it")
 
 
 def _scan_image(path: Path) -> FileScan:
     with open_image(path) as image:
         rgb = Image.fromarray(image.read())
-    total, gray = ImageStat.Stat(rgb), rgb.convert("L")
+    gray = rgb.convert("L")
     gray.thumbnail((256, 256))  # hashing a large image takes long
     hashes = imagehash.dhash(gray, _HASH_SIDE), imagehash.dhash_vertical(gray, _HASH_SIDE)
-    moments = np.divide([total.sum, total.sum2], [[255], [255**2]]) / total.count[0]
-    return FileScan(
-        mode=image.mode,
-        size="{}x{}".format(*rgb.size),
-        pixels=total.count[0],
-        moments=tuple(moments.ravel()),
-        hash="".join(map(str, hashes)) if ImageStat.Stat(gray).stddev[0] >= _FLAT else "",
-    )
+    hash = "".join(map(str, hashes)) if ImageStat.Stat(gray).stddev[0] >= _FLAT else ""
+    turned = is_turned(path)
+    return FileScan(mode=image.mode, size="{}x{}".format(*rgb.size), turned=turned, hash=hash)
 
 
 def _scan_label(path: Path, labels: LabelSet) -> FileScan:
-    with open_pillow(path) as picture:
-        picture.load()
-        try:
-            foreign, raw = "", labels.raw_of(picture, path)
-        except InputError as error:
-            foreign, raw = str(error), pack(np.asarray(picture.convert("RGB")))
-        values, counts = np.unique(raw.astype(np.int64), return_counts=True)
-        most = np.argsort(-counts, kind="stable")[:MOST_VALUES]
-        return FileScan(
-            mode=picture.mode,
-            size="{}x{}".format(*picture.size),
-            values=dict(zip(values[most].tolist(), counts[most].tolist(), strict=True)),
-            lossy=picture.format == "JPEG",
-            foreign=foreign,
-        )
+    stored = read_stored(path)
+    try:
+        foreign, raw = "", labels.raw_of(stored, path)
+    except InputError as error:
+        foreign, raw = str(error), pack(stored.rgb())
+    values, counts = np.unique(raw.astype(np.int64), return_counts=True)
+    most = np.argsort(-counts, kind="stable")[:MOST_VALUES]
+    return FileScan(
+        mode=stored.mode,
+        size="{1}x{0}".format(*raw.shape),
+        values=dict(zip(values[most].tolist(), counts[most].tolist(), strict=True)),
+        lossy=stored.lossy,
+        foreign=foreign,
+    )
+
+
+@functools.cache
+def _reading(labels: LabelSet) -> str:
+    """Hash of what the facts of a label file depend on beside the file."""
+    table = labels.encoding, labels.raw, labels.ignored[:1]
+    return hashlib.sha256(repr(table).encode()).hexdigest()[:8]
 
 
 def scan(root: Path, files: Mapping[Path, LabelSet | None]) -> dict[Path, FileScan]:
@@ -106,7 +107,7 @@ def scan(root: Path, files: Mapping[Path, LabelSet | None]) -> dict[Path, FileSc
 
         def scan_once(path: Path) -> FileScan:
             labels, now = files[path], stamp(path)
-            key = f"{labels.encoding if labels else 'image'} {path}"
+            key = f"{_reading(labels) if labels else 'image'} {path}"
             before, facts = (run and run.records.get(key)) or (None, {})
             if before and before == now:
                 return FileScan(**facts)

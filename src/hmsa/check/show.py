@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.images import open_pillow, read_image
+from ..data.images import read_image, read_stored
 from ..report.page import SIDE, Card, Cell, Figure, Page, Section, Table
 from ..report.pictures import WRONG, colorize, overlay, thin
 from .check import Findings, Problem
@@ -20,16 +20,10 @@ _CASES = 4  # of a problem
 def page(found: Findings) -> Page:
     """Everything that was found, with examples."""
     names, palette = found.classes.names, found.classes.palette
-    heads = ["value", "split", "pixels", "labels", "probably"]
-    unknown = [
-        [u["value"], u["split"], f"{u['pixels']:,}", str(u["files"]), u["diagnosis"]]
-        for u in found.unknown
-    ]
     note = "Click an image to enlarge it; over an enlarged label the pointer names the class."
     sections = [
-        Section("Splits", [table(found)], "Mean and deviation of red, green and blue are in 0..1."),
+        Section("Splits", [table(found)]),
         Section("What was found, the worst first", [_card(found, p) for p in found.problems]),
-        Section("Values that are no class", [Table(heads, unknown)] if unknown else []),
         Section("Images with their labels", _examples(found), note),
     ]
     return Page(
@@ -46,17 +40,17 @@ def table(found: Findings) -> Table:
     """Files, sizes and colours of each split; share of each class, and how many labels have it."""
     numbers = [part.numbers for part in found.parts]
     rows: list[list[str | Cell]] = [
-        [kind, *(f"{each['pairs'][kind]:,}" for each in numbers)] for kind in numbers[0]["pairs"]
+        [kind, *(Cell(f"{each['pairs'][kind]:,}", "left") for each in numbers)]
+        for kind in numbers[0]["pairs"]
     ]
-    rows.append(["sizes", *(_sizes(each["sizes"]) for each in numbers)])
-    for key in ("mean", "std"):
-        rows.append([key, *(" ".join(f"{value:.3f}" for value in each[key]) for each in numbers)])
+    rows.append(["sizes", *(Cell(_sizes(each["sizes"]), "left") for each in numbers)])
     for name, colour in zip(found.classes.names, found.classes.palette, strict=True):
         each_split = [each["frequencies"][name] for each in numbers]
         rows.append([Cell(name, colour=colour), *map(_share, each_split)])
     for key in ("void", "unknown"):
         rows.append([key, *(_share(each[key]) for each in numbers)])
-    return Table(["% of pixels (labels)", *(part.name for part in found.parts)], rows)
+    heads = (Cell(part.name, "left") for part in found.parts)
+    return Table(["% of pixels (labels)", *heads], rows)
 
 
 def _sizes(counts: dict[str, int]) -> str:
@@ -106,8 +100,7 @@ def _figure(found: Findings, path: Path) -> Figure:
 
 def _label(found: Findings, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Train ids `[H,W]`, K for unknown values, not much larger than a page shows; their colours."""
-    with open_pillow(path) as image:
-        raw = thin(found.classes.raw_of(image, path), 2 * SIDE)
+    raw = thin(found.classes.raw_of(read_stored(path), path), 2 * SIDE)
     values, where = np.unique(raw, return_inverse=True)
     known, unknown = found.classes.train_ids(), len(found.classes.names)
     ids = np.array([known.get(value, unknown) for value in values.tolist()], np.uint8)

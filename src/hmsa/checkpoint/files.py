@@ -89,7 +89,8 @@ def fingerprint(source: str | Path) -> str:
     if path.is_file() and path.suffix != ".safetensors":
         return hashlib.sha256(path.read_bytes()).hexdigest()
     _, tensors, card = read(source)
-    fields = (card.network, card.names, card.scales, card.flip, card.long_edge)
+    fields = [card.network, card.names, card.scales, card.flip, card.long_edge]
+    fields += [card.bands, card.stretch] if card.bands or card.stretch else []
     return hashed(tensors, json.dumps(fields, sort_keys=True))
 
 

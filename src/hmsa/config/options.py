@@ -43,6 +43,15 @@ def tile_side(text: str) -> int | Literal["auto"] | None:
     return int(text)
 
 
+def value_ranges(text: str) -> tuple[tuple[float, float], ...]:
+    """`0,3000` as one range; twice as many numbers are two. Raises ValueError."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+        return tuple(zip(numbers[::2], numbers[1::2], strict=True))
+    except ValueError:
+        raise ValueError(f"{text!r} is not MIN,MAX like 0,3000, or that for each band") from None
+
+
 # Numbers with a range, which recipes (pydantic) and the command line (cyclopts) both check
 Share = Annotated[float, Field(ge=0, le=1), Parameter(validator=Number(gte=0, lte=1))]
 Count = Annotated[int, Field(ge=1), Parameter(validator=Number(gte=1))]
@@ -50,6 +59,7 @@ Flag = Annotated[bool, Parameter(negative="")]
 Names = Annotated[list[str], parsed_by(lambda text: [name.strip() for name in text.split(",")])]
 ScaleList = Annotated[tuple[float, ...], parsed_by(scale_list)]
 Size = Annotated[tuple[int, int], parsed_by(height_width)]
+Ranges = Annotated[tuple[tuple[float, float], ...], parsed_by(value_ranges)]
 Tile = Annotated[int | Literal["auto"] | None, parsed_by(tile_side)]
 Arithmetic = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -96,6 +106,9 @@ class Inference(Chain, Compute):
 
     tile: Tile = "auto"
     """side in pixels of the parts that the network runs on; none: whole images; auto: by memory"""
+    stretch: Ranges | None = None
+    """MIN,MAX: values of images with more than 8 bits that become 0 and 255; default: those of the
+    checkpoint, else most of the images' values"""
     budget: Share | None = None
     """run scales above 1 in this share of an image only, where they count most"""
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from ..runs import InputError
+
+_TAG = "tag:yaml.org,2002:"
 
 
 class Strict(BaseModel):
@@ -21,6 +25,32 @@ class Strict(BaseModel):
 
 
 Section = TypeVar("Section", bound=Strict)
+
+
+class _Loader(yaml.SafeLoader):
+    """As YAML 1.2: `no` is a text and 010 is ten. A key may stand once."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, form) for tag, form in each if tag not in (f"{_TAG}bool", f"{_TAG}int")]
+        for first, each in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen and key.tag != f"{_TAG}merge":
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value!r} stands twice; remove one",
+                    problem_mark=key.start_mark,
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+_BOOL = re.compile("(true|True|TRUE|false|False|FALSE)$")
+_INT = re.compile("[-+]?(0|[1-9][0-9]*)$|0x[0-9a-fA-F]+$")
+_Loader.add_implicit_resolver(f"{_TAG}bool", _BOOL, "tTfF")
+_Loader.add_implicit_resolver(f"{_TAG}int", _INT, "-+0123456789")
 
 
 def read(kind: type[Section], path: Path | None, changes: Sequence[str] = ()) -> Section:
@@ -34,15 +64,24 @@ def read(kind: type[Section], path: Path | None, changes: Sequence[str] = ()) ->
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys of a YAML file. Raises InputError if it cannot be read."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = yaml.load(file, _Loader)
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], 1)
         hint = f"; did you mean {path.with_name(near[0])}?" if near else ""
         raise InputError(f"no file {path}{hint}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder, and a YAML file is needed; name one") from None
+    except yaml.reader.ReaderError:
+        raise InputError(f"{path} is no text in UTF-8; save it as UTF-8") from None
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}," if mark else ""
+        why = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise InputError(f"{path}{where} is not readable YAML: {why}") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path} contains a {type(content).__name__}; it needs keys and values")
+        came = "is empty" if content is None else f"contains a {type(content).__name__}"
+        raise InputError(f"{path} {came}; it needs keys and values")
     return content
 
 
@@ -55,33 +94,67 @@ def _change(content: dict[str, Any], change: str) -> None:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
             raise InputError(f"--set {change}: {section!r} is a value, not a section")
-    content[last] = yaml.safe_load(value)
+    try:
+        content[last] = yaml.load(value, _Loader)
+    except (yaml.YAMLError, ValueError) as error:
+        why = getattr(error, "problem", None) or error
+        raise InputError(f"--set {change}: the value is not readable YAML: {why}") from None
 
 
 def validate(kind: type[Section], content: dict[str, Any], source: object) -> Section:
-    """`content` as a `kind`. Raises InputError for the first mistake, naming `source`."""
+    """`content` as a `kind`. Raises InputError for the worst mistake, naming `source`."""
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{source}: {_explain(kind, error.errors()[0])}") from None
+        # A value that may be of two types has a mistake for each; the deepest says most. A key that
+        # is misspelt is missing, too
+        details = [(_place(content, detail), detail) for detail in error.errors()]
+        place, worst = max(details, key=lambda e: (len(e[0]), e[1]["type"] == "extra_forbidden"))
+        raise InputError(f"{source}: {_explain(kind, place, worst)}") from None
 
 
-def _explain(kind: type[BaseModel], detail: ErrorDetails) -> str:
-    where = ".".join(str(part) for part in detail["loc"])
+def _place(content: Any, detail: ErrorDetails) -> list[int | str]:
+    """Where a mistake is, by keys of `content` alone: pydantic also names types in between."""
+    place: list[int | str] = []
+    for part in detail["loc"]:
+        inside = [*content] if isinstance(content, dict) else []
+        if isinstance(content, list | tuple):
+            inside = [*range(len(content))]
+        if part in inside:
+            content = content[part]
+            place.append(part)
+        elif detail["type"] == "missing" and part == detail["loc"][-1]:
+            place.append(part)
+    return place
+
+
+def _explain(kind: type[BaseModel], place: list[int | str], detail: ErrorDetails) -> str:
+    where, (section, field) = ".".join(map(str, place)), _field(kind, place)
     if detail["type"] == "extra_forbidden":
-        known = _keys_beside(kind, detail["loc"])
-        near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1, cutoff=0.5)
+        known = list(section.model_fields)
+        near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return f"unknown key {where!r}; {hint}"
+    example = ""
+    if field and field.examples:
+        shown = yaml.safe_dump({place[0]: field.examples[0]}, default_flow_style=True, width=1000)
+        example = f"; example: {shown.strip()[1:-1]}"
     if detail["type"] == "missing":
-        return f"key {where!r} is missing"
-    return f"{where}: {detail['msg']}, not {detail['input']!r}"
+        return f"key {where!r} is missing{example}"
+    came = repr(detail["input"])
+    return f"{where}: {detail['msg']}, not {came[:80]}{'..' * (len(came) > 80)}{example}"
 
 
-def _keys_beside(kind: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
-    """The keys of the section that contains the key `place`."""
-    for part in place[:-1]:
-        if field := kind.model_fields.get(str(part)):  # else a number: the place in a list
+def _field(
+    kind: type[BaseModel], place: list[int | str]
+) -> tuple[type[BaseModel], FieldInfo | None]:
+    """The section that contains the key `place`, and the last field on the way, if there is one."""
+    field = None
+    for part in place:
+        if found := kind.model_fields.get(str(part)):  # else a number: the place in a list
+            field = found
             held = [field.annotation, *get_args(field.annotation)]  # alone, in a list, or optional
-            kind = next(t for t in held if isinstance(t, type) and issubclass(t, BaseModel))
-    return list(kind.model_fields)
+            sections = [t for t in held if isinstance(t, type) and issubclass(t, BaseModel)]
+            if part != place[-1] and sections:
+                kind = sections[0]
+    return kind, field

@@ -33,7 +33,8 @@ class Model(Strict):
     """The network; see `HMSA` and `Trunk`."""
 
     trunk: str = "hrnet_w18_small_v2"  # any timm name with features_only
-    pretrained: bool | str = False  # true: ImageNet weights of the trunk; or a local file
+    # true: ImageNet weights of the trunk; or a local file
+    pretrained: Annotated[bool | str, Field(union_mode="left_to_right")] = False
     stride: Literal[4, 8] = 4  # pixels per cell of the head; 8 dilates the trunk
     head: Literal["plain", "stacked", "ocr", "deeplab"] = "plain"  # deeplab needs stride 8
     # explicit works at the scales of the joint stage only
@@ -151,9 +152,7 @@ class ByPeople(Strict):
 class Selftrain(Mixed):
     """What `hmsa selftrain` labels, and how students use it."""
 
-    images: str | None = None  # folder of images, relative to the recipe
-    split: str | None = None  # instead of `images`: the images of this split
-    dataset: str | None = None  # of `split`: YAML file or a name; null: that of `data`
+    images: str  # folder of images, relative to the recipe
     coarse: ByPeople | None = None  # coarse labels of these images
     scales: Scales | None = None  # of the teacher; null: its defaults
     flip: bool | None = None  # the teacher also runs the mirrored image; null: its default

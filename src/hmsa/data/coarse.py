@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from ..runs import InputError
 from .datasets import Dataset
@@ -71,22 +72,6 @@ class Coarse:
 
 
 def grown(label: NDArray[np.uint8], reach: int) -> NDArray[np.uint8]:
-    """Label `[H,W]` in which ignored pixels get the nearest label up to `reach` pixels away.
-
-    Of two that are equally near, the upper one counts, or else the left one.
-    """
-    if not reach:
-        return label
-    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1)
-    far = y * y + x * x
-    order = np.argsort(far, kind="stable")
-    wide = np.pad(label, reach, constant_values=IGNORE).ravel()
-    out, row = wide.copy(), label.shape[1] + 2 * reach
-    places = np.arange(wide.size).reshape(-1, row)[reach:-reach, reach:-reach]
-    left = places[label == IGNORE]  # still without a label
-    for step in (y * row + x)[order[far[order] <= reach * reach]]:
-        near = wide[left + step]
-        found = near != IGNORE
-        out[left[found]] = near[found]
-        left = left[~found]
-    return out[places]
+    """Label `[H,W]` in which ignored pixels get the nearest label up to `reach` pixels away."""
+    far, (y, x) = distance_transform_edt(label == IGNORE, return_indices=True)
+    return np.where(far <= reach, label[y, x], label)

@@ -1,4 +1,4 @@
-"""Any image file -> upright uint8 RGB, whole or by windows.
+"""Any image file -> upright uint8, RGB or the bands of a `Stretch`, whole or by windows.
 
 Grayscale, palette, alpha, 16-bit, float, CMYK and EXIF-rotated files all mean what a viewer shows.
 TIFFs are read by windows, whatever their size and number of bands, if rasterio (the extra `geo`) is
@@ -9,154 +9,150 @@ orientation, premultiplied alpha) are left to Pillow, as is every other file.
 from __future__ import annotations
 
 import os
-import struct
 import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cached_property
-from importlib.util import find_spec
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
-from ..runs import InputError, first_line
+from ..runs import InputError, say, say_once
+from .rasters import (
+    HEIGHT,
+    JPEG_2000,
+    MEND,
+    ORIENTATION,
+    TIFF,
+    WIDTH,
+    OpenImage,
+    Stored,
+    check_size,
+    false_claim,
+    geo_hint,
+    open_raster,
+    say_pages,
+    whole_numbers,
+)
+from .stretch import Sample, Stretch, require_bands, sample_of, settle, settled
 
-TIFF = {".tif", ".tiff"}
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".gif"} | TIFF
-MAX_PIXELS = 1 << 28  # decoded at once, unless the environment variable LIMIT says how many
-LIMIT = "HMSA_MAX_PIXELS"
-ALL = slice(None)
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _COLORS, _FILL_ORDER = 256, 257, 258, 259, 262, 266  # tags
-_ORIENTATION, _EXTRA, _FORMAT = 274, 338, 339  # the first also in EXIF: 5..8 lie on their side
-_AT_ONCE = 1 << 21  # pixels read at once to find the largest
-_MODES = {"1 uint8": "L", "1 uint16": "I;16", "3 uint8": "RGB", "4 uint8": "RGBA"}
-_MEND = "replace or remove it"
+_DENSEST = 10_000  # pixels a byte, more than the formats below can hold
+_DENSE = {"PNG", "JPEG", "GIF", "BMP", "PPM", "TGA"}
+_PAGED = {"TIFF", "GIF", "PNG", "WEBP", "AVIF"}
+_PLAIN = {"L", "LA", "RGB", "RGBA"}  # whose bands can be chosen
+_MAY_BE_WIDE = TIFF | JPEG_2000 | {".png", ".pgm", ".ppm"}
+_FILES = 64  # at most, that decide a range
 _PILLOW = threading.Lock()
 
 
-class OpenImage:
-    """An image of any size, here `[H,W,3]` in memory; for a `with` block and one thread at a time.
-
-    size: height and width as shown. mode: how the file holds it, Pillow's name or bands and type.
-    """
-
-    def __init__(self, pixels: NDArray[np.uint8], mode: str = "RGB") -> None:
-        self._pixels, self.mode = pixels, mode
-        self.size: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is open."""
-
-    def read(self, rows: slice = ALL, cols: slice = ALL) -> NDArray[np.uint8]:
-        """`[h,w,3]` RGB, not to be written to.
-
-        Raises InputError if the file is damaged there, or for more than LIMIT pixels.
-        """
-        return self._pixels[rows, cols]
-
-
-class Raster(OpenImage):
-    """A TIFF of which only windows are in memory.
-
-    One or two bands are gray; of more, the first three are RGB. 8 bits are taken as they are; wider
-    types are scaled by the largest value of the whole file, see `to_8_bits`, and nodata is black.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Raises OSError if rasterio cannot open it."""
-        self.path, self._source = path, rasterio().open(path, driver="GTiff")
-        self.size, count = self._source.shape, self._source.count
-        self._type = np.dtype(self._source.dtypes[0])
-        self._bands = [1, 2, 3] if count > 2 else [1]
-        self.mode = _MODES.get(f"{count} {self._type}", f"{count} band(s) of {self._type}")
-
-    def __exit__(self, *_: object) -> None:
-        self._source.close()
-
-    def read(self, rows: slice = ALL, cols: slice = ALL) -> NDArray[np.uint8]:
-        (top, bottom, _), (left, right, _) = rows.indices(self.size[0]), cols.indices(self.size[1])
-        height, width = max(0, bottom - top), max(0, right - left)
-        _check_size(self.path, height, width)
-        image = np.empty((height, width, 3), np.uint8)
-        if image.size:
-            image[:] = np.moveaxis(self._to_rgb(self._load(top, bottom, left, right)), 0, -1)
-        return image
-
-    def _to_rgb(self, bands: NDArray[Any]) -> NDArray[Any]:
-        """`[n,h,w]` -> 0..255 of `[3,h,w]`, or `[1,h,w]` for all three."""
-        if self._type == np.uint16 and len(bands) == 3 and self._exceeds:
-            bands >>= 8  # as Pillow reads 16-bit colours
-        elif self._type != np.uint8:
-            return to_8_bits(bands, self._exceeds)
-        return bands
-
-    @cached_property
-    def _exceeds(self) -> bool:
-        """`exceeds` of the whole file, which is read until a value does."""
-        height, width = self.size
-        step = max(1, _AT_ONCE // width)
-        tops = range(0, height, step)
-        return any(exceeds(self._load(top, min(top + step, height), 0, width)) for top in tops)
-
-    def _load(self, top: int, bottom: int, left: int, right: int) -> NDArray[Any]:
-        """Bands `[n,h,w]` as they are stored, but 0 for the nodata of wider types."""
-        window = ((top, bottom), (left, right))
-        try:
-            bands: NDArray[Any] = self._source.read(self._bands, window=window)
-        except OSError as error:
-            why = first_line(error.__cause__ or error)
-            raise InputError(f"{self.path} cannot be decoded ({why}); {_MEND}") from None
-        for band, nodata in zip(bands, self._source.nodatavals, strict=False):
-            if nodata is not None and self._type != np.uint8:
-                band[band == nodata] = 0
-        return bands
-
-
-def open_image(path: Path) -> OpenImage:
+def open_image(path: Path, stretch: Stretch = Stretch(), content: bytes | None = None) -> OpenImage:
     """An image file, for a `with` block: by windows where possible, else decoded here.
 
-    Raises InputError if it cannot be decoded or has more than LIMIT pixels.
-    """
-    if (raster := _open_raster(path)) is not None:
-        return raster
-    with open_pillow(path) as image:
-        mode = image.mode
-        return OpenImage(to_rgb(image), mode)
-
-
-def read_image(path: Path | str, content: bytes | None = None) -> NDArray[np.uint8]:
-    """`[H,W,3]` uint8 RGB. Raises InputError as `open_image`.
-
     content: bytes of the file if they are in memory already; `path` is then used in messages only.
+    Raises InputError if it cannot be decoded, lacks a band or has more than LIMIT pixels.
     """
-    if content is None:
-        with open_image(Path(path)) as opened:
-            return opened.read()
+    if (raster := open_raster(path, stretch, content)) is not None:
+        return raster
     with open_pillow(path, content) as image:
-        return to_rgb(image)
+        mode = image.mode
+        return OpenImage(to_rgb(image, path, stretch), mode)
+
+
+def read_image(
+    path: Path | str, content: bytes | None = None, stretch: Stretch = Stretch()
+) -> NDArray[np.uint8]:
+    """`[H,W,C]` uint8, RGB or the bands of `stretch`. Arguments and errors as of `open_image`."""
+    with open_image(Path(path), stretch, content) as opened:
+        return opened.read()
 
 
 def read_size(path: Path) -> tuple[int, int]:
     """Height and width as shown, from the header alone."""
-    if (raster := _open_raster(path)) is not None:
+    (height, width), orientation = _header(path)
+    return (width, height) if orientation >= 5 else (height, width)
+
+
+def is_turned(path: Path) -> bool:
+    """Whether EXIF turns the image."""
+    return _header(path)[1] != 1
+
+
+def require_one_size(image: Path, label: Path) -> None:
+    """Raise InputError unless an image as shown and its label have one size.
+
+    Says so where EXIF turns the image and sizes cannot tell whether the label is turned, too.
+    """
+    (stored, orientation), drawn = _header(image), read_size(label)
+    shown = stored[::-1] if orientation >= 5 else stored
+    if shown == drawn[::-1] != drawn:  # a PNG may have its orientation at its end
+        height, width, _ = read_image(image).shape
+        shown = height, width
+    if shown != drawn:
+        why = "an image and its label must have one size"
+        if orientation != 1:
+            why = (
+                f"EXIF turns the image (orientation {orientation}), but not its label: turn the "
+                "label, or save the image upright, without EXIF"
+            )
+        raise InputError(
+            f"{image} is {shown[1]}x{shown[0]} but {label} is {drawn[1]}x{drawn[0]} "
+            f"(width x height); {why}"
+        )
+    if orientation in (2, 3, 4) or (orientation > 4 and shown[0] == shown[1]):
+        say_once(
+            f"{image} is turned by EXIF (orientation {orientation}), and sizes cannot tell whether "
+            "its label is turned, too: such labels are taken to be drawn on the upright image",
+            "turned by EXIF",
+        )
+
+
+def read_stored(path: Path) -> Stored:
+    """The values of a label file. Raises InputError, also if they are not whole numbers."""
+    if (raster := open_raster(path)) is not None:
         with raster:
-            return raster.size
-    with open_pillow(path, limited=False) as image:
-        width, height = image.size
-        if isinstance(image, TiffImageFile):  # some versions of Pillow turn it, some do not yet
-            width, height = image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]
-        # Not the method of the PNG class, which decodes all pixels to find EXIF behind them
-        turned = Image.Image.getexif(image).get(_ORIENTATION, 1) >= 5
-    return (width, height) if turned else (height, width)
+            return raster.stored()
+    with open_pillow(path) as image:
+        image.load()
+        values, _ = whole_numbers(np.asarray(image), path)
+        rgb, lossy = (lambda: np.asarray(image.convert("RGB"))), image.format == "JPEG"
+        return Stored(values, image.mode, rgb, lossy=lossy)
+
+
+def decide(files: Sequence[Path], stretch: Stretch = Stretch()) -> Stretch:
+    """`stretch` with a range for all `files`, if some of them have more than 8 bits; says which.
+
+    Parts of some files are read; one that cannot be is left to whoever reads it as a whole.
+    """
+
+    def sample(file: Path) -> Sample | None:
+        if file.suffix.lower() not in _MAY_BE_WIDE:
+            return None
+        with suppress(InputError):
+            if (raster := open_raster(file, stretch)) is not None:
+                with raster:
+                    return raster.sample()
+            with open_pillow(file) as image:
+                if _bits_above_8(image):
+                    return sample_of(_values(image, file, stretch))
+        return None
+
+    chosen = () if stretch.ranges else files[:: len(files) // _FILES + 1]
+    with ThreadPoolExecutor() as pool:
+        samples = [found for found in pool.map(sample, chosen) if found]
+    thin = len(samples) // 4 * 2 + 1
+    decided = settle(stretch, [replace(s, values=s.values[::thin]) for s in samples])
+    if samples:
+        say(
+            f"images have more than 8 bits: {decided.text} becomes 0..255, by {len(samples)} of "
+            f"{len(files)} files; --stretch MIN,MAX, or stretch in a dataset's description, sets it"
+        )
+    return decided
 
 
 @contextmanager
@@ -165,11 +161,13 @@ def open_pillow(
 ) -> Iterator[Image.Image]:
     """`PIL.Image.open` that raises InputError for every failure, also while decoding in the block.
 
-    content: as for `read_image`. limited: refuse more than LIMIT pixels.
+    content: as for `open_image`. limited: refuse more than LIMIT pixels, or than the file can hold.
     """
     try:
         # Not by its name: Pillow would map the file, and so garble a gray TIFF that is turned
         with Path(path).open("rb") if content is None else BytesIO(content) as file:
+            length = file.seek(0, os.SEEK_END)
+            file.seek(0)
             file.read(1)  # fills its buffer, so that the lock is held for no slow disk
             file.seek(0)
             with _PILLOW:  # whose own limit, one for the whole process, is lifted for this file
@@ -179,112 +177,86 @@ def open_pillow(
                 finally:
                     Image.MAX_IMAGE_PIXELS = limit
             if not all(image.size):
-                raise InputError(f"{path} is an image without pixels; {_MEND}")
+                raise InputError(f"{path} is an image without pixels; {MEND}")
             if limited:
-                _check_size(path, image.height, image.width)
+                check_size(path, image.height, image.width)
+                if image.format in _DENSE and image.height * image.width > _DENSEST * length:
+                    raise false_claim(path, image.width, image.height, length)
+                if image.format in _PAGED and (pages := getattr(image, "n_frames", 1)) > 1:
+                    say_pages(path, pages)
             yield image
     except InputError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         unknown = isinstance(error, UnidentifiedImageError)
         why = "is not an image that can be read" if unknown else f"cannot be decoded ({error})"
-        raise InputError(f"{path} {why}; {_MEND}{_geo_hint(path)}") from None
+        raise InputError(f"{path} {why}; {MEND}{geo_hint(path)}") from None
 
 
-def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """`[H,W,3]` uint8 RGB from a Pillow image of any mode."""
-    image.load()  # a PNG may have its orientation at its end
-    if image.getexif().get(_ORIENTATION, 1) != 1:  # else it would be copied all the same
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        gray = np.asarray(image)
-        return np.stack([to_8_bits(gray, exceeds(gray))] * 3, -1)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+def to_rgb(
+    image: Image.Image, path: Path | str = "the image", stretch: Stretch = Stretch()
+) -> NDArray[np.uint8]:
+    """`[H,W,C]` uint8 from a Pillow image of any mode; see `read_image`. path: for messages."""
+    values = _values(image, path, stretch)
+    if values.dtype != np.uint8:
+        stretch = settled(stretch, path, sample_of(values))
+    pixels = stretch.apply(values)
+    return pixels if pixels.shape[2] == stretch.channels else np.repeat(pixels, 3, 2)
 
 
-def to_8_bits(values: NDArray[Any], exceeding: bool) -> NDArray[np.uint8]:
-    """Integers by their high byte; floats from 0..1, or from 0..255 where they go beyond 1.
+def _header(path: Path) -> tuple[tuple[int, int], int]:
+    """Height and width as stored, and the orientation."""
+    if (raster := open_raster(path)) is not None:
+        with raster:
+            return raster.size, 1
+    with open_pillow(path, limited=False) as image:
+        width, height = image.size
+        if isinstance(image, TiffImageFile):  # some versions of Pillow turn it, some do not yet
+            width, height = image.tag_v2[WIDTH], image.tag_v2[HEIGHT]
+        return (height, width), _orientation(image)
 
-    exceeding: `exceeds` of the whole image; small integers are then taken as they are.
-    """
-    scaled: NDArray[Any]
-    if values.dtype.kind == "f":
-        scaled = np.nan_to_num(values.clip(0, 255)) * (1 if exceeding else 255)
+
+def _orientation(image: Image.Image) -> int:
+    # Not the method of the PNG class, which decodes all pixels to find EXIF behind them
+    return int(Image.Image.getexif(image).get(ORIENTATION, 1))
+
+
+def _bits_above_8(image: Image.Image) -> bool:
+    """By its header, before it is loaded."""
+    return image.mode[0] in "IF" or any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+
+
+def _values(image: Image.Image, path: Path | str, stretch: Stretch) -> NDArray[Any]:
+    """`[H,W,n]`, upright: the chosen bands; else RGB of 8 bits, or gray or RGB of wider types."""
+    if image.mode[0] not in "IF" and _bits_above_8(image):  # Pillow would drop the lower 8
+        pixels, orientation = _read_deep(image, path), _orientation(image)
     else:
-        scaled = values.astype(np.float32) / (257 if exceeding else 1)
-    return scaled.round().clip(0, 255).astype(np.uint8)
+        image.load()  # a PNG may have its orientation at its end
+        orientation = _orientation(image)
+        if image.mode[0] not in "IF" and not (stretch.bands and image.mode in _PLAIN):
+            image = image if image.mode == "RGB" else image.convert("RGB")
+        pixels = np.array(image)
+    pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+    if stretch.bands:
+        require_bands(path, stretch, pixels.shape[2])
+        pixels = pixels[..., [band - 1 for band in stretch.bands]]
+    elif pixels.dtype != np.uint8:
+        pixels = pixels[..., : 3 if pixels.shape[2] > 2 else 1]
+    if orientation == 1:
+        return pixels
+    pixels = pixels.swapaxes(0, 1) if orientation >= 5 else pixels
+    down, across = (-1 if orientation in those else 1 for those in ((3, 4, 7, 8), (2, 3, 6, 7)))
+    return np.ascontiguousarray(pixels[::down, ::across])
 
 
-def exceeds(values: NDArray[Any]) -> bool:
-    """Whether any is above 1 if they are floats, above 255 if they are integers."""
-    most = 1 if values.dtype.kind == "f" else 255
-    return bool(np.fmax.reduce(values, axis=None, initial=0) > most)
+def _read_deep(image: Image.Image, path: Path | str) -> NDArray[np.uint16]:
+    """Colours of 16 bits, `[H,W,n]`."""
+    if image.format != "PNG":
+        raise InputError(f"{path} has colours of 16 bits; save it as PNG{geo_hint(path)}")
+    import torch
+    from torchvision.io import decode_image
 
-
-def images_below(folder: Path) -> list[Path]:
-    """Every image file below `folder`, by its suffix, in sorted order."""
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    return sorted(p for p in found if p.is_file() and not p.name.startswith("."))
-
-
-def is_raster(path: Path) -> bool:
-    """Whether it is a TIFF whose bands hold the pixels as they are to be shown."""
-    if path.suffix.lower() not in TIFF:
-        return False
-    try:
-        with path.open("rb") as file:
-            header = file.read(8)
-            header += file.read(8 * (43 in header[2:4]))  # BigTIFF
-            tags = ImageFileDirectory_v2(header)
-            file.seek(tags.next)
-            tags.load(file)
-        bits, colors = {*tags[_BITS]}, tags[_COLORS]
-    except (OSError, SyntaxError, struct.error, KeyError):
-        return False
-    return (
-        len(bits) == 1
-        and bits <= {8, 16, 32, 64}
-        and (colors in (1, 2) or (colors, tags.get(_COMPRESSION)) == (6, 7))  # or YCbCr in JPEG
-        and {*tags.get(_FORMAT, (1,))} <= {1, 2, 3}  # no complex numbers
-        and 1 not in tags.get(_EXTRA, ())  # alpha that colours are multiplied by
-        and tags.get(_FILL_ORDER, 1) == tags.get(_ORIENTATION, 1) == 1
-    )
-
-
-def rasterio() -> Any:
-    """The module, with a bound on GDAL's cache. Raises InputError if it is not installed."""
-    os.environ.setdefault("GDAL_CACHEMAX", "256")  # MiB of decoded blocks, for all files together
-    try:
-        import rasterio
-        from rasterio.errors import NotGeoreferencedWarning
-    except ImportError:
-        raise InputError(
-            'GeoTIFF needs rasterio, which is missing: pip install "hmsa[geo]"'
-        ) from None
-    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # most images are not
-    return rasterio
-
-
-def _open_raster(path: Path) -> Raster | None:
-    try:
-        return Raster(path) if is_raster(path) and find_spec("rasterio") else None
-    except OSError:  # a compression that only Pillow knows, or else Pillow says why
-        return None
-
-
-def _check_size(path: Path | str, height: int, width: int) -> None:
-    """Raise InputError for too many pixels to decode at once: a small file may hold any number."""
-    pixels, limit = height * width, os.environ.get(LIMIT, str(MAX_PIXELS))
-    if not limit.isdecimal():
-        raise InputError(f"{LIMIT}={limit!r} in the environment is not a number of pixels")
-    if pixels > int(limit):
-        raise InputError(
-            f"{path} is {width}x{height}, {pixels} pixels, and at most {limit} are decoded at "
-            f"once; if you trust it, set {LIMIT}={pixels} in the environment{_geo_hint(path)}"
-        )
-
-
-def _geo_hint(path: Path | str) -> str:
-    if Path(path).suffix.lower() not in TIFF or find_spec("rasterio"):
-        return ""
-    return '; rasterio reads more TIFFs, and large ones by windows: pip install "hmsa[geo]"'
+    file: Any = image.fp  # type: ignore[attr-defined]
+    file.seek(0)
+    content = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
+    return np.ascontiguousarray(decode_image(content).permute(1, 2, 0).numpy())

@@ -1,53 +1,31 @@
 """Exports of annotation tools -> a folder of ours: images/, labels/, lists of splits, dataset.yaml.
 
-CVAT, "Segmentation mask 1.1": a zip, or the folder in it, with labelmap.txt (a line per class,
-`name:red,green,blue:parts:actions`), SegmentationClass/*.png in those colours, ImageSets/ and
-perhaps JPEGImages/. COCO panoptic: a JSON file beside the folder of its name, whose PNGs hold
-segment ids as R + 256 G + 65536 B. Labels become 8-bit palette PNGs of class indices, 255 = none.
-
-Read here rather than by datumaro, which needs older Pillow, pandas and pyarrow than we do, and
-would leave to us what most of this file is: splits, ignored classes, files that do not match.
+`exports.py` reads them. Labels become 8-bit palette PNGs of class indices, 255 = none.
 """
 
 from __future__ import annotations
 
 import csv
-import json
-import re
 import tempfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
-from pathlib import Path, PureWindowsPath
-from typing import NamedTuple
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from ..runs import InputError, Outcome
-from .descriptions import Color, description_text
-from .images import images_below, open_pillow, read_size
-from .labels import IGNORE, LabelSet, pack, spread
+from .archives import unpacked
+from .descriptions import description_text
+from .exports import read_export
+from .images import read_size
+from .masks import Export, Mask, by_name
+from .pairs import last_names
 
-_SPLITS = {"validation": "val", "training": "train"}  # as annotators call them: as recipes do
-_LABELMAP = re.compile(r"(.*):(\d+),(\d+),(\d+):[^:]*:[^:]*")
-
-
-class Mask(NamedTuple):
-    name: str  # path without suffix, with / between folders
-    file: Path
-    read: Callable[[], NDArray[np.uint8]]  # -> [H,W] class indices, 255 = none
-    split: str | None = None
-
-
-class Export(NamedTuple):
-    labels: LabelSet
-    masks: list[Mask]
-    images: Path | None = None  # their folder, which need not be there
+_SPLITS = {"validation": "val", "valid": "val", "training": "train"}  # tools say: recipes say
+_FEW = 5  # images; of fewer, none are held out
+Row = tuple[str, str]  # image and label, as a list names them
 
 
 def import_masks(
@@ -56,192 +34,113 @@ def import_masks(
     images: Path | None = None,
     ignore: Sequence[str] = (),
     split: str = "train",
+    val: float = 0.2,
 ) -> Outcome:
     """Make the folder `out` from the export `source`, whole or not at all.
 
     images: folder of the images, if they are not in the export; they stay there. ignore: classes
-    that mean "no label". split: what to call a split that the export does not name.
+    that mean "no label". split: what to call a split that the export does not name. val: share of
+    the images to hold out if there is only the split train.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty; name a new folder for the import")
     out.parent.mkdir(parents=True, exist_ok=True)
-    read = _read_coco if source.suffix.lower() == ".json" else read_cvat
     with (
         tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as made,
         unpacked(source, out.parent) as folder,
     ):
-        export, target = read(folder, ignore), Path(made) / "import"
+        export, target = read_export(folder, ignore), Path(made) / "import"
         files = images or export.images
         if not files or not files.is_dir():
             raise InputError(f"{source}: no folder {files or 'of images'}; name it with --images")
         target.mkdir()
-        if not images and folder != source:  # unpacked here
-            files = files.rename(target / "images")
-        note = _write(export, _by_name(files), target, split)
+        found, inside = by_name(files), not images and folder != source  # unpacked here
+        rows = _write(export, found, target, files if inside else None)
+        notes = _write_lists(export, rows, target, split, val)
+        left = sum(map(len, found.values())) - len(rows)
+        notes[0] += f"; {left} have no label yet"
+        if inside:
+            files.rename(target / "images")
         if out.exists():
             out.rmdir()
         target.rename(out)
-    return Outcome(path=out / "dataset.yaml", notes=[note])
+    return Outcome(path=out / "dataset.yaml", notes=notes)
 
 
-@contextmanager
-def unpacked(source: Path, beside: Path) -> Iterator[Path]:
-    """`source`, or the folder in `beside` where it is unpacked for the time being if it is a zip.
+def _write(
+    export: Export, images: dict[str, list[Path]], target: Path, moved: Path | None
+) -> list[tuple[Mask, Row]]:
+    """Write all labels into the folder `target`; returns the rows of lists.
 
-    An InputError in the block that names that folder is raised naming the zip.
+    moved: the folder of the images if it will be that in `target`.
     """
-    if not source.exists():
-        raise InputError(f"no file or folder {source}")
-    if source.suffix.lower() != ".zip":
-        yield source
-        return
-    with tempfile.TemporaryDirectory(prefix=f".{source.stem}.", dir=beside) as folder:
-        try:
-            with zipfile.ZipFile(source) as archive:
-                archive.extractall(folder)  # no name in it can lead out of the folder
-        except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
-            raise InputError(f"{source} cannot be unpacked: {error}") from None
-        try:
-            yield Path(folder)
-        except InputError as error:
-            raise InputError(str(error).replace(folder, str(source))) from None
-
-
-def read_cvat(folder: Path, ignore: Sequence[str] = ()) -> Export:
-    """The classes and masks of a CVAT export, whose files are read when `Mask.read` is called."""
-    maps = sorted(folder.rglob("labelmap.txt"))
-    root = maps[0].parent if maps else folder
-    if len(maps) != 1 or not (root / "SegmentationClass").is_dir():
-        raise InputError(
-            f"{folder} is not one CVAT export 'Segmentation mask 1.1' (a zip or folder with "
-            "labelmap.txt and SegmentationClass), nor the JSON file of COCO panoptic"
-        )
-    colors: dict[str, Color | None] = {}
-    known: dict[int, str] = {}
-    for line in _lines(maps[0]):
-        if line.startswith("#"):
-            continue
-        if not (found := _LABELMAP.fullmatch(line)):
-            raise InputError(f"{maps[0]}: {line!r} is not name:red,green,blue:parts:actions")
-        red, green, blue = map(int, found.groups()[1:])
-        colors[found[1].strip()] = red, green, blue
-        known[red << 16 | green << 8 | blue] = found[1].strip()
-    if len(known) < len(colors):
-        raise InputError(f"{maps[0]}: two classes have one colour; give each its own")
-    labels, ids = _label_set(colors, ignore, maps[0])
-
-    def read(file: Path) -> NDArray[np.uint8]:
-        with open_pillow(file) as image:  # CVAT: 3 channels of colour, or 1 of indices
-            if image.mode in ("1", "L"):
-                return _classes(np.asarray(image), dict(enumerate(ids.values())), file)
-            classes = {color: ids[name] for color, name in known.items()}
-            return _classes(pack(np.asarray(image.convert("RGB"))), classes, file)
-
-    splits = {
-        name: None if file.stem.lower() == "default" else file.stem.lower()
-        for file in sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))
-        for name in _lines(file)
-    }
-    files = _by_name(root / "SegmentationClass")
-    masks = [
-        Mask(name, file, partial(read, file), splits.get(name)) for name, file in files.items()
-    ]
-    return Export(labels, masks, root / "JPEGImages")
-
-
-def _read_coco(file: Path, ignore: Sequence[str]) -> Export:
-    def read(mask: Path, segments: dict[int, int]) -> NDArray[np.uint8]:
-        with open_pillow(mask) as image:
-            return _classes(pack(np.asarray(image.convert("RGB"))[..., ::-1]), segments, mask)
-
-    masks = []
-    try:
-        content = json.loads(file.read_bytes())
-        categories = sorted(content["categories"], key=lambda category: category["id"])
-        colors = {category["name"]: category.get("color") for category in categories}
-        labels, ids = _label_set(colors, ignore, file)
-        classes = {category["id"]: ids[category["name"]] for category in categories}
-        images = {image["id"]: image["file_name"] for image in content["images"]}
-        for annotation in content["annotations"]:
-            image, mask = images[annotation["image_id"]], annotation["file_name"]
-            if any(p.anchor or ".." in p.parts for p in map(PureWindowsPath, (image, mask))):
-                raise InputError(f"{file}: {image} or {mask} leads out of its folder")
-            name, path = Path(image).with_suffix("").as_posix(), file.with_suffix("") / mask
-            segments = {s["id"]: classes[s["category_id"]] for s in annotation["segments_info"]}
-            masks.append(Mask(name, path, partial(read, path, {0: IGNORE} | segments)))
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{file} is not COCO panoptic ({type(error).__name__} {error}); of COCO instances or "
-            "Label Studio, export panoptic, or PNG masks and describe those with a dataset.yaml"
-        ) from None
-    return Export(labels, masks)
-
-
-def _label_set(
-    colors: dict[str, Color | None], ignore: Sequence[str], source: Path
-) -> tuple[LabelSet, dict[str, int]]:
-    """The class table of the names in `colors` but for those to `ignore`, and the id of each."""
-    if unknown := [name for name in ignore if name not in colors]:
-        known = ", ".join(colors)
-        raise InputError(f"{source} has no class {unknown[0]!r} to ignore, only {known}")
-    names = tuple(name for name in colors if name not in ignore)
-    spare = spread(len(names))
-    palette = tuple(colors[name] or spare[k] for k, name in enumerate(names))
-    ids = dict.fromkeys(colors, IGNORE) | {name: k for k, name in enumerate(names)}
-    return LabelSet(names, palette, tuple(range(len(names)))), ids
-
-
-def _classes(values: NDArray[np.integer], known: dict[int, int], file: Path) -> NDArray[np.uint8]:
-    """Values `[H,W]` as class indices. Raises InputError for one that is not `known`."""
-    found, where = np.unique(values, return_inverse=True)
-    if unknown := set(found.tolist()) - known.keys():
-        raise InputError(
-            f"{file}: {len(unknown)} value(s), such as {min(unknown):#08x}, are not listed in the "
-            "export; do its files belong together?"
-        )
-    return np.array([known[v] for v in found.tolist()], np.uint8)[where].reshape(values.shape)
-
-
-def _by_name(folder: Path) -> dict[str, Path]:
-    return {f.relative_to(folder).with_suffix("").as_posix(): f for f in images_below(folder)}
-
-
-def _lines(file: Path) -> list[str]:
-    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    return [line.strip() for line in lines if line.strip()]
-
-
-def _write(export: Export, images: dict[str, Path], target: Path, split: str) -> str:
-    """Fill the folder `target`; returns what is in it, for people."""
     palette = np.ravel(export.labels.palette).astype(np.uint8).tobytes().ljust(768, b"\0")
+    twice = [name for name, n in Counter(mask.name for mask in export.masks).items() if n > 1]
+    if twice:
+        raise InputError(f"the export has two labels for {twice[0]}; rename one of the images")
 
-    def write(mask: Mask) -> tuple[str, str]:
-        image, label = images.get(mask.name), mask.read()
-        if not image or read_size(image) != label.shape:
-            why = f"{image} has another size" if image else f"there is no image {mask.name}.*"
-            raise InputError(f"{mask.file}: {why}; do they belong together? see --images")
+    def write(mask: Mask) -> Row:
+        image = _image_of(mask, images)
+        size = read_size(image)
+        if (mask.size or size) == size:  # else nothing so large is painted
+            label = mask.read()
+            mask = mask._replace(size=(label.shape[0], label.shape[1]))
+        if mask.size != size:
+            raise InputError(
+                f"{mask.file}: {image} has another size; do they belong together? see --images"
+            )
         file = target / "labels" / f"{mask.name}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         painted = Image.fromarray(label)
         painted.putpalette(palette)
         painted.save(file)
-        inside = image.is_relative_to(target)
-        image = image.relative_to(target) if inside else image.resolve()
+        image = "images" / image.relative_to(moved) if moved else image.resolve()
         return image.as_posix(), file.relative_to(target).as_posix()
 
-    splits: dict[str, list[tuple[str, str]]] = {}
     with ThreadPoolExecutor() as pool:
-        for mask, row in zip(export.masks, pool.map(write, export.masks), strict=True):
-            name = mask.split or split
-            splits.setdefault(_SPLITS.get(name, name), []).append(row)
+        return [*zip(export.masks, pool.map(write, export.masks), strict=True)]
+
+
+def _image_of(mask: Mask, images: dict[str, list[Path]]) -> Path:
+    files = images.get(mask.name) or images.get(f"{mask.split}/{mask.name}")  # as CVAT's projects
+    if not files:
+        raise InputError(
+            f"{mask.file}: there is no image {mask.name}.*; do they belong together? see --images"
+        )
+    if len(files) > 1:
+        raise InputError(
+            f"{files[0]} and {files[1]} have the same name, so it is unknown which one the label "
+            "belongs to; rename one in the tool and export again"
+        )
+    return files[0]
+
+
+def _write_lists(
+    export: Export, rows: list[tuple[Mask, Row]], target: Path, split: str, val: float
+) -> list[str]:
+    """Write a list for each split and dataset.yaml; returns what there is, for people."""
+    splits: dict[str, dict[str, Row]] = {}
+    for mask, row in rows:
+        name = (mask.split or split).lower()
+        splits.setdefault(_SPLITS.get(name, name), {})[mask.name] = row
+    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(export.passed_over.items()) if n)
     if not splits:
-        raise InputError("the export holds no masks; export once something is labelled")
-    for name, rows in splits.items():
+        only = f"only {kinds}; draw polygons or masks" if kinds else "export once there are some"
+        raise InputError(f"the export holds no areas; {only}")
+    notes = []
+    if [*splits] == ["train"] and len(rows) >= _FEW and val:
+        held = last_names([*splits["train"]], val)
+        splits["val"] = {name: splits["train"].pop(name) for name in held}
+        notes.append(
+            f"the export has one split; its last {len(held)} images by name, from {held[0]} on, "
+            "are val (--val 0: none)"
+        )
+    if kinds:
+        notes.append(f"passed over, as they are no areas: {kinds}")
+    for name, listed in splits.items():
         with (target / f"{name}.csv").open("w", encoding="utf-8", newline="") as lines:
-            csv.writer(lines).writerows([("image", "label"), *rows])
+            csv.writer(lines).writerows([("image", "label"), *listed.values()])
     text = description_text(export.labels, {name: f"{name}.csv" for name in splits})
     (target / "dataset.yaml").write_text(text, encoding="utf-8")
-    counts = ", ".join(f"{len(rows)} in {name}" for name, rows in splits.items())
-    return f"labelled images: {counts}; {len(images) - len(export.masks)} have no label yet"
+    counts = ", ".join(f"{len(listed)} in {name}" for name, listed in splits.items())
+    return [f"labelled images: {counts}", *notes]

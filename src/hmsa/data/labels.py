@@ -7,17 +7,17 @@ those of a label file.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from ..runs import InputError, did_you_mean
-from .images import open_pillow
+from ..runs import InputError, did_you_mean, say_once
+from .images import read_stored
+from .rasters import Stored
 
 IGNORE = 255
 Encoding = Literal["index", "palette", "rgb"]
@@ -37,8 +37,8 @@ class LabelSet:
 
     def read(self, path: Path) -> NDArray[np.uint8]:
         """Label file -> `[H,W]` train ids. Raises InputError for a value outside the table."""
-        with open_pillow(path) as image:
-            raw = self.raw_of(image, path)
+        stored = read_stored(path)
+        raw, lossy = self.raw_of(stored, path), stored.lossy
         known = self.train_ids()
         if raw.dtype == np.uint8:  # by far the most files, and this is the fastest look-up
             table = bytes(known.get(value, _UNKNOWN) for value in range(256))
@@ -50,29 +50,40 @@ class LabelSet:
         if (label == _UNKNOWN).any():
             values, counts = np.unique(raw, return_counts=True)
             pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
-            raise InputError(f"{path}: {self.diagnose(pixels)}")
+            raise InputError(f"{path}: {self.diagnose(pixels, lossy)}")
         return label
 
-    def raw_of(self, image: Image.Image, path: Path) -> NDArray[np.integer]:
-        """An open label file -> `[H,W]` values or packed colours.
+    def raw_of(self, stored: Stored, path: Path) -> NDArray[np.integer]:
+        """The content of a label file -> `[H,W]` values or packed colours.
 
-        Raises InputError if it has another encoding.
+        What the file calls "no data" is ignored, unless it is a class. Raises InputError if the
+        file has another encoding.
         """
         if self.encoding == "index":
-            raw = np.asarray(image)
+            raw, nodata = stored.values, stored.nodata
             if raw.ndim == 3:
                 if (raw[..., :1] != raw[..., :3]).any():
-                    raise InputError(
-                        f"{path} holds colours, not class values; set encoding: rgb and a palette"
-                    )
+                    mend = "set encoding: rgb and a palette"
+                    if stored.lossy:
+                        mend = "JPEG changes them near edges; export it as PNG"
+                    raise InputError(f"{path} holds colours, not class values; {mend}")
                 raw = raw[..., 0]
-            return raw if raw.dtype == np.uint8 else raw.astype(np.int64)
-        if self.encoding == "palette" and image.mode != "P":
-            encoding = "rgb" if image.mode.startswith("RGB") else "index"
+            raw = raw if raw.dtype == np.uint8 else raw.astype(np.int64)
+            if nodata in self.raw:
+                name = self.names[self.raw.index(nodata)]
+                say_once(
+                    f"{path}: {nodata} is its nodata, but also {name}; it counts as {name}",
+                    "nodata",
+                )
+            elif nodata is not None and self.ignored:
+                raw = np.where(raw == nodata, self.ignored[0], raw).astype(raw.dtype)
+            return raw
+        if self.encoding == "palette" and stored.mode != "P":
+            encoding = "rgb" if stored.mode.startswith("RGB") else "index"
             raise InputError(
-                f"{path} is a {image.mode} image without palette; set encoding: {encoding}"
+                f"{path} is a {stored.mode} image without palette; set encoding: {encoding}"
             )
-        return pack(np.asarray(image.convert("RGB")))
+        return pack(stored.rgb())
 
     def to_raw(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Train ids (not 255) -> the values that files of this table hold; `index` encoding."""
@@ -89,7 +100,7 @@ class LabelSet:
         """Raw value -> train id, for all that are known; ignored ones -> 255."""
         return dict.fromkeys(self.ignored, IGNORE) | {r: i for i, r in enumerate(self.raw)}
 
-    def diagnose(self, pixels: Mapping[int, int]) -> str:
+    def diagnose(self, pixels: Mapping[int, int], lossy: bool = False) -> str:
         """What is wrong with files of these raw values (value: pixels), some of them unknown."""
         unknown = pixels.keys() - self.train_ids().keys()
         worst = sorted(unknown, key=lambda value: (-pixels[value], value))
@@ -101,31 +112,63 @@ class LabelSet:
         ignored = ", ".join(map(self.value_name, self.ignored))
         return (
             f"{len(worst)} value(s) outside the table of {len(self.names)} classes: {shown}{more}; "
-            f"the table has {', '.join(table)} (ignored: {ignored or 'none'}): {self.guess(pixels)}"
+            f"the table has {', '.join(table)} (ignored: {ignored or 'none'}): "
+            f"{self.guess(pixels, lossy)}"
         )
 
     def value_name(self, raw: int) -> str:
         """A raw value as people write it: 7, or 0,128,192."""
         return str(raw) if self.encoding == "index" else ",".join(map(str, unpack(raw)))
 
-    def guess(self, raw: Iterable[int]) -> str:
-        """What files of these raw values look like, and how to describe them in the YAML file."""
+    def guess(self, pixels: Mapping[int, int], lossy: bool = False) -> str:
+        """What files of these raw values look like, and how to mend that; lossy: they are JPEG."""
+        values, k = pixels.keys(), len(self.names)
+        most = max(values - {255}, default=0)
+        if lossy:
+            return "the files are JPEG, which changes values near edges; export them as PNG"
+        if self._is_smoothed(pixels):
+            what = "values" if self.encoding == "index" else "colours"
+            return (
+                f"the unknown {what} lie between those of the table, as if the files were saved "
+                "with smoothing; export them again with nearest neighbour, without antialiasing"
+            )
         if self.encoding != "index":
             return "colours that are not in the palette; add them to palette or ignore"
-        values, k = set(raw), len(self.names)
-        most = max(values - {255}, default=0)
         if values <= {0, 255} or (len(values) == 2 and 255 in values):
+            named = self.names if k == 2 else ("..", "..")
             return (
-                "this looks like a 0/255 mask; name the classes by value: names: {0: .., 255: ..}"
+                "this looks like a 0/255 mask; name the classes by value: "
+                f"names: {{{min(values, default=0)}: {named[0]}, 255: {named[1]}}}"
             )
         if k == 19 and most <= 33:
             return "these look like Cityscapes raw ids (labelIds), not its 19 train ids"
         if most == k and self.raw == tuple(range(k)):
+            by_value = f"give names as 1: .. to {k}: .."
+            if 0 not in values:
+                return f"these look like classes numbered from 1; {by_value}"
             return (
-                f"these look like classes numbered from 1; give names as 1: .. to {k}: .., "
-                f"or list {k} under ignore if it means no label"
+                f"values from 0 to {k} are {k + 1} classes and names has {k}, one too few; add the "
+                f"name of the last, or list {k} under ignore; or, if 0 means no label, {by_value} "
+                "and ignore: [0]"
             )
         return "list them under names (value: name) or under ignore"
+
+    def _is_smoothed(self, pixels: Mapping[int, int]) -> bool:
+        """Whether many unknown values are mixtures of two that are known, not further classes."""
+        table, index = {*self.train_ids()}, self.encoding == "index"
+        unknown = sorted(pixels.keys() - table, key=lambda value: -pixels[value])[:64]
+        if len(unknown) < (8 if index else 4):
+            return False
+        if index:  # on a line all lies between: rare, and not numbered one after the other
+            known = sum(count for value, count in pixels.items() if value in table)
+            dense = max(unknown) - min(unknown) < 4 * len(unknown) and len(unknown) < 64
+            return not dense and sum(pixels[value] for value in unknown) <= known
+        colors = np.array([unpack(value) for value in (*table, *unknown)], float)
+        first, last = (colors[i] for i in np.triu_indices(len(table), 1))
+        way, mixed = last - first, colors[len(table) :, None]
+        share = ((mixed - first) * way).sum(-1) / (way**2).sum(-1)
+        away = np.abs(first + share.clip(0, 1)[..., None] * way - mixed).max(-1)
+        return bool(np.mean(away.min(1, initial=255) <= 3) >= 0.75)
 
 
 def spread(count: int) -> list[tuple[int, int, int]]:

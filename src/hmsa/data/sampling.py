@@ -32,8 +32,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ..config.recipe import Extra, Sampling
-from ..runs import InputError, Progress, cache_folder, stamp
+from ..runs import CannotWrite, InputError, Progress, cache_folder, first_line
 from ..runs import replace as replace_file
+from . import fingerprint
 from .datasets import Dataset, open_dataset
 from .descriptions import beside
 from .transforms import collate
@@ -41,7 +42,7 @@ from .transforms import collate
 # [N,5]: image (place in the dataset), class, x, y, pixels of the class in the tile. x and y, in the
 # whole image, are its centre of mass, rounded down as in the official code; it need not lie on it.
 Tiles = NDArray[np.int32]
-_FORMAT = 2  # goes up when the content of the file changes
+_FORMAT = 3  # goes up when the content of the file changes
 
 
 @dataclass(frozen=True)
@@ -54,18 +55,19 @@ class ExtraSet:
     stop: int = sys.maxsize
 
 
+# Where class-uniform crops come from, each until a position: class -> tiles, with their source (see
+# Draw) before the columns of `tile_index`
+Pools = tuple[tuple[int, dict[int, Tiles]], ...]
+
+
 @dataclass(frozen=True)
 class Mix:
-    """What is mixed with the plain images of the main set; by default nothing.
-
-    pools: where class-uniform crops come from, each until a position: class -> tiles, with their
-    source (see Draw) before the columns of `tile_index`.
-    """
+    """What is mixed with the plain images of the main set; by default nothing."""
 
     class_uniform: float = 0.0  # share of the positions, until `stop`
     stop: int = sys.maxsize
     extras: tuple[ExtraSet, ...] = ()
-    pools: tuple[tuple[int, dict[int, Tiles]], ...] = ()
+    pools: Pools = ()
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,13 @@ def batches(
         yield from loader
     except InputError as error:  # a loader process puts its traceback before the message
         raise InputError(str(error).strip().splitlines()[-1].split("InputError: ")[-1]) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            f"a process that loads images died ({first_line(error)}); memory may have run out: "
+            "lower data.workers"
+        ) from None
 
 
 def open_mix(
@@ -229,12 +238,10 @@ def _open_extra(
         )
     own = extra.confidence
     further = further.trusting(sampling.confidence if own is None else own)
-    return replace(further, border=extra.border)
+    return replace(further, border=extra.border, stretch=dataset.stretch)
 
 
-def _pools(
-    dataset: Dataset, extras: list[ExtraSet], tile: int
-) -> tuple[tuple[int, dict[int, Tiles]], ...]:
+def _pools(dataset: Dataset, extras: list[ExtraSet], tile: int) -> Pools:
     main = ExtraSet(dataset, boost=frozenset(range(len(dataset.labels.names))))
     indices: list[tuple[int, Tiles]] = []
     for source, part in enumerate((main, *extras)):
@@ -273,7 +280,7 @@ def tile_index(dataset: Dataset, tile: int) -> Tiles:
 
     try:
         replace_file(file, write)
-    except OSError as error:
+    except CannotWrite as error:
         warnings.warn(f"the tile index is made anew every time: {error}", stacklevel=2)
     return tiles
 
@@ -309,21 +316,15 @@ def _build(dataset: Dataset, tile: int) -> Tiles:
         found = centres(dataset.read_label(index), tile)
         return np.insert(found, 0, index, axis=1).astype(np.int32)
 
-    parts = [np.zeros((0, 5), np.int32)]
-    what = f"tiles of {dataset.split}"
-    with ThreadPoolExecutor() as pool, Progress(what, len(dataset)) as progress:
-        for part in pool.map(rows, range(len(dataset))):
+    parts, count = [np.zeros((0, 5), np.int32)], len(dataset)
+    with ThreadPoolExecutor() as pool, Progress(f"tiles of {dataset.split}", count) as progress:
+        for part in pool.map(rows, range(count)):
             parts.append(part)
             progress.advance()
     return np.concatenate(parts)
 
 
 def _key(dataset: Dataset, tile: int) -> str:
-    """Hash of all that the index depends on: files by name, size and time of change."""
-    files = [
-        stamp(file) for pair in dataset.pairs for file in (pair.label, pair.confidence) if file
-    ]
-    labels = dataset.labels
-    table = (labels.raw, labels.ignored, labels.encoding, dataset.lowest, dataset.border)
-    content = json.dumps((_FORMAT, tile, table, files))
-    return hashlib.sha256(content.encode()).hexdigest()[:24]
+    """Hash of all that the index depends on."""
+    content = (_FORMAT, tile, fingerprint.of(dataset)["digest"], dataset.lowest, dataset.border)
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image
+from scipy.ndimage import maximum_filter, minimum_filter
 
 from .descriptions import description_text
 from .labels import LabelSet
@@ -48,11 +49,7 @@ def scene(
 
 def drawn_coarsely(label: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Label `[H,W]` as people in a hurry draw it: 255 up to `MARGIN` pixels from another class."""
-    image, side = Image.fromarray(label), 2 * MARGIN + 1
-    lowest, highest = (
-        np.asarray(image.filter(rank(side)))
-        for rank in (ImageFilter.MinFilter, ImageFilter.MaxFilter)
-    )
+    lowest, highest = (find(label, 2 * MARGIN + 1) for find in (minimum_filter, maximum_filter))
     return np.where(lowest == highest, label, np.uint8(255))
 
 
@@ -74,9 +71,8 @@ def write_scenes(
         for i in range(count):
             image, label = scene((seed, split_index, i), size)
             made = {"images": image, "labels": label}
-            for kind, array in (
-                made | ({"coarse": drawn_coarsely(label)} if coarse else {})
-            ).items():
+            made |= {"coarse": drawn_coarsely(label)} if coarse else {}
+            for kind, array in made.items():
                 (folder / split / kind).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(folder / split / kind / f"{i:05d}.png")
     labels = LabelSet(NAMES, PALETTE, tuple(range(len(NAMES))))

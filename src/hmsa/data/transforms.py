@@ -16,7 +16,7 @@ from .labels import IGNORE
 
 # Padding that is zero after normalisation: the ImageNet mean. The official code pads with black,
 # which is a colour that images have.
-_FILL: dict[Any, Any] = {tv_tensors.Image: (124, 116, 104), tv_tensors.Mask: IGNORE}
+_MEAN = (124, 116, 104)
 
 
 def training_transform(
@@ -25,7 +25,7 @@ def training_transform(
     augment: Augment,
     long_edge: int | None = None,
 ) -> v2.Transform:
-    """(Image `[3,H,W]` uint8, Mask `[H,W]`) -> the same, `crop` (height, width) pixels large.
+    """(Image `[C,H,W]` uint8, Mask `[H,W]`) -> the same, `crop` (height, width) pixels large.
 
     KeyPoints `[1,2]` as third input, the x and y of a pixel, will be in the crop and come back as
     where they then are; without them the crop is anywhere. The steps and their order are the
@@ -43,11 +43,17 @@ def training_transform(
 
 
 class ColorJitter(v2.ColorJitter):
-    """torchvision's, on Pillow images: as the official code, and faster than on tensors."""
+    """torchvision's, on Pillow images: as the official code, and faster than on tensors.
+
+    Where channels are not RGB, each is a gray image: its brightness and contrast change.
+    """
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         if not isinstance(inpt, tv_tensors.Image):
             return inpt
+        if len(inpt) != 3:
+            gray = tv_tensors.Image(inpt[:, None])
+            return tv_tensors.Image(super().transform(gray, params)[:, 0])
         image = super().transform(F.to_pil_image(inpt), params)
         return tv_tensors.Image(F.pil_to_tensor(image))
 
@@ -99,7 +105,10 @@ class RandomScaleCrop(v2.Transform):
             out = tv_tensors.Mask(F.resized_crop_image(inpt[None], *window, size, nearest)[0])
         else:
             out = self._call_kernel(F.resized_crop, inpt, *window, size, antialias=True)
-        return self._call_kernel(F.pad, out, params["padding"], fill=_FILL.get(type(inpt)))
+        fill: Any = IGNORE if isinstance(inpt, tv_tensors.Mask) else None
+        if isinstance(inpt, tv_tensors.Image):
+            fill = [_MEAN[channel % 3] for channel in range(len(inpt))]
+        return self._call_kernel(F.pad, out, params["padding"], fill=fill)
 
 
 def _randint(most: int) -> int:
@@ -107,6 +116,6 @@ def _randint(most: int) -> int:
 
 
 def collate(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Samples -> image `[B,3,H,W]`, uint8 until the model, and label `[B,H,W]` int64."""
+    """Samples -> image `[B,C,H,W]`, uint8 until the model, and label `[B,H,W]` int64."""
     images, labels = zip(*samples, strict=True)
     return torch.stack(images), torch.stack(labels).long()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ..config.options import Flag, Size
+from ..config.options import Flag, Share, Size
 from ..runs import InputError, Outcome
 
 NewFolder = Annotated[Path, Parameter(help="new or empty")]
@@ -46,7 +46,7 @@ def scenes(
 
 def import_masks(
     source: Annotated[
-        Path, Parameter(help="CVAT zip (Segmentation mask 1.1) or COCO panoptic JSON")
+        Path, Parameter(help="zip, folder or file of CVAT (masks 1.1, images 1.1), COCO or labelme")
     ],
     folder: NewFolder,
     /,
@@ -58,6 +58,7 @@ def import_masks(
         list[str], Parameter(negative="", help="a class that means no label; repeat for more")
     ] = [],
     split: Annotated[str, Parameter(help="its name if SOURCE has none")] = "train",
+    val: Annotated[Share, Parameter(help="held out of SOURCE if all of it is train")] = 0.2,
 ) -> Outcome:
     """Make a dataset of what an annotation tool exported.
 
@@ -65,4 +66,4 @@ def import_masks(
     """
     from .imports import import_masks as work
 
-    return work(source, folder, images, ignore, split)
+    return work(source, folder, images, ignore, split, val)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from .boundary import Boundary
 from .calibration import Calibration
 from .confusion import Confusion, InstanceConfusion
 
+Bytes = NDArray[np.uint8]
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # of an image, where finer scales are computed
 
 
@@ -54,7 +55,7 @@ class Evaluation:
         self.windows: list[Window] = []
         self.weights = torch.zeros(k, len(scales), dtype=torch.float64)  # sums by true class
 
-    def add(self, index: int, label: NDArray[np.uint8], prediction: Prediction) -> None:
+    def add(self, index: int, label: Bytes, prediction: Prediction) -> None:
         """label `[H,W]`: the truth of image `index`, whose prediction has all details."""
         alone = Confusion(len(self.names))
         alone.add(label, prediction.label)
@@ -77,49 +78,75 @@ class Evaluation:
 
     def summary(self) -> dict[str, Any]:
         """The JSON object; scripts rely on its keys. What has no score is nan."""
-        own, names, groups = self.confusion[self.own], self.names, self.dataset.categories
+
+        def of(names: Iterable[str], scores: Tensor) -> dict[str, float]:
+            return dict(zip(names, scores.tolist(), strict=True))
+
+        own, boundary = self.confusion[self.own], self.boundary
         miou: dict[str, Any] = {name: each.miou() for name, each in self.confusion.items()}
         single = {f"{scale:g}": miou.pop(f"{scale:g}") for scale in self.scales}
-        boundary = {"f1": self.boundary.f1(), "iou": self.boundary.iou()}
         scores: dict[str, Any] = {
-            "iou": dict(zip(names, own.iou().tolist(), strict=True)),
+            "iou": of(self.names, own.iou()),
             "accuracy": own.accuracy(),
             "mean_accuracy": float(own.recall().nanmean()),
             "weighted_iou": own.weighted_iou(),
-            "boundary": {name: float(each.nanmean()) for name, each in boundary.items()},
+            "boundary": of(("f1", "iou"), torch.stack([boundary.f1(), boundary.iou()]).nanmean(1)),
             "calibration": {"ece": self.calibration.ece()},
         }
-        if groups:
+        if groups := self.dataset.categories:
             merged = own.grouped([*groups.values()])
-            scores["category_iou"] = dict(zip(groups, merged.iou().tolist(), strict=True))
-            scores["category_miou"] = merged.miou()
+            scores |= {"category_iou": of(groups, merged.iou()), "category_miou": merged.miou()}
         if self.instances:
-            each = dict(zip(names, self.instances.iou().tolist(), strict=True))
-            scores["instance_iou"] = {"mean": float(self.instances.iou().nanmean()), "class": each}
+            iou = self.instances.iou()
+            scores["instance_iou"] = {"mean": float(iou.nanmean()), "class": of(self.names, iou)}
         summary = {"miou": {"single": single, **miou}, "images": len(self.mious)}
         summary |= {name: {self.own: score} for name, score in scores.items()}
         if self.weights.any():
-            rows = [dict(zip(single, row, strict=True)) for row in self.mean_weights().tolist()]
-            summary["weight"] = dict(zip(names, rows, strict=True))
+            rows = zip(self.names, self.mean_weights(), strict=True)
+            summary["weight"] = {name: of(single, weights) for name, weights in rows}
         return summary
 
 
 def measure(predictor: Predictor, dataset: Dataset, submission: Path | None = None) -> Evaluation:
     """One pass over the split. submission: folder for predictions in the dataset's own label
-    values, named like the images. Raises InputError where its labels are colours."""
+    values, named like the images. Raises InputError where its labels are colours or, but for a
+    submission, nothing is labelled, and where the network's output is no number."""
     if submission and dataset.labels.encoding != "index":
         raise InputError(f"no submission of {dataset.source}: its labels are colours; leave it out")
+    require_labels(dataset, needed=not submission)
+    dataset = dataset.stretched(predictor.stretch)
     found = Evaluation(dataset, predictor.scales, predictor.model.fusion)
-    with Progress("evaluate", len(dataset)) as progress:
-        for index, pair in enumerate(dataset.pairs):
-            image, label = dataset.read(index)
-            prediction = predictor(image, detail=True)
-            found.add(index, label, prediction)
-            if submission:
-                raw = Image.fromarray(dataset.labels.to_raw(prediction.label))
-                replace(submission / f"{pair.name}.png", functools.partial(raw.save, format="PNG"))
-            progress.advance()
+    for index, image, label in read_all(dataset, "evaluate"):
+        prediction = predictor(image, detail=True)
+        if not prediction.confidence.all():  # the highest of K probabilities is at least 1 / K
+            raise InputError(
+                f"{dataset.pairs[index].image}: the network's output is not a number there; try "
+                "--precision fp32, or another checkpoint"
+            )
+        found.add(index, label, prediction)
+        if submission:
+            raw = Image.fromarray(dataset.labels.to_raw(prediction.label))
+            file = submission / f"{dataset.pairs[index].name}.png"
+            replace(file, functools.partial(raw.save, format="PNG"))
     return found
+
+
+def read_all(dataset: Dataset, what: str) -> Iterator[tuple[int, Bytes, Bytes]]:
+    """Number, image and label of every pair, as `Dataset.read`; what: named beside the progress."""
+    with Progress(what, len(dataset)) as progress:
+        for index in range(len(dataset)):
+            yield index, *dataset.read(index)
+            progress.advance()
+
+
+def require_labels(dataset: Dataset, needed: bool = True) -> None:
+    """Read every label, before the work. Raises InputError for a bad one and, if labels are
+    `needed`, where no pixel has one."""
+    if not dataset.frequencies().any() and needed:
+        raise InputError(
+            f"{dataset.source}: nothing is labelled in split {dataset.split}, every pixel is "
+            "ignored; name another split, or correct `ignore` in the description"
+        )
 
 
 def score(predictor: Predictor, dataset: Dataset, rank: int = 0, processes: int = 1) -> Confusion:
@@ -133,19 +160,17 @@ def score(predictor: Predictor, dataset: Dataset, rank: int = 0, processes: int 
 
 def gate_curve(predictor: Predictor, dataset: Dataset) -> list[GatePoint]:
     """What each share of the finer scales costs and reaches; the predictor comes without a gate."""
+    dataset = dataset.stretched(predictor.stretch)
     confusion = [Confusion(len(dataset.labels.names)) for _ in SHARES]
     sums = np.zeros((len(SHARES), 2))  # cost and agreement of each image
-    with Progress("gate", len(dataset)) as progress:
-        for index in range(len(dataset)):
-            image, label = dataset.read(index)
-            whole = predictor(image).label
-            for place, share in enumerate(SHARES):
-                predictor.gate = Gate(share)
-                prediction = predictor(image)
-                confusion[place].add(label, prediction.label)
-                sums[place] += prediction.cost, (prediction.label == whole).mean()
-            predictor.gate = None
-            progress.advance()
+    for _, image, label in read_all(dataset, "gate"):
+        whole = predictor(image).label
+        for place, share in enumerate(SHARES):
+            predictor.gate = Gate(share)
+            prediction = predictor(image)
+            confusion[place].add(label, prediction.label)
+            sums[place] += prediction.cost, (prediction.label == whole).mean()
+        predictor.gate = None
     means = (sums / len(dataset)).tolist()
     return [
         GatePoint(share=share, cost=cost, miou=each.miou(), agreement=agreement)
@@ -153,7 +178,7 @@ def gate_curve(predictor: Predictor, dataset: Dataset) -> list[GatePoint]:
     ]
 
 
-def _mended(prediction: Prediction, label: NDArray[np.uint8], scale: float, index: int) -> Window:
+def _mended(prediction: Prediction, label: Bytes, scale: float, index: int) -> Window:
     """The square of this image where the fused label is right most where `scale` is wrong."""
     gain = (prediction.label == label) * 1.0 - (prediction.single[scale] == label)
     side = max(1, min(label.shape) // 3)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import getitem
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..inference.predictor import Predictor
 from ..report.page import Block, Card, Cell, Chart, Figure, Legend, Page, Section, Table, write_page
-from ..report.pictures import RIGHT, UNKNOWN, WRONG, colorize, error, heat
+from ..report.pictures import RIGHT, UNKNOWN, WRONG, colorize, error, heat, shown
 from ..report.tables import difference, matrix, percent, percents
 from ..runs.machine import describe_machine
 from .calibration import Calibration
@@ -32,11 +33,16 @@ def verdict(found: Evaluation) -> str:
     if math.isnan(own):
         return "No score: no pixel has a label."
     single = max(map("{:g}".format, found.scales), key=scores.__getitem__)
-    rivals = {single: f"the best single scale, {_title(single)}", "average": "average pooling"}
-    gaps = [
-        f"{difference(own, scores[name]).text} against {rival} ({percent(scores[name]).text})"
-        for name, rival in rivals.items()
-    ]
+
+    def gap(name: str, rival: str) -> str:
+        return (
+            f"{difference(own, scores[name]).text} against {rival} ({percent(scores[name]).text})"
+        )
+
+    gaps = (
+        gap(single, f"the best single scale, {_title(single)}"),
+        gap("average", "average pooling"),
+    )
     return f"{_title(found.own)}: {percent(own).text} mIoU, {' and '.join(gaps)}."
 
 
@@ -90,15 +96,21 @@ def write_evaluation(path: Path, found: Evaluation, predictor: Predictor, source
     ]
     name = data.parent.name if data.stem == "dataset" else data.stem
     parameters = sum(each.numel() for each in predictor.model.parameters()) / 1e6
-    trained_on = predictor.model.card.trained_on.items()
     facts = [
         ("Checkpoint", f"{source}, {parameters:.2f} M parameters"),
-        ("Trained on", ", ".join(f"{key} {value}" for key, value in trained_on)),
+        ("Trained on", _listed(predictor.model.card.trained_on)),
         ("Data", f"{data}, split {split}, {len(found.dataset)} images"),
-        ("Settings", ", ".join(f"{key} {value}" for key, value in predictor.settings.items())),
+        ("Settings", _listed(predictor.settings)),
         ("Hardware", describe_machine(predictor.device)),
     ]
     write_page(path, Page(f"{name}, {split}", verdict(found), facts, sections, colours))
+
+
+def _listed(facts: Mapping[str, Any]) -> str:
+    """`dataset a, gate (share 0.2, ..)`"""
+    known = ((key, value) for key, value in facts.items() if value is not None)
+    each = ((key, f"({_listed(v)})" if isinstance(v, dict) else v) for key, v in known)
+    return ", ".join(f"{key} {value}" for key, value in each)
 
 
 def _title(fusion: str) -> str:
@@ -119,21 +131,19 @@ def _weights(found: Evaluation) -> list[Table]:
 def training_charts(metrics: Path) -> list[Chart]:
     """Loss and validation mIoU against the step, as far as the CSV file has them."""
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
-    rows, charts = list(csv.DictReader(lines)), []
-    steps, losses, mious = (
-        np.array([float(row.get(name) or "nan") for row in rows])
-        for name in ("step", "loss", "val_miou")
-    )
+    rows, charts = [row for row in csv.DictReader(lines) if row.get("step")], []
+    steps = [float(row["step"]) for row in rows]
     starts = {row.get("stage"): step for row, step in zip(rows[::-1], steps[::-1], strict=True)}
     stages = sorted((step, stage) for stage, step in starts.items() if stage)
-    for title, values in (("Training loss", losses), ("Validation mIoU", 100 * mious)):
-        points = np.stack([steps, values], 1)[np.isfinite(steps + values)]
+    for title, name, unit in (("Training loss", "loss", 1), ("Validation mIoU", "val_miou", 100)):
+        values = [unit * float(row.get(name) or "nan") for row in rows]
+        points = np.array([*zip(steps, values, strict=True)]).reshape(-1, 2)
+        points = points[np.isfinite(points[:, 1])]
         if len(points) > 1:
             (step, best), last = points[points[:, 1].argmax()], points[-1, 1]
             summary = f"last {last:.3g}, highest {best:.3g} at step {step:.0f}"
             parts = np.array_split(points, min(len(points), POINTS))
-            means = np.array([part.mean(0) for part in parts])
-            axis = (np.nanmin(steps), np.nanmax(steps))  # of both charts, to compare them
+            means, axis = np.array([part.mean(0) for part in parts]), (min(steps), max(steps))
             charts.append(Chart(title, summary, "step", means, axis, stages=stages))
     return charts
 
@@ -186,7 +196,11 @@ def _card(
         return Figure(caption, colorize(ids[place], palette), "label", wrong)
 
     name, wrong = found.dataset.pairs[index].name, window.scale if window else None
-    main = [Figure("input", image[place]), drawn("truth", label), drawn("fused", prediction.label)]
+    main = [
+        Figure("input", shown(image)[place]),
+        drawn("truth", label),
+        drawn("fused", prediction.label),
+    ]
     single = [drawn(f"{s:g}× alone", ids, s == wrong) for s, ids in prediction.single.items()]
     if window:
         return Card(name, [main + single], f"{100 * window.gained:.1f} % of the window")

@@ -7,27 +7,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import rich.table
 import torch
 from numpy.typing import NDArray
-from rich.table import Table
 
 from ..config.options import Rules
 from ..data.datasets import Dataset
 from ..inference.predictor import Predictor
-from ..runs import Progress
+from ..report.page import Cell, Table
+from ..report.tables import percent, terminal
 from .calibration import Calibration, precise, surest
+from .measure import read_all
 
 
 def calibrate(predictor: Predictor, dataset: Dataset) -> Calibration:
     """How often the predictor is right on a labelled split, by class and confidence."""
+    dataset = dataset.stretched(predictor.stretch)
     calibration = Calibration(len(dataset.labels.names))
-    with Progress("held-out", len(dataset)) as progress:
-        for index in range(len(dataset)):
-            image, label = dataset.read(index)
-            prediction = predictor(image)
-            arrays = (label, prediction.label, prediction.confidence)
-            calibration.add(*(torch.from_numpy(array) for array in arrays))
-            progress.advance()
+    for _, image, label in read_all(dataset, "held-out"):
+        prediction = predictor(image)
+        calibration.add(label, prediction.label, prediction.confidence)
     return calibration
 
 
@@ -50,35 +49,26 @@ class Proposal:
         for rule, numbers in self.thresholds.items():
             sure = np.arange(256) / 255 >= np.array([*numbers.values()])[:, None]
             kept = (self.counts * sure).sum(1)
-            shares = [
-                k / n if n else None for k, n in zip(kept.tolist(), pixels.tolist(), strict=True)
-            ]
-            total = int(pixels.sum())
-            found[rule] = {
-                "all": int(kept.sum()) / total if total else None,
-                "class": dict(zip(self.names, shares, strict=True)),
-            }
+            each = zip([*kept, kept.sum()], [*pixels, pixels.sum()], strict=True)
+            *shares, whole = [int(k) / int(n) if n else None for k, n in each]
+            found[rule] = {"all": whole, "class": dict(zip(self.names, shares, strict=True))}
         return found
 
-    def table(self, rules: Rules, held_out: str) -> Table:
+    def table(self, rules: Rules, held_out: str) -> rich.table.Table:
         """Class by rule: threshold, and the share of the class's pixels that it keeps."""
         caption = f"fixed {rules.threshold:g}; the surest {rules.keep:.0%} of each class"
         if "precision" in self.thresholds:
             caption += f"; precision {rules.precision_target:.0%} on {held_out}"
-        table = Table(title="Thresholds, and the share of pixels kept", title_justify="left")
-        table.add_column("class")
-        for column in ("share of all", *(c for rule in self.thresholds for c in (rule, "kept"))):
-            table.add_column(column, justify="right")
-        pixels, kept = self.counts.sum(1), self.kept()
-        for k, name in enumerate(self.names):
-            cells = [f"{pixels[k] / max(1, pixels.sum()):.1%}"]
+        columns = ["class", "of all %", *(c for rule in self.thresholds for c in (rule, "kept %"))]
+        pixels, kept, rows = self.counts.sum(1), self.kept(), []
+        for name, count in zip(self.names, pixels, strict=True):
+            row: list[str | Cell] = [name, percent(count / max(1, pixels.sum()))]
             for rule, numbers in self.thresholds.items():
                 never = rule == "precision" and name in self.unreached
-                cells.append("never" if never else f"{numbers[name]:.4f}")
-                cells.append(f"{kept[rule]['class'][name]:.1%}" if pixels[k] else "")
-            table.add_row(name, *cells)
-        table.caption, table.caption_justify = caption, "left"
-        return table
+                row.append("never" if never else f"{numbers[name]:.4f}")
+                row.append(percent(kept[rule]["class"][name]))
+            rows.append(row)
+        return terminal(Table(columns, rows), "Thresholds, and what they keep", caption)
 
 
 def propose(

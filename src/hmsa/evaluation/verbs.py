@@ -31,22 +31,26 @@ def evaluate(
     example: hmsa evaluate runs/camvid camvid --data CamVid --split val --scales 0.5,1,2
     """
     from ..checkpoint.files import require_classes
+    from ..data import fingerprint
     from ..data.datasets import open_dataset
     from ..inference.predictor import Predictor
+    from ..report.page import require_page
     from ..report.tables import terminal
     from .measure import measure
     from .page import class_table, verdict, write_evaluation
 
+    run = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    page = report or run / f"report-{split}.html"
+    require_page(page)
     predictor = Predictor.load(checkpoint, **vars(inference))
     opened = open_dataset(dataset, split, files)
     require_classes(predictor.model.card, opened.labels.names, dataset, checkpoint)
     opened = opened if only is None else opened.only(only)
     found = measure(predictor, opened, submission)
-    run = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    page = report or run / f"report-{split}.html"
     write_evaluation(page, found, predictor, checkpoint)
     summary = found.summary() | {"split": split, "scales": predictor.scales, "flip": predictor.flip}
     summary |= {"checkpoint": str(checkpoint), "dataset": str(dataset), "report": str(page)}
+    summary["data"] = fingerprint.of(opened)["digest"][:16]
     title = f"IoU in %, {split}, {len(opened)} images"
     table = terminal(class_table(found), title, verdict(found))
     return Outcome(summary, table, notes=[f"report: {page}"])
@@ -71,7 +75,7 @@ def gate(
     from ..inference.predictor import Predictor
     from ..report.page import Table
     from ..report.tables import percent, terminal
-    from .measure import gate_curve
+    from .measure import gate_curve, require_labels
 
     predictor = Predictor.load(checkpoint, **vars(chain), **vars(compute))
     card, scales = predictor.model.card, predictor.scales
@@ -81,6 +85,7 @@ def gate(
         raise InputError(f"{checkpoint}, {predictor.model.fusion}, scales {scales}: {needed}")
     opened = open_dataset(dataset, split, files)
     require_classes(card, opened.labels.names, dataset, checkpoint)
+    require_labels(opened)
     if trained_on(card, opened.source, split):
         say(f"note: {checkpoint} was trained on this split; its curve is too good")
     points = gate_curve(predictor, opened)

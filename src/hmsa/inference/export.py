@@ -27,13 +27,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..config.options import Chain, height_width
-from ..data.images import OpenImage
+from ..data.rasters import OpenImage
 from ..data.scenes import scene
 from ..model.fusion import ordered, resize
 from ..model.pretrained import Card
 from ..runs import Outcome, replace
 from ..runs.errors import InputError, as_input_error, first_line
-from .predictor import Predictor, with_long_edge
+from .predictor import Predictor, stretch_of, with_long_edge
 from .result import Prediction, as_array
 
 AGREEMENT = 0.999  # share of pixels of every image with equal labels: the rest may be ties
@@ -98,7 +98,8 @@ class Frozen(nn.Module):
 def freeze(predictor: Predictor, size: Size | None) -> torch.export.ExportedProgram:
     """The program of `Frozen` for images of `size`, or of any. Raises InputError."""
     # Traced with sides that are no multiple of a stride: so each resize and pad is in the graph
-    image = torch.zeros(1, 3, *(size or (75, 131)), dtype=torch.uint8)
+    channels = predictor.model.channels
+    image = torch.zeros(1, channels, *(size or (75, 131)), dtype=torch.uint8)
     any_size = {"image": {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}}
     with _quiet(f"torch cannot export this network for {show_size(size)} size"), torch.no_grad():
         program = torch.export.export(
@@ -133,8 +134,9 @@ def compare(eager: Predictor, run: Run, sizes: Sequence[Size]) -> tuple[float, i
     of some generated streets and noise."""
     shares, steps = list[float](), list[int]()
     for index, size in enumerate(sizes):
-        noise = np.random.default_rng(index).integers(0, 256, (*size, 3), np.uint8)
-        for image in (scene(index, size)[0], noise):
+        channels = eager.model.channels
+        noise = np.random.default_rng(index).integers(0, 256, (*size, channels), np.uint8)
+        for image in (scene(index, size)[0][..., np.arange(channels) % 3], noise):
             one, (label, confidence) = eager(image), run(image)
             shares.append(float((one.label == label).mean()))
             steps.append(int(np.abs(one.confidence.astype(int) - confidence).max()))
@@ -163,6 +165,9 @@ class Exported:
             self.card = Card.from_json(header["hmsa"], "its header")
             size = header.get("size", show_size(None))
             self.size = None if size == show_size(None) else height_width(size)
+        self.channels = self.card.network.get("in_channels", 3)
+        self._ranges = options.pop("stretch", None)  # of what is read, not of the graph
+        self.stretch = stretch_of(self.card, self._ranges)
         for name, value in options.items():
             wanted = ordered(value) if name == "scales" and value else value
             made = self.settings.get(name)
@@ -172,7 +177,8 @@ class Exported:
     @property
     def settings(self) -> dict[str, Any]:
         """Everything but the file that a result depends on, as JSON."""
-        return {"scales": self.card.scales, "flip": self.card.flip, "precision": "fp32"}
+        settings = {"scales": self.card.scales, "flip": self.card.flip, "precision": "fp32"}
+        return settings | ({"stretch": [[*e] for e in self.stretch.ranges]} if self._ranges else {})
 
     def __call__(
         self, image: Path | str | Image.Image | NDArray[np.uint8] | OpenImage, **outputs: bool
@@ -183,8 +189,12 @@ class Exported:
         """
         if any(outputs.values()):
             raise InputError(f"{self.file} has label and confidence only; use the checkpoint")
-        image = as_array(image)
+        image = as_array(image, self.stretch)
         height, width = size = image.shape[:2]
+        if image.shape[2] != self.channels:
+            raise InputError(
+                f"{self.file} takes images of {self.channels} bands, not {image.shape[2]}"
+            )
         if self.size and size != self.size:
             raise InputError(
                 f"{self.file} takes images of {show_size(self.size)} (height x width), this one is "

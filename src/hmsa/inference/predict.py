@@ -5,15 +5,18 @@ from __future__ import annotations
 import glob
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
 from ..checkpoint.files import GateCurve, fingerprint
 from ..config.options import Inference
-from ..data.images import SUFFIXES, OpenImage, open_image, read_size
+from ..data.images import decide, open_image, read_size
+from ..data.rasters import OpenImage
+from ..data.walk import SUFFIXES, images_below, say_passed_over
 from ..model.pretrained import Card
-from ..runs import InputError, Outcome, Progress, Run, say, stamp, sweep
+from ..runs import CannotWrite, InputError, Outcome, Progress, Run, say, stamp
 from ..runs.errors import as_input_error
 from . import video
 from .export import OPEN, Exported
@@ -24,6 +27,7 @@ from .writer import KINDS, Writer
 
 DEFAULT = Path("runs/predict")  # folder of results that have no other
 MEND = "name another -o, or do all of it again with --overwrite"
+_RANGES = "/stretch"  # of the records, of which the others are names of images
 _ROOM = 32 << 20  # pixels read and not yet written: some hundred MiB beside the network
 
 
@@ -64,13 +68,18 @@ def predict(
         run.add(item[0], stamps[item[1]])
 
     with Run(out, "predict", settings, overwrite=overwrite, mend=MEND) as run:
+        if not predictor.stretch.ranges:  # one range for all, also for images that come later
+            decided = decide([f for n, f in found.items() if n not in videos], predictor.stretch)
+            ranges = run.records.get(_RANGES) or decided.ranges
+            predictor.stretch = replace(predictor.stretch, ranges=tuple(map(tuple, ranges)))
+            if ranges and _RANGES not in run.records:
+                run.add(_RANGES, ranges)
         todo = [item for item in found.items() if not is_done(*item)]
-        sweep(result for item in todo for result in writer.files(*item))
         images = [item for item in todo if item[0] not in videos]
         problems = []
         with Progress("predict", len(images)) as progress:
             for (_, file), problem in flow(
-                images, lambda item: open_image(item[1]),
+                images, lambda item: open_image(item[1], predictor.stretch),
                 lambda image: predictor(image, **writer.needs), write,
                 threads=min(8, os.cpu_count() or 1), room=_ROOM,
                 cost=lambda item: math.prod(read_size(item[1])),
@@ -82,6 +91,8 @@ def predict(
                 (result,) = writer.files(name, file)
                 video.redraw(file, result, lambda frame: predictor(frame).overlay(frame))
                 run.add(name, stamps[file])
+            except CannotWrite:
+                raise
             except InputError as problem:
                 problems.append(_named(file, problem))
     kept, count = len(found) - len(todo), len(found) - len(problems)
@@ -131,19 +142,23 @@ def _matches(text: str, out: Path | None) -> Iterable[tuple[PurePath, Path]]:
     path = Path(text)
     if path.is_file():
         return _listed(path) if path.suffix.lower() == ".txt" else [(Path(path.name), path)]
-    below = path.rglob("*") if path.is_dir() else map(Path, glob.glob(text, recursive=True))
-    images = sorted(file for file in below if _is_image(file, out))
+    known = SUFFIXES | video.SUFFIXES.keys()
+    below = images_below(path, known) if path.is_dir() else _glob(text, known)
+    images = [file for file in below if not _is_result(file, out)]
     if not images:
-        known = ", ".join(sorted(SUFFIXES | video.SUFFIXES.keys()))
-        raise InputError(f"no image matches {text!r}; give files, folders or a glob of {known}")
+        some = ", ".join(sorted(known))
+        raise InputError(f"no image matches {text!r}; give files, folders or a glob of {some}")
     return [(f.relative_to(path) if path.is_dir() else Path(f.name), f) for f in images]
 
 
-def _is_image(file: Path, out: Path | None) -> bool:
-    if file.name.startswith(".") or file.suffix.lower() not in SUFFIXES | video.SUFFIXES.keys():
-        return False
-    ours = out is not None and os.path.relpath(file, out).split(os.sep)[0] in KINDS
-    return file.is_file() and not ours
+def _glob(text: str, known: Collection[str]) -> list[Path]:
+    files = [file for file in map(Path, glob.glob(text, recursive=True)) if file.is_file()]
+    say_passed_over(text, files, known)
+    return sorted(f for f in files if f.suffix.lower() in known and not f.name.startswith("."))
+
+
+def _is_result(file: Path, out: Path | None) -> bool:
+    return out is not None and os.path.relpath(file, out).split(os.sep)[0] in KINDS
 
 
 def _listed(file: Path) -> Iterator[tuple[PurePath, Path]]:

@@ -24,9 +24,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ..checkpoint.networks import load
-from ..data.images import OpenImage, open_image
+from ..data.images import open_image
 from ..data.labels import spread
+from ..data.rasters import OpenImage
+from ..data.stretch import Stretch
 from ..model import HMSA, ordered
+from ..model.pretrained import Card
 from ..runs.errors import InputError, as_input_error
 from ..runs.machine import Precision, autocast, find_device, in_use, trim_memory
 from ..runs.memory import free_memory, peak_of
@@ -59,6 +62,7 @@ class Predictor:
     tile: pixels of a side that go through the network at once, at each scale; "auto": tiles only
     where an image would not fit into half of the free memory; None: never. halo: see `tiling`.
     gate: leave out finer scales where they would not count.
+    stretch: values of wider types that become 0 and 255, as [(0, 3000)]; default: as in the card.
     """
 
     def __init__(
@@ -72,11 +76,13 @@ class Predictor:
         tile: int | Literal["auto"] | None = "auto",
         halo: int = 128,
         gate: Gate | None = None,
+        stretch: Sequence[tuple[float, float]] | None = None,
     ) -> None:
         with as_input_error():
             self.scales, self.flip, self.long_edge = ordered(scales), flip, long_edge
         self.device = find_device(device)
         self.precision, self.tile, self.halo, self.gate = precision, tile, halo, gate
+        self.stretch = stretch_of(model.card, stretch)
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
         if isinstance(tile, int):
             tiling(self.model, tile, halo)  # raises what there is to raise
@@ -111,6 +117,8 @@ class Predictor:
             settings["gate"] = {n: getattr(self.gate, n) for n in ("share", "cell", "halo")}
         if self.tile != "auto":
             settings |= {"tile": self.tile, "halo": self.halo}
+        if self.stretch.ranges != stretch_of(self.model.card).ranges:
+            settings["stretch"] = [[*ends] for ends in self.stretch.ranges]
         return settings
 
     @overload
@@ -133,9 +141,9 @@ class Predictor:
         if isinstance(image, list | tuple):
             return [self(each, **wanted) for each in image]
         if isinstance(image, Path | str):
-            with open_image(Path(image)) as opened:
-                return self._predict(_pixels(opened), **wanted)
-        return self._predict(_pixels(image), **wanted)
+            with open_image(Path(image), self.stretch) as opened:
+                return self._predict(_pixels(opened, self.model.channels), **wanted)
+        return self._predict(_pixels(image, self.model.channels), **wanted)
 
     def _predict(self, image: Tensor | OpenImage, **wanted: Unpack[Wanted]) -> Prediction:
         """image: `[1,3,H,W]`, or a very large one, which is predicted block by block."""
@@ -223,7 +231,7 @@ class Predictor:
     def _need(self) -> float:
         """Bytes that the network needs for a pixel while it runs."""
         small, large = (
-            peak_of(self.model, lambda m, n=n: m.see(m.mean.new_zeros(1, 3, n, n)))  # type: ignore
+            peak_of(self.model, lambda m, n=n: m.see(m.mean.new_zeros(1, m.channels, n, n)))  # type: ignore
             for n in (256, 512)
         )
         return (large - small) / (512**2 - 256**2)
@@ -258,17 +266,30 @@ def with_long_edge(image: Tensor, pixels: int | None) -> Tensor:
     return F.interpolate(image, grid, mode="bilinear", antialias=True)
 
 
-def _pixels(image: Pixels) -> Tensor | OpenImage:
-    """`[1,3,H,W]`, uint8 or float; a very large `OpenImage` is read later, part by part."""
+def stretch_of(card: Card, ranges: Sequence[tuple[float, float]] | None = None) -> Stretch:
+    """How the images of a network become 8 bits; ranges: others than those of its card."""
+    stored = [(low, high) for low, high in card.stretch]
+    return Stretch(tuple(card.bands) if card.bands else None, tuple(ranges or stored))
+
+
+def store_stretch(card: Card, stretch: Stretch) -> None:
+    """Keep in the card of a network how the images that it learns from become 8 bits."""
+    card.bands = [*stretch.bands] if stretch.bands else None
+    card.stretch = [[low, high] for low, high in stretch.ranges]
+
+
+def _pixels(image: Pixels, channels: int) -> Tensor | OpenImage:
+    """`[1,C,H,W]`, uint8 or float; a very large `OpenImage` is read later, part by part."""
     if isinstance(image, OpenImage) and math.prod(image.size) > _BLOCK**2:
         return image
     array = image if isinstance(image, Tensor) else as_array(image)
     kind, axis = str(array.dtype).removeprefix("torch."), 0 if isinstance(array, Tensor) else 2
     kinds = ("uint8", "float16", "bfloat16", "float32", "float64") if axis == 0 else ("uint8",)
-    if array.ndim != 3 or array.shape[axis] != 3 or 0 in array.shape or kind not in kinds:
+    if array.ndim != 3 or array.shape[axis] != channels or 0 in array.shape or kind not in kinds:
+        c, rgb = channels, " RGB" if channels == 3 else ""
         raise InputError(
-            f"image: {list(array.shape)} of {kind}; give an array [H,W,3] of uint8 RGB, or a "
-            "tensor [3,H,W] or [B,3,H,W] of uint8 or of floats in 0..1; not empty"
+            f"image: {list(array.shape)} of {kind}; give an array [H,W,{c}] of uint8{rgb}, or a "
+            f"tensor [{c},H,W] or [B,{c},H,W] of uint8 or of floats in 0..1; not empty"
         )
     return array[None] if isinstance(array, Tensor) else _tensor(array)
 

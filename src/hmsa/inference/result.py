@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data.images import OpenImage, read_image, to_rgb
+from ..data.images import read_image, to_rgb
 from ..data.labels import spread
-from ..report.pictures import palette_png
+from ..data.rasters import OpenImage
+from ..data.stretch import Stretch
+from ..report.pictures import palette_png, shown
 from ..runs import InputError, replace
 
 Readable = Path | str | Image.Image | NDArray[np.uint8] | OpenImage
@@ -42,7 +44,7 @@ class Prediction:
 
     def overlay(self, image: Readable, alpha: float = 0.5) -> Image.Image:
         """The image of this prediction, tinted by its label; alpha: 0 the image, 1 the colours."""
-        pixels = as_array(image)
+        pixels = shown(as_array(image))
         if pixels.shape[:2] != self.label.shape:
             sizes = f"image {pixels.shape}, label {self.label.shape}"
             raise InputError(f"overlay: {sizes}; give the image that was predicted")
@@ -77,10 +79,10 @@ def save_npz(file: Path, **arrays: NDArray[Any]) -> None:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
 
-def as_array(image: Readable) -> NDArray[np.uint8]:
-    """`[H,W,3]` uint8 RGB."""
+def as_array(image: Readable, stretch: Stretch = Stretch()) -> NDArray[np.uint8]:
+    """`[H,W,C]` uint8; RGB, or the bands of `stretch` if it is a file."""
     if isinstance(image, Path | str):
-        return read_image(Path(image))
+        return read_image(Path(image), stretch=stretch)
     if isinstance(image, Image.Image):
         return to_rgb(image)
     return image if isinstance(image, np.ndarray) else image.read(slice(None), slice(None))

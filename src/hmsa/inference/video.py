@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runs import InputError, Progress, replace
-from ..runs.folder import DISK_FULL
 
 # Suffix and container of what is written: Matroska where the source's cannot hold H.264
 _MP4, _MOV, _MATROSKA = (".mp4", "mp4"), (".mov", "mov"), (".mkv", "matroska")
@@ -41,8 +40,6 @@ def redraw(source: Path, target: Path, draw: Callable[[NDArray[np.uint8]], Any])
                 replace(target, lambda file: _redraw(file, container, taken, first, draw, progress))
         return progress.done
     except av.error.FFmpegError as error:
-        if error.errno in DISK_FULL:  # an OSError, too
-            raise
         reason = error.strerror or error
         raise InputError(f"{source} cannot be decoded ({reason}); replace or remove it") from None
 

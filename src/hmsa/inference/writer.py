@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data.images import OpenImage, is_raster, open_pillow, rasterio
+from ..data.images import open_pillow
 from ..data.labels import IGNORE
+from ..data.rasters import OpenImage, is_raster, rasterio
 from ..model.pretrained import Card
-from ..report.pictures import colorize, heat, overlay, panel, thin
+from ..report.pictures import colorize, heat, overlay, panel, shown, thin
 from ..runs import InputError, replace
 from .result import Prediction, save_npz
 from .video import SUFFIXES
@@ -33,7 +34,12 @@ KINDS = (  # each is written into a folder of this name
 _ROWS, _CELL, _OVERLAY = 1 << 21, 1 << 21, 1 << 26  # pixels: drawn at once; at most in an image
 _SIDE, _JPEG = 1024, 65500  # pixels: at least of a map in a panel; at most of a JPEG
 _TILE = 512  # side of the tiles of a GeoTIFF
-_DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".jpg": "JPEG"}  # else the suffix is the name
+_DRIVERS = {
+    ".tif": "GTiff",
+    ".tiff": "GTiff",
+    ".jpg": "JPEG",
+    ".jp2": "JP2OpenJPEG",
+}  # else the suffix is the name
 
 
 class Writer:
@@ -125,7 +131,7 @@ def _drawn(image: OpenImage, most: int, draw: Callable[[Bytes, slice], Bytes]) -
     by = max(1, math.ceil(math.sqrt(height * width / most)), math.ceil(max(image.size) / _JPEG))
     step = max(1, _ROWS // width // by) * by
     bands = [slice(top, min(top + step, height)) for top in range(0, height, step)]
-    drawn = (draw(image.read(rows), rows) for rows in bands)
+    drawn = (draw(shown(image.read(rows)), rows) for rows in bands)
     return np.concatenate([np.asarray(Image.fromarray(band).reduce(by)) for band in drawn])
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from platform import node
@@ -14,13 +15,16 @@ from ..config.options import Inference, Rules
 from ..data.coarse import Coarse
 from ..data.datasets import Dataset
 from ..data.descriptions import read_classes
+from ..data.images import decide
 from ..data.labels import LabelSet, spread
+from ..data.stretch import Range
 from ..evaluation.proposal import calibrate, propose
 from ..inference.predictor import Predictor
 from ..model.pretrained import Card
 from ..runs import InputError, Outcome
+from ..runs.files import escaped
 from .engine import Labeller, label_here, label_with_ray
-from .folder import SPLIT, Folder, is_done, total
+from .folder import NAME, SPLIT, Folder, is_done, total
 from .shards import Shards
 from .sources import Row, find
 
@@ -60,6 +64,12 @@ def autolabel(
     labels = _label_set(card, raw, teacher)
     images = images if "://" in images else os.path.abspath(images)
     source, where = find(images), images
+    if not predictor.stretch.ranges and not any("://" in a for a in (out, *source.images.values())):
+        ranges = _ranges_before(Path(out)) if not overwrite else None
+        if not ranges:
+            ranges = decide([*map(Path, source.images.values())], predictor.stretch).ranges
+        predictor.stretch = dataclasses.replace(predictor.stretch, ranges=ranges)
+        inference = dataclasses.replace(inference, stretch=ranges or None)
     if "://" not in images + out:
         root, place = Path(images).resolve(), Path(out).resolve()
         if place.is_relative_to(root):
@@ -85,7 +95,7 @@ def autolabel(
             new.append(row["name"])
 
         known = output.known()
-        pieces = [piece for piece in source.pieces if piece.get("name") not in known]
+        pieces = [piece for piece in source.pieces if escaped(piece.get("name", "")) not in known]
         options: Row = {"labels": labels, "known": known, "coarse": coarse, "agreement": agreement}
         if cluster or (workers or 1) > 1 or "://" in out:
             path = str(teacher.resolve() if teacher.exists() else teacher)
@@ -113,6 +123,14 @@ def autolabel(
     }  # fmt: skip
     judged_on = f"{held_out.source}, split {held_out.split}" if held_out else ""
     return Outcome(summary, proposal.table(rules, judged_on), problems=failed)
+
+
+def _ranges_before(out: Path) -> tuple[Range, ...]:
+    """Values that became 0 and 255 in an earlier run in `out`, so that further images fit in."""
+    with suppress(OSError, ValueError, KeyError):
+        stored = json.loads((out / f"{NAME}.json").read_text())["stretch"]
+        return tuple((low, high) for low, high in stored)
+    return ()
 
 
 def _load(teacher: str, weights: str, inference: Inference, options: Row) -> Labeller:

@@ -2,40 +2,56 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from ..data.archives import unpacked
 from ..data.descriptions import description_text
-from ..data.imports import Mask, read_cvat, unpacked
 from ..data.labels import IGNORE
+from ..data.masks import Mask, read_cvat
 from ..report.pictures import label_image, png_bytes
 from ..runs import InputError, Progress, replace
 from .brush import unpack_mask
 from .folder import MANIFEST, PERSON, Folder, figures, is_by_person, tally
 from .labelled import Labelled
 from .sources import Row
-from .tasks import BACKGROUND
+from .tasks import BACKGROUND, BRUSH
 
 PEOPLE, LIST = "people.yaml", "people.csv"  # the corrected labels as a dataset for another round
 Label = NDArray[np.uint8]  # [H,W] train ids, 255 where people left it open
 Corrections = dict[str, Callable[[], Label]]  # by the name of the image
 
 
-class Taken(NamedTuple):
-    new: int
-    same: int  # were there already
-    empty: int  # nothing was drawn; the auto-label stays
-    people: int  # labels by people in the whole folder
+class _Region(BaseModel):
+    type: str = ""
+    original_width: int = 0
+    original_height: int = 0
+    image_rotation: float | None = 0
+    value: dict[str, Any] = {}
+
+
+class _Annotation(BaseModel):
+    was_cancelled: bool | None = None
+    updated_at: str | None = None
+    result: list[_Region] = []
+
+
+class _Task(BaseModel):
+    id: int | str = "?"
+    data: dict[str, Any] = {}
+    annotations: list[_Annotation]
 
 
 @contextmanager
@@ -57,9 +73,13 @@ def read_corrections(file: Path, labelled: Labelled) -> Iterator[Corrections]:
         yield found
 
 
-def take(labelled: Labelled, corrections: Corrections) -> Taken:
+def take(labelled: Labelled, corrections: Corrections) -> dict[str, int]:
     """Store them with full confidence. All are checked before the first is written; after a kill
-    the same call continues."""
+    the same call continues.
+
+    Returns how many labels were taken, were the same already, were empty so that the auto-label
+    stays; and how many labels by people the whole folder has.
+    """
     files = {
         name: str((labelled.out / row["image"]).resolve())
         for name, row in (labelled.rows | labelled.failed).items()
@@ -83,8 +103,9 @@ def take(labelled: Labelled, corrections: Corrections) -> Taken:
         if new or not (labelled.out / MANIFEST).is_file():
             folder.finish()
         people = [row for row in folder.rows() if is_by_person(row)]
-        _list_people(people, labelled)
-    return Taken(len(new), same, empty, len(people))
+        if people:
+            _list_people(people, labelled)
+    return {"taken": len(new), "same": same, "empty": empty, "people": len(people)}
 
 
 def _corrected(name: str, label: Label, labelled: Labelled) -> Row:
@@ -98,14 +119,14 @@ def _corrected(name: str, label: Label, labelled: Labelled) -> Row:
 
 
 def _list_people(rows: list[Row], labelled: Labelled) -> None:
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(("image", "label"))
-    writer.writerows((row["image"], row["label"]) for row in rows)
-    texts = {PEOPLE: description_text(labelled.labels, {"people": LIST}), LIST: lines.getvalue()}
+    content = io.StringIO()
+    csv.writer(content, lineterminator="\n").writerows(
+        [("image", "label"), *((row["image"], row["label"]) for row in rows)]
+    )
+    texts = {PEOPLE: description_text(labelled.labels, {"people": LIST}), LIST: content.getvalue()}
     for name, text in texts.items():
         file = labelled.out / name
-        if rows and (not file.is_file() or file.read_text("utf-8") != text):
+        if not file.is_file() or file.read_text("utf-8") != text:
             replace(file, lambda temporary, t=text: temporary.write_text(t, "utf-8"))  # type: ignore[misc]
 
 
@@ -143,55 +164,47 @@ def _cvat(folder: Path, labelled: Labelled) -> Corrections:
     def read(mask: Mask) -> Label:
         return table[mask.read()]
 
-    return {mask.name: partial(read, mask) for mask in export.masks}
+    names = {normalize("NFC", name): name for name in (*labelled.rows, *labelled.failed)}
+    return {names.get(mask.name, mask.name): partial(read, mask) for mask in export.masks}
 
 
 def _studio(file: Path, labelled: Labelled) -> Corrections:
     try:
-        tasks = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} is not readable JSON: {error}") from None
-    if not isinstance(tasks, list) or not all(
-        isinstance(task, dict) and isinstance(task.get("annotations"), list) for task in tasks
-    ):
+        content = file.read_bytes().removeprefix(codecs.BOM_UTF8)
+        tasks = TypeAdapter(list[_Task]).validate_json(content)
+    except ValidationError as error:
+        place, why = ".".join(map(str, error.errors()[0]["loc"])), error.errors()[0]["msg"]
         raise InputError(
-            f"{file} is not a Label Studio export with annotations; export as JSON, not as "
-            "JSON-MIN or another format"
-        )
+            f"{file} is not a Label Studio export with annotations ({place}: {why}); export as "
+            "JSON, not as JSON-MIN or another format"
+        ) from None
     found: Corrections = {}
     for task in tasks:
-        annotations = [each for each in task["annotations"] if not each.get("was_cancelled")]
+        annotations = [each for each in task.annotations if not each.was_cancelled]
+        where, name = f"{file} task {task.id}", task.data.get("name")
         if not annotations:
             continue
-        where = f"{file} task {task.get('id', '?')}"
-        name = (task.get("data") or {}).get("name")
         if not isinstance(name, str):
             raise InputError(f"{where} has no data.name, by which hmsa finds the image")
         if name in found:
             raise InputError(f"{where}: two tasks have the image {name!r}; remove one of them")
-        last = max(annotations, key=lambda each: str(each.get("updated_at") or ""))
-        found[name] = partial(_drawn, last.get("result") or [], where, name, labelled)
+        last = max(annotations, key=lambda each: each.updated_at or "")
+        found[name] = partial(_drawn, last.result, where, name, labelled)
     return found
 
 
-def _drawn(result: list[dict[str, Any]], where: str, name: str, labelled: Labelled) -> Label:
+def _drawn(result: list[_Region], where: str, name: str, labelled: Labelled) -> Label:
     """The masks of one annotation in one label; later masks cover earlier ones."""
     row = _row(name, labelled)
     label = np.full((row["height"], row["width"]), IGNORE, np.uint8)
     for region in result:
-        kind = str(region.get("type"))
-        if kind != "brushlabels":
-            if kind.endswith("labels"):
-                raise InputError(f"{where} has a region of {kind}; only brush masks can be taken")
+        size, classes = (region.original_height, region.original_width), region.value.get(BRUSH)
+        if region.type != BRUSH:
+            if region.type.endswith("labels"):
+                raise InputError(f"{where} has {region.type}; only {BRUSH} can be taken")
             continue  # about the image, or about a region beside its label
-        try:
-            size = (int(region["original_height"]), int(region["original_width"]))
-            value = region["value"]
-            packed, (class_name, *more) = value["rle"], value["brushlabels"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{where}: a brush mask is incomplete ({error!r})") from None
-        if more or region.get("image_rotation"):
-            reason = "is rotated" if region.get("image_rotation") else "has several classes"
+        if region.image_rotation or not isinstance(classes, list) or len(classes) != 1:
+            reason = "is rotated" if region.image_rotation else f"has the classes {classes}"
             raise InputError(f"{where}: a brush mask {reason}, which cannot be taken")
         if size != label.shape:
             raise InputError(
@@ -199,8 +212,8 @@ def _drawn(result: list[dict[str, Any]], where: str, name: str, labelled: Labell
                 f"{label.shape[0]}; nothing was taken"
             )
         try:
-            mask = unpack_mask(packed, size)
+            mask = unpack_mask(region.value.get("rle", ()), size)
         except ValueError as error:
-            raise InputError(f"{where}: a mask of {class_name!r} is damaged, {error}") from None
-        label[mask] = labelled.labels.index(class_name, where)
+            raise InputError(f"{where}: a mask of {classes[0]!r} is damaged, {error}") from None
+        label[mask] = labelled.labels.index(str(classes[0]), where)
     return label

@@ -1,15 +1,23 @@
-"""Labels the images of a source, in this process or with Ray in several processes or machines."""
+"""Labels the images of a source, in this process or with Ray Data in several, on many machines.
+
+Ray Data starts a worker that died again, and gives it its part again, without end. An image may
+kill every worker that it meets, so it is counted how often a part was begun; `_TRIES` are enough.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
+import pickle
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +27,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..data.coarse import Coarse
-from ..data.images import is_raster, read_image
+from ..data.images import read_image
 from ..data.labels import LabelSet
 from ..inference.pipeline import flow
 from ..inference.predictor import Predictor
 from ..inference.result import Prediction
 from ..report.pictures import label_image, png_bytes
-from ..runs import InputError, Progress, sha256
+from ..runs import InputError, Progress, first_line, sha256
+from ..runs.files import escaped
 from ..runs.machine import keep_memory
 from .folder import figures, key_of, tally
 from .sources import Row, entries, read
@@ -37,7 +46,7 @@ Store = Callable[[Row], None]
 Write = Callable[[list[Row]], list[Row]]
 
 _PART, _SHARD = 16, 256  # images, at most, that a worker gets at once; that it writes in a shard
-_RETRIES = 3  # of a part whose worker died; it may be an image that kills it
+_TRIES = 4  # of a part whose worker dies; it may be an image that kills it
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ class Labeller:
     def _read(self, row: Row) -> Loaded:
         """The image; its hash and that of its coarse label come into the row."""
         image, content, drawn = row["image"], row.pop("content", None), None
-        if row["name"] in self.known:
+        if escaped(row["name"]) in self.known:
             return None
         if row.get("reason"):
             raise InputError(row["reason"])
@@ -87,7 +96,7 @@ class Labeller:
                 row["coarse_sha256"] = sha256(self.coarse.dataset.pairs[place].label)
             if key_of(row) in self.known:
                 return None
-            pixels = read_image(image, None if is_raster(Path(image)) else content)
+            pixels = read_image(image, content, self.predictor.stretch)
             if self.coarse and place is not None:
                 drawn = self.coarse.read(place, image, pixels.shape[:2])
         except InputError:
@@ -139,7 +148,7 @@ def label_with_ray(
     make: Callable[[], Labeller], pieces: list[Row], store: Store, write: Write | None,
     address: str, workers: int | None,
 ) -> None:  # fmt: skip
-    """Label with Ray; `store` is called here.
+    """Label with Ray Data; `store` is called here.
 
     make: called in each worker. write: takes rows where they are made, and returns what `store`
     gets. address: of a running cluster; local: one is started on this machine. workers: networks
@@ -148,26 +157,34 @@ def label_with_ray(
     """
     if not pieces:
         return
-    problem = None
-    with _connected(address) as ray, Progress("autolabel", _count(pieces)) as progress:
+    problem = ""
+    with (
+        redirect_stdout(sys.stderr),  # Ray prints there which process died
+        _connected(address) as ray,
+        Progress("autolabel", _count(pieces)) as progress,
+    ):
         resources = ray.cluster_resources()
         cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
         workers = workers or gpus or max(1, cpus // 4)
-        worker = ray.remote(_Worker).options(
-            num_cpus=0, num_gpus=1 / math.ceil(workers / gpus) if gpus else 0,
-            scheduling_strategy="SPREAD", max_restarts=-1, max_task_retries=_RETRIES,
-        )  # fmt: skip
-        threads = max(1, cpus // workers)
-        pool = ray.util.ActorPool([worker.remote(make, write, threads) for _ in range(workers)])
         most = (_SHARD if write else _PART) if _count(pieces) else 1  # a tar file alone is much
         step = max(1, min(most, len(pieces) // workers // 8))
-        for start in range(0, len(pieces), step):
-            pool.submit(lambda actor, part: actor.label.remote(part), pieces[start : start + step])
-        while pool.has_next():
-            try:
-                rows = pool.get_next_unordered()
-            except ray.exceptions.RayError as error:
-                problem, rows = " ".join(str(error).split())[-300:], []
+        parts = [
+            {"number": start, "part": pickle.dumps(pieces[start : start + step])}
+            for start in range(0, len(pieces), step)
+        ]
+        begun = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Begun).remote()
+        done = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
+            _Worker, fn_constructor_args=(make, write, max(1, cpus // workers), begun),
+            compute=ray.data.ActorPoolStrategy(
+                size=min(workers, len(parts)), max_tasks_in_flight_per_actor=1
+            ),
+            batch_size=1, num_cpus=0, num_gpus=1 / math.ceil(workers / gpus) if gpus else 0,
+        )  # fmt: skip
+        for part in done.iter_rows():
+            rows, reason = pickle.loads(part["answer"])
+            if rows is None:
+                raise InputError(reason)
+            problem = reason or problem
             for row in rows:
                 store(row)
                 progress.advance()
@@ -175,44 +192,86 @@ def label_with_ray(
         raise RuntimeError(f"{problem}; the same command goes on")
 
 
+class _Begun:
+    """Counts, in a process of its own, how often each part was begun."""
+
+    def __init__(self) -> None:
+        self.times: Counter[int] = Counter()
+
+    def begin(self, number: int) -> int:
+        self.times[number] += 1
+        return self.times[number]
+
+
+@dataclass
 class _Worker:
     """A network in a process of its own, on a GPU if Ray assigned it one."""
 
-    def __init__(self, make: Callable[[], Labeller], write: Write | None, threads: int) -> None:
-        keep_memory()
-        torch.set_num_threads(threads)
-        self.labeller, self.write = make(), write
+    make: Callable[[], Labeller]
+    write: Write | None
+    threads: int
+    begun: Any  # handle of `_Begun`
 
-    def label(self, pieces: list[Row]) -> list[Row]:
+    @cached_property
+    def labeller(self) -> Labeller:
+        keep_memory()
+        torch.set_num_threads(self.threads)
+        return self.make()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
+        """The rows of one part, None if this worker can make none, and what went wrong."""
+        import ray
+
+        pieces = pickle.loads(batch["part"][0])
+        if ray.get(self.begun.begin.remote(int(batch["number"][0]))) > _TRIES:
+            names = " to ".join(dict.fromkeys(str(pieces[i]["image"]) for i in (0, -1)))
+            return _answer([], f"{names}: the process that labels this died {_TRIES} times")
+        rows: list[Row] | None = None
+        try:
+            labeller, rows = self.labeller, []
+            return _answer(self._label(labeller, pieces))
+        except Exception as error:  # such as of `write`; other parts go on
+            is_said = isinstance(error, InputError)
+            return _answer(rows, f"{'' if is_said else type(error).__name__ + ': '}{error}")
+
+    def _label(self, labeller: Labeller, pieces: list[Row]) -> list[Row]:
         rows: list[Row] = []
         written: list[Row] = []
-        for _ in self.labeller.label(pieces, rows.append):
+        for _ in labeller.label(pieces, rows.append):
             if self.write and len(rows) >= _SHARD:
                 written += self.write(rows[:_SHARD])
                 del rows[:_SHARD]  # threads may have added more
         return written + (self.write(rows) if self.write else rows)
 
 
+def _answer(rows: list[Row] | None, problem: str = "") -> dict[str, list[bytes]]:
+    return {"answer": [pickle.dumps((rows, problem))]}
+
+
 @contextmanager
 def _connected(address: str) -> Iterator[Any]:
     """Ray, on the cluster at `address`, or on the one that this process is connected to already."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
-        import ray.util
+        import ray.data
     except ImportError:
         needed = '--workers and --cluster need Ray: pip install "hmsa[cluster]"'
         raise InputError(needed) from None
-    starts = not ray.is_initialized()
-    if starts:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    if starts := not ray.is_initialized():
         local = {"include_dashboard": False} if address == "local" else {}
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
         except (ConnectionError, ValueError) as error:
             raise InputError(f"--cluster {address}: no cluster there ({error})") from None
     try:
-        with redirect_stdout(sys.stderr):  # Ray prints there which process died
-            yield ray
+        yield ray
+    except ray.exceptions.RayError as error:
+        raise RuntimeError(f"{first_line(error)}; the same command goes on") from None
     finally:
         if starts:
             ray.shutdown()

@@ -31,9 +31,10 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from ..data.descriptions import description_text
-from ..data.images import images_below
 from ..data.labels import LabelSet
-from ..runs import InputError, Run, replace, sha256, sweep
+from ..data.walk import images_below
+from ..runs import InputError, Run, replace, sha256
+from ..runs.files import escaped
 from ..runs.folder import difference
 from .sources import Row, read
 
@@ -79,9 +80,6 @@ class Folder(Run):
         self.has_split = bool(files) and (out / settings["images"]).is_dir()
         self.dataset = str(out / (DESCRIPTION if self.has_split else MANIFEST))
         self._remove(FINISHED if overwrite else ())
-        sweep(out / name for name in FINISHED)
-        for folder in FOLDER_OF.values():  # half-written files of a killed run
-            self._remove((out / folder).rglob(".*.png.*"))
 
     def known(self) -> set[str]:
         """`key_of` the rows that stay, and the names that persons have labelled.
@@ -93,7 +91,7 @@ class Folder(Run):
             if all((self.folder / row[kind]).is_file() for kind in FOLDER_OF if kind in row):
                 if is_by_person(row):
                     self._follow(name, row)
-                    keys.add(name)
+                    keys.add(escaped(name))
                 elif row.get("sha256"):
                     keys.add(key_of(row | {"name": name}))
         return keys
@@ -127,7 +125,7 @@ class Folder(Run):
         for kind, folder in FOLDER_OF.items():
             if content := row.get(f"{kind}_png"):
                 record[kind] = f"{folder}/{name}.png"
-                replace(self.folder / record[kind], lambda file, c=content: file.write_bytes(c))  # type: ignore[misc]
+                replace(self.folder / record[kind], content)
         self.add(name, record | {"image": self._relative(self.files.get(name, row["image"]))})
 
     def _relative(self, image: str) -> str:
@@ -153,9 +151,8 @@ class Folder(Run):
                      "confidence": FOLDER_OF["confidence"], "exclude": exclude}  # fmt: skip
             texts[DESCRIPTION] = description_text(self.labels, {SPLIT: split})
         for name, text in texts.items():
-            replace(self.folder / name, lambda file, t=text: file.write_text(t, "utf-8"))  # type: ignore[misc]
-        schema, same = schema_of(self.settings), {key: self.settings[key] for key in REPEATED}
-        table = pyarrow.Table.from_pylist([row | same for row in self.rows()], schema)
+            replace(self.folder / name, text)
+        table = table_of(self.rows(), self.settings)
         replace(self.folder / MANIFEST, lambda file: parquet.write_table(table, file))
 
     def _remove(self, files: Iterable[str | Path]) -> None:
@@ -173,10 +170,19 @@ def changed(file: str, settings: Row) -> str | None:
         return "damaged"
 
 
-def schema_of(settings: Row) -> pyarrow.Schema:
-    """`SCHEMA`; its metadata are the classes and the thresholds of `kept`, in JSON."""
+def table_of(
+    rows: Iterable[Row], settings: Row, more: Sequence[pyarrow.Field] = ()
+) -> pyarrow.Table:
+    """The rows with the columns of `SCHEMA`, and `more`.
+
+    Its metadata are the classes and the thresholds of `kept`, in JSON. What is not Unicode in the
+    names of files is escaped.
+    """
     about = {"classes": [*settings["classes"]], "thresholds": THRESHOLDS}
-    return SCHEMA.with_metadata({key: json.dumps(value) for key, value in about.items()})
+    schema = pyarrow.schema([*SCHEMA, *more], {k: json.dumps(v) for k, v in about.items()})
+    same = {key: settings[key] for key in REPEATED}
+    texts = ({k: escaped(v) if isinstance(v, str) else v for k, v in r.items()} for r in rows)
+    return pyarrow.Table.from_pylist([row | same for row in texts], schema)
 
 
 def is_done(row: Row) -> bool:

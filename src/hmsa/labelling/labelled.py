@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from ..data.descriptions import read_classes
 from ..data.images import read_image
 from ..data.labels import LabelSet
 from ..runs import InputError, read_records, sha256
-from .folder import DESCRIPTION, NAME, THRESHOLD_FILE, is_by_person, is_done, total
+from .folder import DESCRIPTION, MANIFEST, NAME, THRESHOLD_FILE, is_by_person, is_done, total
 from .sources import Row
 
 
@@ -128,10 +129,16 @@ def open_labelled(out: Path) -> Labelled:
     if not (out / DESCRIPTION).is_file():
         raise InputError(f"{out} is not finished; run the same hmsa autolabel again")
     records = read_records(out, NAME)
+    settings = json.loads(settings_file.read_bytes())
     present = {name: row for name, row in records.items() if (out / row["image"]).is_file()}
+    if records and not present:
+        images = os.path.normpath(out.resolve() / settings["images"])
+        raise InputError(
+            f"{out} has labels of images that were in {images}, and none is there; bring these "
+            f"images there, or {out} to its earlier place beside them"
+        )
     done = {name: row for name, row in sorted(present.items()) if is_done(row)}
     if not done:
-        raise InputError(f"{out} has no labelled image")
+        raise InputError(f"{out} has no labelled image; see the reasons in {out / MANIFEST}")
     failed = {name: row for name, row in present.items() if name not in done}
-    settings = json.loads(settings_file.read_bytes())
     return Labelled(out, read_classes(out), settings, done, failed)

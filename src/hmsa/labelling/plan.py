@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..checkpoint.files import require_unseen
 from ..checkpoint.networks import load
-from ..config.recipe import Recipe, Selftrain
+from ..config.options import Rules
+from ..config.recipe import Confidence, Extra, Mixed, Recipe, Selftrain
 from ..data.coarse import Coarse
 from ..data.datasets import Dataset, open_dataset
 from ..data.descriptions import beside
-from ..data.images import images_below
+from ..data.sampling import open_mix
+from ..data.walk import images_below
 from ..model.pretrained import Card
 from ..runs import InputError, sha256
 
-LEVELS = {"fixed": 0.5, "quantile": 0.5, "precision": 0.95}  # where the recipe gives none
+LEVEL = {"fixed": "threshold", "quantile": "keep", "precision": "precision_target"}  # in Rules
 
 
 @dataclass(frozen=True)
@@ -35,22 +36,33 @@ class Plan:
     learn: Dataset  # labelled images that every round learns from
     val: Dataset  # labelled images that rounds are compared on
     held_out: Dataset | None  # labelled images for the rule precision
-    coarse: Dataset | None  # coarse labels of the images
-    images: Path  # folder of images to label
+    people: Coarse | None  # coarse labels of the images, those that count before the network's
+
+    @property
+    def images(self) -> Path:
+        """Folder of the images to label."""
+        return self.near / self.section.images
+
+    @property
+    def rules(self) -> Rules:
+        """Those of auto-labelling, with the level that the recipe gives for its rule."""
+        level = self.section.level
+        return Rules() if level is None else Rules(**{LEVEL[self.section.rule]: level})
 
     @property
     def level(self) -> float:
         """Confidence, share kept or precision, by the rule; in 0..1."""
-        return LEVELS[self.section.rule] if self.section.level is None else self.section.level
+        return float(getattr(self.rules, LEVEL[self.section.rule]))
 
-    @property
-    def people(self) -> Coarse | None:
-        """The coarse labels, those that count before the labels of the network."""
-        if self.coarse is None or self.section.coarse is None:
-            return None
-        fill, classes = self.section.coarse.fill, self.coarse.labels
-        ids = fill and frozenset(classes.index(name, "selftrain.coarse.fill") for name in fill)
-        return Coarse(self.coarse, ids or None)
+    def mixed(
+        self, dataset: str | None, split: str, confidence: Confidence | None = None
+    ) -> Recipe:
+        """The recipe with another extra set, used as the section says."""
+        use = self.section.model_dump(include=set(Mixed.model_fields))
+        extra = Extra(dataset=dataset, split=split, confidence=confidence, **use)
+        sampling = self.recipe.sampling
+        sampling = sampling.model_copy(update={"extra": [*sampling.extra, extra]})
+        return self.recipe.model_copy(update={"sampling": sampling})
 
 
 def open_plan(recipe: Recipe, data: Path, files: Path | None, near: Path) -> Plan:
@@ -69,27 +81,18 @@ def open_plan(recipe: Recipe, data: Path, files: Path | None, near: Path) -> Pla
 
     precise = section.rule == "precision"
     held_out = dataset(None, section.held_out or recipe.data.val) if precise else None
-    coarse = dataset(section.coarse.dataset, section.coarse.split) if section.coarse else None
-    if (section.images is None) == (section.split is None):
-        raise InputError("selftrain: give either images, a folder, or split, not both")
-    if section.split is None:
-        images = near / str(section.images)
-    else:
-        images = _folder_of(dataset(section.dataset, section.split))
     learn, val = dataset(None, recipe.data.train), dataset(None, recipe.data.val)
-    return Plan(recipe, data, files, near, section, learn, val, held_out, coarse, images)
-
-
-def _folder_of(dataset: Dataset) -> Path:
-    """The folder whose images are exactly those of the split."""
-    images = {pair.image.resolve() for pair in dataset.pairs}
-    folder = Path(os.path.commonpath([image.parent for image in images]))
-    if {image.resolve() for image in images_below(folder)} != images:
-        raise InputError(
-            f"selftrain.split: {dataset.source}, split {dataset.split} is not all images of one "
-            f"folder ({folder} has others); give a folder as selftrain.images"
-        )
-    return folder
+    people = None
+    if coarse := section.coarse:
+        drawn = dataset(coarse.dataset, coarse.split)
+        if drawn.labels.names != learn.labels.names:
+            raise InputError(
+                f"selftrain.coarse: the classes of {drawn.source} are not those of "
+                f"{learn.source}; both must have the same classes in the same order"
+            )
+        ids = [drawn.labels.index(name, "selftrain.coarse.fill") for name in coarse.fill or ()]
+        people = Coarse(drawn, frozenset(ids) or None)
+    return Plan(recipe, data, files, near, section, learn, val, held_out, people)
 
 
 def check_plan(plan: Plan, folder: Path) -> None:
@@ -97,23 +100,11 @@ def check_plan(plan: Plan, folder: Path) -> None:
 
     folder: where the rounds go.
     """
-    labels, section = plan.learn.labels, plan.section
-    if sum(extra.share for extra in plan.recipe.sampling.extra) + section.share > 1:
-        raise InputError(
-            "selftrain.share and the shares of sampling.extra are more than 1; lower them"
-        )
-    if section.boost and not plan.recipe.sampling.class_uniform:
-        raise InputError("selftrain.boost needs class-uniform crops; set sampling.class_uniform")
-    for name in section.boost:
-        labels.index(name, "selftrain.boost")
-    if plan.coarse and section.coarse:
-        if plan.coarse.labels.names != labels.names:
-            raise InputError(
-                f"selftrain.coarse: the classes of {plan.coarse.source} are not those of "
-                f"{plan.learn.source}; both must have the same classes in the same order"
-            )
-        for name in section.coarse.fill or ():
-            labels.index(name, "selftrain.coarse.fill")
+    try:  # with labels that are there already, in place of those to come
+        sampling = plan.mixed(None, plan.learn.split).sampling
+        open_mix(plan.learn, sampling, 1, plan.near, plan.files)
+    except InputError as error:
+        raise InputError(f"selftrain, with sampling.extra: {error}") from None
     _check_splits(plan)
     _check_images(plan, folder)
 
@@ -126,11 +117,9 @@ def _check_splits(plan: Plan) -> None:
     cards = [(own, "the recipe's teacher")]
     if start := plan.recipe.start:
         cards.append((load(start).card, start))
-    scored = {"data.val": plan.val} | (
-        {"selftrain.held_out": plan.held_out} if plan.held_out else {}
-    )
-    for option, dataset in scored.items():
-        for card, source in cards:
+    for option, dataset in (("data.val", plan.val), ("selftrain.held_out", plan.held_out)):
+        for card, source in cards if dataset else ():
+            assert dataset
             require_unseen(card, dataset.source, dataset.split, source, option)
     if not plan.val.frequencies().any():
         raise InputError(
@@ -147,9 +136,9 @@ def _check_images(plan: Plan, folder: Path) -> None:
         raise InputError(f"selftrain: no images below {images}; they are found by suffix")
     if folder.resolve().is_relative_to(images.resolve()):
         raise InputError(f"{folder} is inside {images}; give an --out elsewhere")
-    if plan.coarse:
+    if plan.people:
         named = {f.relative_to(images).with_suffix("").as_posix(): f for f in found}
-        Coarse(plan.coarse).check_names(named, images)
+        plan.people.check_names(named, images)
     scored = {
         pair.image: dataset.split
         for dataset in (plan.val, plan.held_out) if dataset for pair in dataset.pairs

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..data.coarse import Coarse
@@ -15,8 +14,9 @@ from ..evaluation.calibration import Calibration
 from ..evaluation.confusion import Confusion
 from ..runs import InputError, Progress
 from .labelled import Labelled
+from .sources import Row
 
-LEVELS = (0.0, 0.5, 0.7, 0.9, 0.95)  # thresholds at which labels are compared with true ones
+LEVELS = (0.5, 0.7, 0.9, 0.95)  # thresholds of which tables say what they keep
 PRESENT = 0.01  # a class counts as present in an image from this share of its pixels on
 NOTABLE = 0.02  # a share of an image, or a difference of confidence, that is worth a reason
 RARE = 0.02  # a class is rare if at most this share of the images has it
@@ -32,7 +32,7 @@ class Doubt(NamedTuple):
     doubt: float
     confidence: float  # mean over its pixels
     agreement: float | None  # likewise; None if it was not stored
-    reasons: tuple[str, ...]
+    reasons: list[str]
 
 
 def queue(labelled: Labelled) -> list[Doubt]:
@@ -41,78 +41,74 @@ def queue(labelled: Labelled) -> list[Doubt]:
     Doubt is 1 less the mean confidence or, if agreement was stored, 1 less the mean of confidence
     and agreement.
     """
-    usual = class_confidence(labelled.counts)
-    held = np.array([row["pixels"] for row in labelled.rows.values()])
-    images = (held >= PRESENT * held.sum(1, keepdims=True)).sum(0)  # [K] that have each class
-    both, found = labelled.agreement_known, []
-    for name, row in labelled.rows.items():
-        if name in labelled.by_people:
-            continue
-        pixels = np.array(row["pixels"])
+    usual = confidence(labelled.counts)
+    images = np.sum([_present(row) for row in labelled.rows.values()], 0)
+    found = []
+    for name in labelled.rows.keys() - labelled.by_people:
+        row, pixels = labelled.rows[name], np.array(labelled.rows[name]["pixels"])
         means = np.array([mean or 0.0 for mean in row["mean_confidence"]])
-        confidence = float((means * pixels).sum() / pixels.sum())
-        agreement = float(row["mean_agreement"]) if both else None
-        doubt = 1 - confidence if agreement is None else 1 - (confidence + agreement) / 2
-        reasons = _reasons(labelled, row, means, usual, images, agreement)
-        found.append(Doubt(name, doubt, confidence, agreement, tuple(reasons)))
+        parts = [float(means @ pixels / pixels.sum())]
+        parts += [float(row["mean_agreement"])] if labelled.agreement_known else []
+        reasons = [f"scales disagree on {1 - agreement:.0%} of it" for agreement in parts[1:]]
+        if (below := 1 - row["kept"][0]) >= NOTABLE:
+            reasons.append(f"confidence below 0.5 on {below:.0%} of it")
+        reasons += _classes_in_doubt(labelled, np.flatnonzero(_present(row)), means, usual, images)
+        agreement = parts[1] if parts[1:] else None
+        found.append(Doubt(name, 1 - sum(parts) / len(parts), parts[0], agreement, reasons))
     return sorted(found, key=lambda each: (-each.doubt, each.name))
 
 
-def _reasons(
+def _present(row: Row) -> Any:
+    """`[K]`: which classes an image has."""
+    pixels = np.array(row["pixels"])
+    return pixels >= PRESENT * pixels.sum()
+
+
+def _classes_in_doubt(
     labelled: Labelled,
-    row: dict[str, Any],
+    present: NDArray[np.int64],
     means: NDArray[np.float64],
     usual: NDArray[np.float64],
     images: NDArray[np.int64],
-    agreement: float | None,
 ) -> list[str]:
-    names, pixels = labelled.labels.names, np.array(row["pixels"])
-    reasons = [] if agreement is None else [f"scales disagree on {1 - agreement:.0%} of it"]
-    if (below := 1 - row["kept"][0]) >= NOTABLE:
-        reasons.append(f"confidence below 0.5 on {below:.0%} of it")
-    present = np.flatnonzero(pixels >= PRESENT * pixels.sum())
+    """The class that is least sure here, and those that few images have."""
+    names, count, reasons = labelled.labels.names, len(labelled.rows), []
     least = min(present, key=lambda k: means[k] - usual[k])
     if means[least] < usual[least] - NOTABLE:
-        reasons.append(
-            f"low confidence in {names[least]}: {means[least]:.2f}, usually {usual[least]:.2f}"
-        )
-    for k in present:
-        if images[k] <= max(1, RARE * len(labelled.rows)):
-            reasons.append(f"{names[k]}: in {images[k]} of {len(labelled.rows)} images")
-    return reasons
+        usually = f"{means[least]:.2f}, usually {usual[least]:.2f}"
+        reasons.append(f"low confidence in {names[least]}: {usually}")
+    rare = [k for k in present if images[k] <= max(1, RARE * count)]
+    return reasons + [f"{names[k]}: in {images[k]} of {count} images" for k in rare]
 
 
 @dataclass
 class Truth:
     """Stored labels against true ones, for the images that have them."""
 
+    images: int
+    confusion: Confusion
     calibration: Calibration
-    at: list[Confusion]  # of what is left at each of LEVELS
-    miou: dict[str, float]  # of each image
 
-    def miou_at(self, place: int) -> float:
-        """mIoU of what is left at LEVELS[place]; a class of which nothing is left has 0."""
-        iou, whole = self.at[place].iou(), self.at[0].matrix
-        gone = iou.isnan() & (whole.sum(0) + whole.sum(1) > 0)
-        return float(iou.masked_fill(gone, 0).nanmean())
-
-    def kept(self, place: int) -> float:
-        """Share of the pixels that is left at LEVELS[place]."""
-        return int(self.at[place].matrix.sum()) / max(1, int(self.at[0].matrix.sum()))
+    def reach(self, level: float) -> NDArray[np.float64]:
+        """`[K,2]` by predicted class: the share of its pixels that a threshold keeps, and how much
+        of that is right; nan without pixels."""
+        counts = self.calibration.counts.numpy()
+        pixels, left = counts.sum((1, 2)), counts[:, level <= VALUES].sum(1)
+        with np.errstate(invalid="ignore"):
+            return np.stack([left.sum(1) / pixels, left[:, 1] / left.sum(1)], 1)
 
     def summary(self, names: tuple[str, ...]) -> dict[str, Any]:
-        """As JSON: coverage, accuracy and mIoU at each of LEVELS, scores of each class."""
-        whole = self.at[0]
+        """As JSON: scores of all and of each class, coverage and accuracy at each of LEVELS."""
+        whole = self.confusion
         columns = zip(names, whole.iou(), whole.precision(), whole.recall(), strict=True)
+        kept, right = self.calibration.risk_coverage()
+        places = [int(np.searchsorted(VALUES, level)) for level in LEVELS]
         return {
-            "images": len(self.miou), "miou": whole.miou(), "accuracy": whole.accuracy(),
+            "images": self.images, "miou": whole.miou(), "accuracy": whole.accuracy(),
             "ece": self.calibration.ece(),
             "at": {
-                f"{level:g}": {
-                    "kept": self.kept(place), "accuracy": self.at[place].accuracy(),
-                    "miou": self.miou_at(place),
-                }
-                for place, level in enumerate(LEVELS)
+                f"{level:g}": {"kept": float(kept[v]), "accuracy": float(right[v])}
+                for level, v in zip(LEVELS, places, strict=True)
             },
             "class": {
                 name: {"iou": float(iou), "precision": float(precision), "recall": float(recall)}
@@ -123,28 +119,22 @@ class Truth:
 
 def against(labelled: Labelled, truth: Coarse) -> Truth:
     """Compare the stored files with true labels; pixels that a person left open do not count."""
-    k = len(labelled.labels.names)
-    found = Truth(Calibration(k), [Confusion(k) for _ in LEVELS], {})
     names = [name for name in labelled.rows if labelled.place(truth, name) is not None]
+    k = len(labelled.labels.names)
+    found = Truth(len(names), Confusion(k), Calibration(k))
     with Progress("compare with true labels", len(names)) as progress:
         for name in names:
             true, stored = labelled.label_in(truth, name), labelled.label(name)
-            confidence = labelled.level("confidence", name)
+            level = labelled.level("confidence", name)
             assert true is not None
-            if confidence is None or not confidence.shape == stored.shape == true.shape:
+            if level is None or not level.shape == stored.shape == true.shape:
                 raise InputError(
                     f"{labelled.out}: label and confidence of {name} differ in size; run the same "
                     "hmsa autolabel again"
                 )
             true[stored == IGNORE] = IGNORE
-            arrays = [torch.from_numpy(each) for each in (true, stored, confidence)]
-            found.calibration.add(*arrays)
-            for level, confusion in zip(LEVELS, found.at, strict=True):
-                kept = np.where(VALUES[confidence] >= level, true, IGNORE).astype(np.uint8)
-                confusion.add(torch.from_numpy(kept), arrays[1])
-            alone = Confusion(k)
-            alone.add(arrays[0], arrays[1])
-            found.miou[name] = alone.miou()
+            found.calibration.add(true, stored, level)
+            found.confusion.add(true, stored)
             progress.advance()
     return found
 
@@ -156,7 +146,6 @@ class Drift:
     before: Labelled
     moved: NDArray[np.int64]  # [K,K] pixels: rows the class before, columns the class now
     changed: dict[str, float]  # share of each image's pixels
-    confidence: NDArray[np.float64]  # [2,K] mean of each class before and now; nan without pixels
 
     @property
     def share(self) -> float:
@@ -164,20 +153,15 @@ class Drift:
         return float(1 - np.trace(self.moved) / max(1, self.moved.sum()))
 
     def summary(self, names: tuple[str, ...]) -> dict[str, Any]:
-        """As JSON."""
-        was, same = self.moved.sum(1), np.diag(self.moved)
-        return {
-            "since": str(self.before.out), "images": len(self.changed), "share": self.share,
-            "class": {
-                name: {
-                    "lost": float(1 - same[k] / was[k]) if was[k] else None,
-                    "before": int(was[k]),
-                    "now": int(self.moved[:, k].sum()),
-                    "confidence": [float(part[k]) for part in self.confidence],
-                }
-                for k, name in enumerate(names)
-            },
+        """As JSON; lost: share of the class's earlier pixels that have another class now."""
+        was, now, same = self.moved.sum(1), self.moved.sum(0), np.diag(self.moved)
+        classes = {
+            name: {"lost": float(1 - same[k] / was[k]) if was[k] else None,
+                   "before": int(was[k]), "now": int(now[k])}
+            for k, name in enumerate(names)
         }  # fmt: skip
+        since = {"since": str(self.before.out), "images": len(self.changed), "share": self.share}
+        return since | {"class": classes}
 
 
 def drift(before: Labelled, now: Labelled) -> Drift:
@@ -195,18 +179,10 @@ def drift(before: Labelled, now: Labelled) -> Drift:
         for name in same:
             was, current = before.label(name), now.label(name)
             known = (was != IGNORE) & (current != IGNORE)
-            pair.add(torch.from_numpy(np.where(known, was, IGNORE)), torch.from_numpy(current))
+            pair.add(np.where(known, was, IGNORE), current)
             changed[name] = float((was != current)[known].mean()) if known.any() else 0.0
             progress.advance()
-    means = np.stack([class_confidence(each.count(same)) for each in (before, now)])
-    return Drift(before, pair.matrix.numpy(), changed, means)
-
-
-def kept(counts: Counts) -> NDArray[np.float64]:
-    """The share that each threshold v / 255 keeps, `[...,256]`; 0 without pixels."""
-    from_on = counts[..., ::-1].cumsum(-1)[..., ::-1]
-    share: NDArray[np.float64] = from_on / np.maximum(from_on[..., :1], 1)
-    return share
+    return Drift(before, pair.matrix.numpy(), changed)
 
 
 def kept_at(counts: Counts, threshold: float) -> float:
@@ -214,12 +190,7 @@ def kept_at(counts: Counts, threshold: float) -> float:
     return float(counts[..., threshold <= VALUES].sum() / max(1, counts.sum()))
 
 
-def mean_confidence(counts: Counts) -> float:
-    """Mean over all pixels; 0 without pixels."""
-    return float((counts @ VALUES).sum() / max(1, counts.sum()))
-
-
-def class_confidence(counts: Counts) -> NDArray[np.float64]:
-    """`[K]` mean confidence; nan for a class without pixels."""
-    pixels = counts.sum(1)
-    return np.where(pixels > 0, counts @ VALUES / np.maximum(pixels, 1), np.nan)
+def confidence(counts: Counts) -> NDArray[np.float64]:
+    """Mean over the last axis; nan without pixels."""
+    pixels = counts.sum(-1)
+    return counts @ VALUES / np.where(pixels > 0, pixels, np.nan)

@@ -15,10 +15,11 @@ from ..data.coarse import Coarse
 from ..data.labels import IGNORE
 from ..evaluation.page import calibration_charts
 from ..report.page import (
-    SIDE,
+    Block,
     Card,
     Cell,
-    Curve,
+    Chart,
+    Colour,
     Figure,
     Legend,
     Page,
@@ -26,10 +27,10 @@ from ..report.page import (
     Table,
     write_page,
 )
-from ..report.pictures import RIGHT, UNKNOWN, WRONG, colorize, error, heat
+from ..report.pictures import RIGHT, UNKNOWN, WRONG, colorize, error, heat, thin
 from ..report.tables import matrix, percent
 from .labelled import Labelled
-from .quality import LEVELS, Doubt, Drift, Truth, kept, kept_at, mean_confidence
+from .quality import LEVELS, Doubt, Drift, Truth, confidence, kept_at
 
 DOUBTFUL, CHANGED, LISTED = 8, 6, 100  # images shown of each kind; rows of the queue
 
@@ -49,13 +50,13 @@ class Quality:
     @property
     def verdict(self) -> str:
         """The result in a few sentences."""
-        counts, rows = self.labelled.counts, self.labelled.rows
+        counts = self.labelled.counts.sum(0)
         parts = [
-            f"{len(rows):,} images labelled, mean confidence {mean_confidence(counts):.1%}; "
-            f"{kept_at(counts, 0.9):.0%} of the pixels have at least 0.9."
+            f"{len(self.labelled.rows):,} images labelled, mean confidence "
+            f"{confidence(counts):.1%}; {kept_at(counts, 0.9):.0%} of the pixels have at least 0.9."
         ]
         if self.truth:
-            parts.append(f"Against true labels: {100 * self.truth.at[0].miou():.1f} mIoU.")
+            parts.append(f"Against true labels: {100 * self.truth.confusion.miou():.1f} mIoU.")
         if self.drift:
             name = self.drift.before.out.name
             parts.append(f"{self.drift.share:.1%} of the pixels changed since {name}.")
@@ -64,164 +65,137 @@ class Quality:
         return " ".join(parts)
 
     @cached_property
-    def named(self) -> list[tuple[str, Any]]:
+    def named(self) -> list[tuple[str, NDArray[np.uint8]]]:
         """Class names with their colours."""
         labels = self.labelled.labels
-        return [
-            (n, np.array(c, np.uint8)) for n, c in zip(labels.names, labels.palette, strict=True)
-        ]
-
-    @cached_property
-    def people_pixels(self) -> NDArray[np.int64] | None:
-        """`[K]` pixels of each class in the labels by people."""
-        return self.people.dataset.frequencies() if self.people else None
+        return [*zip(labels.names, np.array(labels.palette, np.uint8), strict=True)]
 
     def classes(self) -> Table:
-        """Class by class: shares, confidence, and what thresholds keep."""
-        counts, people = self.labelled.counts, self.people_pixels
-        share = counts.sum(1) / max(1, counts.sum())
-        before = people / max(1, people.sum()) if people is not None else None
-        top = max(share.max(), before.max() if before is not None else 0) or 1
-        rows = []
+        """Class by class: shares, confidence, what thresholds keep, how much of it is right."""
+        counts = self.labelled.counts
+        auto = counts.sum(1)
+        people = self.people.dataset.frequencies() if self.people else None
+        shares = [each / max(1, each.sum()) for each in (auto, people) if each is not None]
+        top, rows = max(each.max() for each in shares) or 1, []
         for k, (name, colour) in enumerate(self.named):
             row = [Cell(name, colour=colour)]
-            if before is not None and people is not None:
-                times = f"{counts[k].sum() / people[k]:.3g}×" if people[k] else "–"
-                row += [Cell(f"{100 * before[k]:.2f}", "other", bar=before[k] / top), Cell(times)]
-            row.append(Cell(f"{100 * share[k]:.2f}", bar=share[k] / top))
-            numbers = [mean_confidence(counts[k]), *(kept_at(counts[k], t) for t in LEVELS[1:])]
-            row += [percent(number if counts[k].any() else None) for number in numbers]
+            if people is not None:
+                times = f"{auto[k] / people[k]:.3g}×" if people[k] else "–"
+                share = shares[1][k]
+                row += [Cell(f"{100 * share:.2f}", "other", bar=share / top), Cell(times)]
+            row.append(Cell(f"{100 * shares[0][k]:.2f}", bar=shares[0][k] / top))
+            numbers = [float(confidence(counts[k])), *(kept_at(counts[k], t) for t in LEVELS)]
+            row += [percent(number if auto[k] else None) for number in numbers]
             rows.append(row)
-        columns = ["class", *(["by people", "times"] if people is not None else []), "auto"]
-        return Table([*columns, "confidence", *(f"from {t:g}" for t in LEVELS[1:])], rows)
+        columns = ["class", *(["by people", "times"] if self.people else []), "auto"]
+        return Table([*columns, "confidence", *(f"from {t:g}" for t in LEVELS)], rows)
 
     def write(self, path: Path, command: str) -> None:
         """Write the page."""
         sections: list[Section | Sequence[Section] | Legend] = [
             Section("Classes", [self.classes()], "In per cent: share of the pixels, mean "
                     "confidence, and the share that each threshold keeps."),
-            Section("What a threshold keeps", [self._curves()], "Share of a class's pixels "
-                    "(upwards) whose confidence is at least the threshold (to the right, 0 to 1); "
-                    "lines: proposed thresholds."),
+            Section("What a threshold keeps", [self._curves()], "Pixels whose confidence is at "
+                    "least the threshold, in per cent; lines: proposed thresholds."),
         ]  # fmt: skip
-        sections += [self._truth()] if self.truth else []
-        sections += [self._drift()] if self.drift else []
+        sections += [self._truth(self.truth)] if self.truth else []
+        sections += [self._drift(self.drift)] if self.drift else []
         keys = [("error, change:", (("same", RIGHT), ("different", WRONG), ("no label", UNKNOWN)))]
-        legend = [*self.named, ("no label", (0, 0, 0))]
+        legend: list[tuple[str, Colour]] = [*self.named, ("no label", (0, 0, 0))]
         ramp = "confidence, agreement"
         sections.append(Legend(legend, keys if self.truth or self.drift else [], ramp))
-        sections += self._galleries()
+        sections += [self._changed(self.drift)] if self.drift else []
+        sections += [self._doubtful()] if self.queue else []
         title = f"{self.labelled.out.resolve().name}: auto-labels"
         write_page(path, Page(title, self.verdict, self.facts, sections, self.named, command))
 
-    def _curves(self) -> list[Curve]:
-        counts = self.labelled.counts
-        pixels, order = counts.sum(1), np.argsort(-counts.sum(1), kind="stable")
-        steps = np.arange(0, 256, 3)
-
-        def curve(name: str, colour: Any, own: NDArray[np.int64], notes: list[str]) -> Curve:
-            marks = []
-            for rule, thresholds in self.labelled.thresholds.items():
-                if name in thresholds:
-                    share = kept_at(own, thresholds[name])
-                    note = f"{rule} {thresholds[name]:.2f} keeps {share:.0%}"
-                    marks.append((thresholds[name], rule, note))
-            points = np.stack([steps / 255, kept(own)[steps]], 1)
-            return Curve(name, points, [*notes, *(mark[2] for mark in marks)], colour, marks)
-
-        curves = [curve("all classes", None, counts.sum(0), [])]
-        for k in order[pixels[order] > 0]:
-            share = f"{100 * pixels[k] / pixels.sum():.2f} % of all"
+    def _curves(self) -> list[Chart]:
+        counts, levels = self.labelled.counts, np.arange(0, 256, 3) / 255
+        pixels, charts = counts.sum(1), []
+        for k in np.argsort(-pixels, kind="stable")[: (pixels > 0).sum()]:
             name, colour = self.named[k]
-            curves.append(curve(name, colour, counts[k], [share]))
-        return curves
+            marks = [
+                (100 * numbers[name], rule,
+                 f"{rule} {numbers[name]:.2f} keeps {kept_at(counts[k], numbers[name]):.0%}")
+                for rule, numbers in self.labelled.thresholds.items() if name in numbers
+            ]  # fmt: skip
+            points = 100 * np.array([(level, kept_at(counts[k], level)) for level in levels])
+            summary, axes = "\n".join(["", *(text for *_, text in marks)]), (0.0, 100.0)
+            charts.append(Chart(name, summary, "threshold, %", points, axes, axes, marks=marks,
+                                colour=colour, small=True))  # fmt: skip
+        return charts
 
-    def _truth(self) -> Section:
-        assert self.truth
-        truth, sure = self.truth, self.truth.at[LEVELS.index(0.9)]
-        whole = truth.at[0]
-        pixels = whole.matrix.sum(1).double()
-        left = sure.matrix.sum(0) / whole.matrix.sum(0)
-        columns = [pixels / pixels.sum(), whole.iou(), whole.precision(), whole.recall(), left,
-                   sure.precision()]  # fmt: skip
+    def _truth(self, truth: Truth) -> Section:
+        whole, sure = truth.confusion, truth.reach(0.9).T
+        columns = [whole.iou(), whole.precision(), whole.recall(), *sure]
         rows = [
             [Cell(name, colour=colour), *(percent(float(column[k])) for column in columns)]
             for k, (name, colour) in enumerate(self.named)
         ]
-        heads = ["class", "share", "IoU", "precision", "recall", "kept at 0.9", "precision there"]
-        note = f"The stored labels of {len(truth.miou):,} images that have true ones; in per cent."
+        heads = ["class", "IoU", "precision", "recall", "kept at 0.9", "precision there"]
+        note = f"The stored labels of {truth.images:,} images that have true ones; in per cent."
         charts = calibration_charts(truth.calibration)
         return Section("Against true labels", [Table(heads, rows), charts], note)
 
-    def _drift(self) -> Section:
-        assert self.drift
+    def _drift(self, drift: Drift) -> Section:
         names, colours = zip(*self.named, strict=True)
         note = (
-            f"In the {len(self.drift.changed):,} images that both have, in per cent: what each "
-            "earlier class (row) is now (column)."
+            f"In the {len(drift.changed):,} images that both have, in per cent: what each earlier "
+            "class (row) is now (column)."
         )
-        table = matrix(names, colours, self.drift.moved)
-        return Section(f"Changed since {self.drift.before.out.name}", [table], note)
+        table = matrix(names, colours, drift.moved)
+        return Section(f"Changed since {drift.before.out.name}", [table], note)
 
-    def _galleries(self) -> list[Section]:
-        found = []
-        if self.drift:
-            changed = self.drift.changed
-            most = sorted(changed, key=lambda name: -changed[name])[:CHANGED]
-            cards = [self._change(name) for name in most if changed[name]]
-            found += [Section("Changed most", cards)] if cards else []
-        if self.queue:
-            blocks: list[Any] = [self._card(d, d.reasons) for d in self.queue[:DOUBTFUL]]
-            rows = [
-                [Cell(d.name, "wrap"), percent(d.doubt), percent(d.confidence),
-                 percent(d.agreement), Cell("; ".join(d.reasons), "left")]
-                for d in self.queue[DOUBTFUL:LISTED]
-            ]  # fmt: skip
-            heads: list[str | Cell] = ["image", "doubt", "confidence", "agreement"]
-            heads.append(Cell("reasons", "left"))
-            blocks += [Table(heads, rows)] if rows else []
-            note = (
-                "Doubt: what is missing to full confidence and agreement, mean over the image. "
-                "hmsa review --export writes the first of them as tasks for CVAT or Label Studio."
-            )
-            found.append(Section("To check by people, most doubtful first", blocks, note))
-        return found
+    def _changed(self, drift: Drift) -> Section:
+        cards, changed = [], drift.changed
+        for name in sorted(filter(changed.get, changed), key=lambda n: -changed[n])[:CHANGED]:
+            was, now = drift.before.label(name), self.labelled.label(name)
+            strip = [
+                self._image(name),
+                self._label(drift.before.out.name, was),
+                self._label(self.labelled.out.name, now),
+                _error("change", now, np.where(now == IGNORE, now, was)),
+            ]
+            cards.append(Card(name, [strip], f"{changed[name]:.1%} changed"))
+        return Section("Changed most", cards)
 
-    def _card(self, doubt: Doubt, reasons: Sequence[str]) -> Card:
+    def _doubtful(self) -> Section:
+        rows = [
+            [Cell(d.name, "wrap"), percent(d.doubt), Cell("; ".join(d.reasons), "left")]
+            for d in self.queue[DOUBTFUL:LISTED]
+        ]
+        table = Table(["image", "doubt", Cell("reasons", "left")], rows)
+        note = (
+            "Doubt: what is missing to full confidence and agreement, mean over the image. "
+            "hmsa review --export writes the first of them as tasks for CVAT or Label Studio."
+        )
+        blocks: list[Block] = [*map(self._card, self.queue[:DOUBTFUL])]
+        blocks += [table] if rows else []
+        return Section("To check by people, most doubtful first", blocks, note)
+
+    def _card(self, doubt: Doubt) -> Card:
         labelled, name = self.labelled, doubt.name
-        label, strip = labelled.label(name), [Figure("image", _thin(labelled.image(name)))]
+        label, strip = labelled.label(name), [self._image(name)]
         if self.people and labelled.has_same_image(self.people, name):
-            strip.append(self._figure("by people", labelled.label_in(self.people, name)))
-        strip.append(self._figure("auto label", label))
+            strip.append(self._label("by people", labelled.label_in(self.people, name)))
+        strip.append(self._label("auto label", label))
         for kind in ("confidence", "agreement"):
             if kind in labelled.rows[name] and (level := labelled.level(kind, name)) is not None:
-                strip.append(Figure(kind, heat(_thin(level) / 255), "map"))
+                strip.append(Figure(kind, heat(thin(level) / 255), "map"))
         if self.true and (true := labelled.label_in(self.true, name)) is not None:
-            strip.append(self._figure("truth", true))
-            label[true == IGNORE] = 0  # error() takes the colour from the truth there
-            strip.append(Figure("error", error(_thin(label), _thin(true)), "map"))
+            strip += [self._label("truth", true), _error("error", label, true)]
         text = f"confidence {100 * doubt.confidence:.1f} %"
         if doubt.agreement is not None:
             text += f", agreement {100 * doubt.agreement:.1f} %"
-        return Card(name, [strip], text, reasons)
+        return Card(name, [strip], text, doubt.reasons)
 
-    def _change(self, name: str) -> Card:
-        assert self.drift
-        was, now = self.drift.before.label(name), self.labelled.label(name)
-        strip = [
-            Figure("image", _thin(self.labelled.image(name))),
-            self._figure(self.drift.before.out.name, was),
-            self._figure(self.labelled.out.name, now),
-            Figure("change", error(_thin(now), _thin(np.where(now == IGNORE, now, was))), "map"),
-        ]
-        return Card(name, [strip], f"{self.drift.changed[name]:.1%} changed")
+    def _image(self, name: str) -> Figure:
+        return Figure("image", thin(self.labelled.image(name)))
 
-    def _figure(self, caption: str, label: Any) -> Figure:
+    def _label(self, caption: str, label: Any) -> Figure:
         palette = np.stack([colour for _, colour in self.named])
-        return Figure(caption, colorize(_thin(label), palette), "label")
+        return Figure(caption, colorize(thin(label), palette), "label")
 
 
-def _thin(image: Any) -> Any:
-    """Not many more pixels `[H,W,..]` than a page shows, so that large images cost no time."""
-    step = max(1, max(image.shape[:2]) // (2 * SIDE))
-    return image[::step, ::step]
+def _error(caption: str, label: Any, true: Any) -> Figure:
+    return Figure(caption, error(thin(label), thin(true)), "map")

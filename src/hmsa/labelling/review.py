@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ..data.datasets import open_dataset
+from ..report.page import require_page
 from ..report.tables import terminal
 from ..runs import InputError, Outcome
 from .corrections import read_corrections, take
 from .labelled import Labelled, open_labelled
-from .quality import LEVELS, against, drift, kept_at, mean_confidence, queue
+from .quality import LEVELS, Counts, against, confidence, drift, kept_at, queue
 from .quality_page import Quality
 from .tasks import export_tasks
 
@@ -32,13 +33,16 @@ def review(
     are compared. truth: dataset and split with true labels of some of these images. before: an
     earlier folder of the same images.
     """
+    require_page(report)
     labelled = open_labelled(folder)
     drawn = labelled.beside(open_dataset(*people), others=True) if people else None
     true = labelled.beside(open_dataset(*truth)) if truth else None
     changes = drift(open_labelled(before), labelled) if before else None
     found = against(labelled, true) if true else None
-    options = [("People", people), ("Truth", truth), ("Before", before)]
-    facts = _facts(labelled) + [(name, _shown(value)) for name, value in options if value]
+    facts = _facts(labelled)
+    for name, data in {"People": people, "Truth": truth}.items():
+        facts += [(name, f"{data[0]}, split {data[1]}")] if data else []
+    facts += [("Before", str(before))] if before else []
     quality = Quality(labelled, queue(labelled), drawn, true, found, changes, facts)
     quality.write(report, command)
     summary = _summary(quality) | {"report": str(report)}
@@ -63,33 +67,33 @@ def take_back(folder: Path, file: Path) -> Outcome:
     with read_corrections(file, labelled) as found:
         taken = take(labelled, found)
     note = (
-        f"{taken.new} label(s) taken, {taken.same} were there already, {taken.empty} left empty; "
-        f"{taken.people} by people in all"
+        f"{taken['taken']} label(s) taken, {taken['same']} were there already, {taken['empty']} "
+        f"left empty; {taken['people']} by people in all"
     )
-    summary = {"taken": taken.new, "same": taken.same, "empty": taken.empty, "people": taken.people}
-    return Outcome(summary, notes=[note])
+    return Outcome(taken, notes=[note])
 
 
 def _summary(quality: Quality) -> dict[str, Any]:
     labelled = quality.labelled
     counts, names = labelled.counts, labelled.labels.names
+
+    def numbers(own: Counts) -> dict[str, Any]:
+        kept = {f"{level:g}": kept_at(own, level) for level in LEVELS}
+        return {"confidence": float(confidence(own)), "kept": kept}
+
+    classes = {
+        name: {"share": float(own.sum() / max(1, counts.sum()))} | numbers(own)
+        for name, own in zip(names, counts, strict=True)
+    }
     summary: dict[str, Any] = {
         "images": len(labelled.rows),
         "failed": len(labelled.failed),
         "people": len(labelled.by_people),
-        "confidence": mean_confidence(counts),
-        "kept": {f"{t:g}": kept_at(counts, t) for t in LEVELS[1:]},
-        "class": {
-            name: {
-                "share": float(own.sum() / max(1, counts.sum())),
-                "confidence": mean_confidence(own) if own.any() else None,
-                "kept": {f"{t:g}": kept_at(own, t) for t in LEVELS[1:]},
-            }
-            for name, own in zip(names, counts, strict=True)
-        },
+        **numbers(counts.sum(0)),
+        "class": classes,
         "queue": [
             {"image": d.name, "doubt": d.doubt, "confidence": d.confidence,
-             "agreement": d.agreement, "why": list(d.reasons)}
+             "agreement": d.agreement, "why": d.reasons}
             for d in quality.queue[:LISTED]
         ],
     }  # fmt: skip
@@ -102,17 +106,12 @@ def _summary(quality: Quality) -> dict[str, Any]:
 
 def _facts(labelled: Labelled) -> list[tuple[str, str]]:
     settings = labelled.settings
-    coarse = ", ".join(map(str, (settings.get("coarse") or {}).values())) or "none"
     scales = ", ".join(f"{scale:g}" for scale in settings["scales"])
+    coarse = ", ".join(map(str, (settings.get("coarse") or {}).values()))
     return [
         ("Auto-labels", str(labelled.out)),
-        ("Images", f"{len(labelled.rows):,}; {len(labelled.failed):,} could not be read"),
-        ("By people", f"{len(labelled.by_people):,}"),
+        ("Not readable", f"{len(labelled.failed):,} images" if labelled.failed else ""),
         ("Teacher", f"sha256 {settings['teacher'][:16]}"),
         ("Scales", scales + ("; flip" if settings["flip"] else "; no flip")),
         ("Coarse labels", coarse),
     ]
-
-
-def _shown(value: Path | tuple[Path, str]) -> str:
-    return f"{value[0]}, split {value[1]}" if isinstance(value, tuple) else str(value)

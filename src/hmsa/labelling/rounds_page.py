@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Group
 
 from ..data.datasets import Dataset
 from ..data.images import read_image
-from ..report.page import DASH, Card, Cell, Figure, Legend, Page, Section, Table, write_page
-from ..report.pictures import colorize
+from ..report.page import Card, Cell, Figure, Legend, Page, Section, Table, write_page
+from ..report.pictures import colorize, thin
 from ..report.tables import difference, percent, percents, terminal
 from .plan import Plan
 
@@ -21,131 +22,115 @@ EXAMPLES = 3  # images on the page
 Numbers = dict[str, Any]  # JSON of one round; shares in 0..1
 
 
-def verdict(rounds: Sequence[Numbers], fusion: str, best: int) -> str:
+def scores(plan: Plan, rounds: Sequence[Numbers]) -> list[float]:
+    """mIoU of each round by the network's own fusion; 0 where there is no score."""
+    return [numbers["miou"][plan.recipe.model.fusion] or 0.0 for numbers in rounds]
+
+
+def verdict(plan: Plan, rounds: Sequence[Numbers]) -> str:
     """The result in one sentence."""
-    scores = [100 * (numbers["miou"][fusion] or 0.0) for numbers in rounds]
-    if len(rounds) == 1:
-        return f"The teacher reaches {scores[0]:.1f} mIoU"
-    if best == 0:
-        student = int(np.argmax(scores[1:])) + 1
-        return (
-            f"No student is better than the teacher, {scores[0]:.1f} mIoU; the best, of round "
-            f"{student}, reaches {scores[student]:.1f}"
-        )
+    miou = [100 * score for score in scores(plan, rounds)]
+    best = int(np.argmax(miou))
+    if len(miou) == 1:
+        return f"The teacher reaches {miou[0]:.1f} mIoU"
+    if best:
+        gain = f"{miou[best] - miou[0]:+.1f} against the teacher's {miou[0]:.1f}"
+        return f"Round {best} is best, {miou[best]:.1f} mIoU: {gain}"
+    student = int(np.argmax(miou[1:])) + 1
     return (
-        f"Round {best} is best, {scores[best]:.1f} mIoU: {scores[best] - scores[0]:+.1f} against "
-        f"the teacher's {scores[0]:.1f}"
+        f"No student is better than the teacher, {miou[0]:.1f} mIoU; the best, of round "
+        f"{student}, reaches {miou[student]:.1f}"
     )
 
 
-def rounds_tables(rounds: Sequence[Numbers], fusion: str, best: int, plan: Plan) -> Group:
+def rounds_tables(plan: Plan, rounds: Sequence[Numbers]) -> Group:
     """The rounds and their classes, for the terminal."""
-    palette = plan.learn.labels.palette
-    named = list(zip(plan.learn.labels.names, palette, strict=True))
     title = f"Rounds, {plan.val.split}, {len(plan.val)} images, in %"
-    sentence = verdict(rounds, fusion, best)
     return Group(
-        terminal(_rounds(rounds, fusion, best), title),
-        terminal(_classes(rounds, best, named), "IoU in %", sentence),
+        terminal(_rounds(plan, rounds), title),
+        terminal(_classes(plan, rounds), "IoU in %", verdict(plan, rounds)),
     )
 
 
 def write_rounds(
-    path: Path,
-    plan: Plan,
-    rounds: Sequence[Numbers],
-    fusion: str,
-    best: int,
-    labelled: Sequence[Dataset],
-    command: str,
+    path: Path, plan: Plan, rounds: Sequence[Numbers], labels: Sequence[Dataset], command: str
 ) -> None:
-    """Write the page. labelled: the labels that each student learnt, in order."""
-    section, names = plan.section, plan.learn.labels.names
-    palette = [np.array(colour, np.uint8) for colour in plan.learn.labels.palette]
-    starts = {"scratch": "as the teacher did", "teacher": "from their teacher"}
+    """Write the page. labels: those that each student learnt, in order."""
+    section, named = plan.section, _named(plan)
     facts = [
         ("Learns from", f"{plan.learn.source}, split {plan.learn.split}, {len(plan.learn)} images"),
-        ("Labels", f"{plan.images}, {len(labelled[-1]) if labelled else 0} images"),
+        ("Labels", f"{plan.images}, {len(labels[-1]) if labels else 0} images"),
         ("Threshold", f"rule {section.rule}, {plan.level:g}"),
         ("Scored on", f"{plan.val.source}, split {plan.val.split}, {len(plan.val)} images"),
-        ("Students start", starts[section.start]),
+        ("Students start", f"from {section.start}"),
     ]
-    named = list(zip(names, palette, strict=True))
     sections: list[Section | Sequence[Section] | Legend] = [
         Section(
             "Rounds",
-            [_rounds(rounds, fusion, best, f"report-{plan.val.split}.html")],
+            [_rounds(plan, rounds)],
             "In per cent. Kept: pixels whose label reaches the threshold; changed: pixels whose "
             "label differs from that of the round before.",
-        )
-    ]
-    sections.append(
+        ),
         Section(
             "Classes",
-            [_classes(rounds, best, named)],
-            "IoU in per cent; for the labels that a round learnt, the threshold and the share of "
-            "the class that reaches it.",
-        )
-    )
-    if labelled:
+            [_classes(plan, rounds)],
+            "IoU in per cent; for the labels that the last round learnt, the threshold and the "
+            "share of the class that reaches it.",
+        ),
+    ]
+    if labels:
+        cards = _examples(labels, np.stack([colour for _, colour in named]))
         sections.append(Legend([*named, ("not learnt", (0, 0, 0))]))
-        sections.append(Section("Labels of images without labels", _examples(labelled, palette)))
+        sections.append(Section("Labels of images without labels", cards))
     title = f"Self-training, {path.resolve().parent.name}"
-    write_page(path, Page(title, verdict(rounds, fusion, best), facts, sections, named, command))
+    write_page(path, Page(title, verdict(plan, rounds), facts, sections, named, command))
+
+
+def _named(plan: Plan) -> list[tuple[str, NDArray[np.uint8]]]:
+    labels = plan.learn.labels
+    return [*zip(labels.names, np.array(labels.palette, np.uint8), strict=True)]
 
 
 def _titles(rounds: Sequence[Numbers]) -> list[str]:
     return ["teacher", *(f"round {number}" for number in range(1, len(rounds)))]
 
 
-def _rounds(rounds: Sequence[Numbers], fusion: str, best: int, report: str = "") -> Table:
-    others = ["average"] if fusion != "average" else []
+def _rounds(plan: Plan, rounds: Sequence[Numbers]) -> Table:
     rows: list[list[str | Cell]] = []
-    for number, (title, numbers) in enumerate(zip(_titles(rounds), rounds, strict=True)):
-        labels, own = numbers["labels"] or {}, percent(numbers["miou"][fusion])
-        own.kind = "best" if number == best else own.kind
-        rows.append([
-            Cell(title, link=f"round-{number}/{report}"),
-            own,
-            *(percent(numbers["miou"][name]) for name in others),
-            Cell(str(labels.get("pictures", DASH))),
-            *(percent(labels.get(key)) for key in ("coverage", "changed")),
-            *(f"{numbers['seconds'][key]:.0f}" for key in ("label", "train")),
-        ])  # fmt: skip
-    columns = ["round", f"mIoU, {fusion}", *others, "labelled", "kept", "changed"]
-    return Table([*columns, "label s", "train s"], rows)
+    for number, (title, miou) in enumerate(
+        zip(_titles(rounds), percents(scores(plan, rounds)), strict=True)
+    ):
+        labels = rounds[number]["labels"] or {}
+        shares = [percent(labels.get(key)) for key in ("coverage", "changed")]
+        link = f"round-{number}/report-{plan.val.split}.html"
+        rows.append([Cell(title, link=link), miou, *shares])
+    return Table(["round", f"mIoU, {plan.recipe.model.fusion}", "kept", "changed"], rows)
 
 
-def _classes(rounds: Sequence[Numbers], best: int, named: Sequence[tuple[str, Any]]) -> Table:
-    titles = _titles(rounds)
-    columns = ["class", *titles, *(["best vs teacher"] if best else [])]
-    for title in titles[1:]:
-        columns += [f"threshold, {title}", "kept"]
-    rows = []
-    for name, colour in named:
+def _classes(plan: Plan, rounds: Sequence[Numbers]) -> Table:
+    titles, best = _titles(rounds), int(np.argmax(scores(plan, rounds)))
+    labels, rows = rounds[-1]["labels"], []
+    for name, colour in _named(plan):
         iou = [numbers["iou"][name] for numbers in rounds]
         row = [Cell(name, colour=colour), *percents(iou)]
         row += [difference(iou[best], iou[0])] if best else []
-        for numbers in rounds[1:]:
-            labels = numbers["labels"]
+        if labels:
             row += [Cell(f"{labels['thresholds'][name]:.2f}"), percent(labels["kept"][name])]
         rows.append(row)
-    return Table(columns, rows)
+    gain, last = ["best vs teacher"] if best else [], ["threshold", "kept"] if labels else []
+    return Table(["class", *titles, *gain, *last], rows)
 
 
-def _examples(labelled: Sequence[Dataset], palette: Sequence[Any]) -> list[Card]:
+def _examples(labels: Sequence[Dataset], palette: NDArray[np.uint8]) -> list[Card]:
     """A few images, evenly by name, with what each round learnt of them."""
-    place = [{pair.name: i for i, pair in enumerate(dataset.pairs)} for dataset in labelled]
-    order = sorted(place[-1])
-    chosen = np.linspace(0, len(order) - 1, min(EXAMPLES, len(order))).astype(int)
-    cards = []
-    for name in (order[i] for i in chosen):
-        image = read_image(labelled[-1].pairs[place[-1][name]].image)
-        strip = [Figure("image", image)]
-        for number, dataset in enumerate(labelled, 1):
-            if name in place[number - 1]:
-                label = dataset.read_label(place[number - 1][name])
-                coloured = colorize(label, np.array(palette, np.uint8))
-                strip.append(Figure(f"labels of round {number}", coloured, "label"))
+    places = [{pair.name: i for i, pair in enumerate(dataset.pairs)} for dataset in labels]
+    order, cards = sorted(places[-1]), []
+    for at in np.linspace(0, len(order) - 1, min(EXAMPLES, len(order))).astype(int):
+        name = order[at]
+        strip = [Figure("image", thin(read_image(labels[-1].pairs[places[-1][name]].image)))]
+        for number, (dataset, place) in enumerate(zip(labels, places, strict=True), 1):
+            if name in place:
+                label = colorize(thin(dataset.read_label(place[name])), palette)
+                strip.append(Figure(f"labels of round {number}", label, "label"))
         cards.append(Card(name, [strip]))
     return cards

@@ -21,12 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config.options import Inference, Rules
-from ..config.recipe import Extra, Mixed, Recipe
-from ..data.datasets import Dataset, open_dataset
+import numpy as np
+
+from ..config.options import Inference
+from ..config.recipe import Recipe
+from ..data.datasets import open_dataset
 from ..evaluation.verbs import evaluate
 from ..runs import InputError, Outcome, Run, replace, say
 from ..runs.folder import difference, read_records
+from ..runs.machine import is_first
 from ..runs.outcome import to_json
 from ..training.train import train
 from ..training.trainer import read_curves
@@ -35,12 +38,10 @@ from .folder import SPLIT
 from .labelled import open_labelled
 from .plan import Plan, check_plan
 from .quality import drift
-from .rounds_page import rounds_tables, write_rounds
+from .rounds_page import Numbers, rounds_tables, scores, write_rounds
 
 NAME, BEST = "selftrain", "best.safetensors"
 MEND = "continue with the same recipe, or give another --out"
-
-Numbers = dict[str, Any]  # JSON
 
 
 def selftrain(plan: Plan, folder: Path, rounds: int, *, resume: bool, command: str) -> Outcome:
@@ -49,30 +50,31 @@ def selftrain(plan: Plan, folder: Path, rounds: int, *, resume: bool, command: s
     Whatever can be refused is refused before anything is trained. If a training has several
     processes, each of them runs this; all but the first only train, and return an empty outcome.
     """
-    if int(os.environ.get("LOCAL_RANK", 0)):  # set by Fabric
+    if not is_first():
         _follow(plan, folder, rounds)
         return Outcome()
     check_plan(plan, folder)
     _refuse_folder(folder, resume)
     settings = plan.recipe.model_dump(mode="json", exclude={"selftrain"})
     with Run(folder, NAME, settings, mend=MEND) as run:
-        state = Rounds(plan, folder, command, run.records)
+        state = Rounds(plan, folder, run.records)
         state.refuse_other_section()
+        if state.rounds:  # the last may not have been shown before a kill
+            state.show(command)
         for number in range(len(state.rounds), rounds + 1):
             if number and f"labels-{number}" not in run.records:
                 say(f"round {number}: labels by round {number - 1}")
                 run.add(f"labels-{number}", state.label(number))
             say(f"round {number}: training {'a student' if number else 'the teacher'}")
             run.add(f"round-{number}", state.train(number))
-            state.show()
-        problems = state.show()
+            state.show(command)
     summary = {
-        "rounds": state.rounds, "best": state.best, "fusion": state.fusion,
-        "split": plan.val.split, "checkpoint": str(folder / BEST),
-        "report": str(folder / "rounds.html"),
+        "rounds": state.rounds, "best": int(np.argmax(scores(plan, state.rounds))),
+        "fusion": plan.recipe.model.fusion, "split": plan.val.split,
+        "checkpoint": str(folder / BEST), "report": str(folder / "rounds.html"),
     }  # fmt: skip
-    table = rounds_tables(state.rounds, state.fusion, state.best, plan)
-    return Outcome(summary, table, problems=problems)
+    problems = (state.rounds[-1]["labels"] or {"failed": []})["failed"]
+    return Outcome(summary, rounds_tables(plan, state.rounds), problems=problems)
 
 
 @dataclass
@@ -81,7 +83,6 @@ class Rounds:
 
     plan: Plan
     folder: Path
-    command: str
     records: dict[str, Any]
 
     @property
@@ -89,17 +90,6 @@ class Rounds:
         """Numbers of the finished rounds, in order."""
         count = sum(key.startswith("round-") for key in self.records)
         return [self.records[f"round-{number}"] for number in range(count)]
-
-    @property
-    def fusion(self) -> str:
-        """Name of the network's own fusion."""
-        return self.plan.recipe.model.fusion
-
-    @property
-    def best(self) -> int:
-        """Number of the best round; the earliest of equals."""
-        rounds = self.rounds
-        return max(range(len(rounds)), key=lambda n: rounds[n]["miou"][self.fusion] or 0.0)
 
     def refuse_other_section(self) -> None:
         """Raise InputError if the section selftrain has changed since the first labels."""
@@ -112,98 +102,75 @@ class Rounds:
 
     def label(self, number: int) -> Numbers:
         """Auto-label the images by the round before; thresholds, shares kept and what changed."""
-        plan, section, level = self.plan, self.plan.section, self.plan.level
-        rules = {
-            "fixed": Rules(threshold=level),
-            "quantile": Rules(keep=level),
-            "precision": Rules(precision_target=level),
-        }[section.rule]
+        plan, section, rule = self.plan, self.plan.section, self.plan.section.rule
         inference = Inference(
             scales=section.scales, flip=section.flip, precision=plan.recipe.precision
         )
         outcome = autolabel(
-            self._network(number - 1), str(plan.images), str(self._folder(number) / "labels"),
-            inference=inference, rules=rules, held_out=plan.held_out, coarse=plan.people,
-            overwrite=True,
+            self._network(number - 1), str(plan.images), str(self._labels(number)),
+            inference=inference, rules=plan.rules, held_out=plan.held_out,
+            coarse=plan.people, overwrite=True,
         )  # fmt: skip
         result = outcome.summary or {}
-        kept = result["kept"][section.rule]
+        kept, changed = result["kept"][rule], None
         if not kept["all"]:
             raise InputError(
                 f"round {number}: no pixel of its labels reaches the confidence that selftrain "
-                f"needs ({section.rule} {level:g}); change selftrain.level or rule"
+                f"needs ({rule} {plan.level:g}); change selftrain.level or rule"
             )
+        if number > 1:
+            changed = drift(*(open_labelled(self._labels(n)) for n in (number - 1, number))).share
         return {
-            "section": self._section(),
-            "pictures": result["images"] - result["failed"],
-            "failed": list(outcome.problems),
-            "thresholds": result["thresholds"][section.rule],
-            "coverage": kept["all"],
-            "kept": kept["class"],
-            "changed": self._changed(number) if number > 1 else None,
+            "section": self._section(), "pictures": result["images"] - result["failed"],
+            "failed": list(outcome.problems), "thresholds": result["thresholds"][rule],
+            "coverage": kept["all"], "kept": kept["class"], "changed": changed,
             "seconds": result["seconds"],
-        }
+        }  # fmt: skip
 
     def train(self, number: int) -> Numbers:
         """Train and evaluate one round, or what is left of it; its scores."""
         plan, folder = self.plan, self._folder(number)
-        labels = self.records.get(f"labels-{number}")
-        recipe = self.recipe(number)
+        recipe, labels = self.recipe(number), dict(self.records.get(f"labels-{number}", {}))
         best = train(recipe, folder, plan.data, pictures=plan.files, resume=True, near=plan.near)
-        began, split = time.monotonic(), plan.val.split
         result = evaluate(
-            best, plan.data, split=split, files=plan.files,
-            report=folder / f"report-{split}.html", inference=Inference(precision=recipe.precision),
+            best, plan.data, split=plan.val.split, files=plan.files,
+            inference=Inference(precision=recipe.precision),
         )  # fmt: skip
-        scores = json.loads(to_json(result.summary or {}))  # no score: None
+        found = json.loads(to_json(result.summary or {}))  # no score: None
+        labels.pop("section", None)
         seconds = {
-            "label": labels["seconds"] if labels else 0.0,
+            "label": labels.pop("seconds", 0.0),
             "train": float(read_curves(folder)[-1]["seconds"]),
-            "evaluate": round(time.monotonic() - began, 3),
         }
-        shown = labels and {k: v for k, v in labels.items() if k not in ("seconds", "section")}
         return {
-            "round": number, "miou": scores["miou"], "iou": scores["iou"][self.fusion],
-            "labels": shown, "seconds": seconds,
+            "round": number, "miou": found["miou"], "iou": found["iou"][recipe.model.fusion],
+            "labels": labels or None, "seconds": seconds,
         }  # fmt: skip
 
     def recipe(self, number: int) -> Recipe:
         """The teacher's recipe, for students with the labels of their round mixed in."""
-        plan, recipe = self.plan, self.plan.recipe
+        plan = self.plan
         if not number:
+            return plan.recipe
+        description = (self._labels(number) / "dataset.yaml").resolve()
+        thresholds = self.records[f"labels-{number}"]["thresholds"]
+        recipe = plan.mixed(os.path.relpath(description, plan.near.resolve()), SPLIT, thresholds)
+        if plan.section.start == "scratch":
             return recipe
-        description = (self._folder(number) / "labels" / "dataset.yaml").resolve()
-        extra = Extra(
-            dataset=os.path.relpath(description, plan.near.resolve()), split=SPLIT,
-            confidence=self.records[f"labels-{number}"]["thresholds"],
-            **plan.section.model_dump(include=set(Mixed.model_fields)),
-        )  # fmt: skip
-        sampling = recipe.sampling.model_copy(update={"extra": [*recipe.sampling.extra, extra]})
-        start = recipe.start
-        if plan.section.start == "teacher":
-            start = str(self._network(number - 1).resolve())
-        return recipe.model_copy(update={"sampling": sampling, "start": start})
+        return recipe.model_copy(update={"start": str(self._network(number - 1).resolve())})
 
-    def show(self) -> list[str]:
-        """Write the best network, rounds.json and the page; returns what could not be labelled."""
-        rounds, best = self.rounds, self._network(self.best)
+    def show(self, command: str) -> None:
+        """Write the best network, rounds.json and the page."""
+        rounds = self.rounds
+        best = self._network(int(np.argmax(scores(self.plan, rounds))))
         replace(self.folder / BEST, lambda file: shutil.copyfile(best, file))
         text = json.dumps({"rounds": rounds}, indent=1)
         replace(self.folder / "rounds.json", lambda file: file.write_text(text))
-        labelled = [
-            self._labels(number).trusting(rounds[number]["labels"]["thresholds"])
-            for number in range(1, len(rounds))
+        learnt = [
+            open_dataset(self._labels(n), SPLIT).trusting(rounds[n]["labels"]["thresholds"])
+            for n in range(1, len(rounds))
         ]
-        write_rounds(
-            self.folder / "rounds.html", self.plan, rounds, self.fusion, self.best, labelled,
-            self.command,
-        )  # fmt: skip
-        labels = rounds[-1]["labels"]
-        return list(labels["failed"]) if labels else []
-
-    def _changed(self, number: int) -> float:
-        before, now = (open_labelled(self._folder(n) / "labels") for n in (number - 1, number))
-        return drift(before, now).share
+        write_rounds(self.folder / "rounds.html", self.plan, rounds, learnt, command)
 
     def _section(self) -> Numbers:
         return self.plan.section.model_dump(mode="json")
@@ -214,14 +181,14 @@ class Rounds:
     def _network(self, number: int) -> Path:
         return self._folder(number) / BEST
 
-    def _labels(self, number: int) -> Dataset:
-        return open_dataset(self._folder(number) / "labels" / "dataset.yaml", SPLIT)
+    def _labels(self, number: int) -> Path:
+        return self._folder(number) / "labels"
 
 
 def _follow(plan: Plan, folder: Path, rounds: int) -> None:
     """Train beside the first process, from its current round on; it does everything else."""
     first = os.getppid()
-    state = Rounds(plan, folder, "", read_records(folder, NAME))
+    state = Rounds(plan, folder, read_records(folder, NAME))
     for number in range(len(state.rounds), rounds + 1):
         while number and f"labels-{number}" not in state.records:  # a barrier would time out
             if os.getppid() != first:
@@ -235,10 +202,7 @@ def _follow(plan: Plan, folder: Path, rounds: int) -> None:
 
 
 def _refuse_folder(folder: Path, resume: bool) -> None:
-    begun = any((folder / name).exists() for name in (f"{NAME}.json", "round-0"))
-    if not begun and any((folder / name).exists() for name in (BEST, "resume.pt")):
-        raise InputError(f"{folder} holds a run of hmsa train; give another --out")
-    if begun and not resume:
+    if not resume and any((folder / name).exists() for name in (f"{NAME}.json", "round-0")):
         raise InputError(
             f"{folder} holds rounds already; add --resume to continue them, or give another --out"
         )

@@ -55,12 +55,10 @@ class Shards:
     def write(self, rows: list[Row]) -> list[Row]:
         """Write one shard, named after its images: written again it replaces itself."""
         if rows:
-            same = {name: self.settings[name] for name in folder.REPEATED} | {"key": self.key}
-            schema = pyarrow.schema([*folder.schema_of(self.settings), *_MORE])
-            table = pyarrow.Table.from_pylist([row | same for row in rows], schema)
-            content = pyarrow.BufferOutputStream()
+            content, own = pyarrow.BufferOutputStream(), {"key": self.key}
+            table = folder.table_of((row | own for row in rows), self.settings, _MORE)
             parquet.write_table(table, content)
-            names = hashlib.sha256("\n".join(row["name"] for row in rows).encode()).hexdigest()
+            names = hashlib.sha256("\n".join(table["name"].to_pylist()).encode()).hexdigest()
             _write(f"{self.dataset}/{names[:16]}.parquet", content.getvalue().to_pybytes())
         return [{"name": row["name"]} for row in rows]
 

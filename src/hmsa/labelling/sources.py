@@ -5,6 +5,9 @@ on any file system that fsspec or pyarrow knows; `*` may stand in its last part.
     NAME.txt         a path or URI in each line, relative to the list; # begins a comment
     NAME.parquet     a column `image`: such paths or URIs, or the bytes of files; then also `name`
     NAME.tar         WebDataset: the first image of each key
+
+Names become paths below OUT, and whoever wrote a Parquet or tar file chose them: names that lead
+elsewhere are refused, and so are files larger than `_LARGEST`.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import fsspec
@@ -23,13 +26,13 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow import ArrowException, parquet
 from pyarrow.fs import FileSystem
 
-from ..data.images import SUFFIXES
+from ..data.walk import SUFFIXES, files_below, say_passed_over
 from ..runs import InputError, first_line
 
 Row = dict[str, Any]  # what is known of one image, by column
 
 _KINDS = {"images": SUFFIXES, "Parquet files": {".parquet"}, "tar files": {".tar"}}
-_AT_ONCE = 16  # images of a Parquet file in memory
+_LARGEST = 1 << 30  # bytes of an image file inside another file
 
 
 @dataclass(frozen=True)
@@ -51,19 +54,23 @@ def find(address: str) -> Source:
     Raises InputError if there is nothing, several kinds of files, or two images of one name.
     """
     if address.endswith(".txt"):
-        written = map(str.strip, read(address).decode("utf-8-sig", "replace").splitlines())
+        written = map(str.strip, read(address).decode("utf-8-sig", "surrogateescape").splitlines())
         lines = [line for line in written if line and not line.startswith("#")]
         return _of_images({_beside(address, line): line for line in lines}, address)
     found: dict[str, dict[str, str]] = {}
-    for path, full in sorted(_below(address).items()):
-        name = PurePosixPath(path)
+    below = _below(address)
+    paths = [path for path in map(PurePosixPath, sorted(below)) if not path.name.startswith(".")]
+    say_passed_over(address, paths)
+    for path in paths:
         for kind, suffixes in _KINDS.items():
-            if name.suffix.lower() in suffixes and not name.name.startswith("."):
-                found.setdefault(kind, {})[full] = path
+            if path.suffix.lower() in suffixes:
+                found.setdefault(kind, {})[below[str(path)]] = str(path)
     if len(found) > 1:
         raise InputError(f"{address} has {' and '.join(found)}; name files of one kind")
     if tars := found.get("tar files"):
-        return Source([{"image": file} for file in tars])
+        return Source([
+            {"image": file, "below": path.rpartition(".")[0]} for file, path in tars.items()
+        ])  # fmt: skip
     if tables := found.get("Parquet files"):
         return _of_parquet(tables, address)
     return _of_images(found.get("images", {}), address)
@@ -79,11 +86,12 @@ def entries(piece: Row) -> Iterator[Row]:
         if piece.get("group") is not None:
             yield from _read_group(image, piece["group"])
         elif image.endswith(".tar"):
-            yield from _read_tar(image)
+            yield from _read_tar(image, piece["below"])
         else:
             yield {"name": piece["name"], "image": image}
     except InputError as error:
-        yield {"name": PurePosixPath(image).stem, "image": image, "reason": str(error)}
+        name = piece.get("below", PurePosixPath(image).stem)
+        yield {"name": name, "image": image, "reason": str(error)}
 
 
 def resolve(address: str) -> tuple[Any, str]:
@@ -121,6 +129,8 @@ def _opened(address: str) -> Iterator[Any]:
 
 def _below(address: str) -> dict[str, str]:
     """Path below the address -> address of each file; of a file its name."""
+    if os.path.isdir(address):
+        return {f.relative_to(address).as_posix(): str(f) for f in files_below(Path(address))}
     filesystem, path = resolve(address)
     paths = filesystem.glob(path) if "*" in path else filesystem.find(path)
     parent = path.rpartition("/")[0] if "*" in path or paths == [path] else path.rstrip("/")
@@ -139,7 +149,7 @@ def _of_images(paths: Mapping[str, str], where: str) -> Source:
     named: dict[str, str] = {}
     for full, path in paths.items():
         parts = PurePosixPath(path.partition("://")[2] or path).with_suffix("").parts
-        name = "/".join(part for part in parts if part not in ("/", "..", "."))
+        name = _checked("/".join(part for part in parts if part not in ("/", "..", ".")), where)
         if named.setdefault(name, full) != full:
             raise InputError(f"{named[name]} and {full} have the same name; rename or remove one")
     if not named:
@@ -149,43 +159,66 @@ def _of_images(paths: Mapping[str, str], where: str) -> Source:
     return Source([{"name": n, "image": a} for n, a in named.items()], named, len(named))
 
 
+def _checked(name: str, where: str) -> str:
+    """The name, if it is a path below a folder. Raises InputError if it is not."""
+    path = PurePath(name)
+    parts = path.parts
+    if path.anchor or not parts or ".." in parts or "\0" in name or max(map(len, parts)) > 200:
+        raise InputError(f"{where}: {name[:200]!r} cannot be the name of a result; rename it")
+    return name
+
+
 def _of_parquet(files: Iterable[str], where: str) -> Source:
     paths: dict[str, str] = {}
+    names: set[str] = set()
     pieces: list[Row] = []
-    count = 0
     for file in files:
         with _opened(file) as stream, parquet.ParquetFile(stream) as table:
-            schema = table.schema_arrow
-            if "image" in schema.names and "string" in str(schema.field("image").type):
+            kinds = {field.name: str(field.type) for field in table.schema_arrow}
+            if "string" in kinds.get("image", ""):
                 written = table.read(["image"])["image"].to_pylist()
                 paths |= {_beside(file, path): path for path in written}
-            elif {"image", "name"} <= set(schema.names):
+            elif "binary" in kinds.get("image", "") and "string" in kinds.get("name", ""):
                 pieces += [{"image": file, "group": i} for i in range(table.num_row_groups)]
-                count += table.metadata.num_rows
+                for name in table.read(["name"])["name"].to_pylist():
+                    if name in names:
+                        raise InputError(f"{file}: two images have the name {name!r}; rename one")
+                    names.add(_checked(name or "", file))
             else:
-                columns = ", ".join(schema.names)
                 raise InputError(
-                    f"{file} has columns {columns}; it needs image (paths or URIs), or image "
-                    "(bytes) and name"
+                    f"{file} has columns {', '.join(kinds)}; it needs image (paths or URIs), or "
+                    "image (bytes) and name"
                 )
-    return Source(pieces, count=count) if pieces else _of_images(paths, where)
+    return Source(pieces, count=len(names)) if pieces else _of_images(paths, where)
 
 
 def _read_group(file: str, group: int) -> Iterator[Row]:
     with _opened(file) as stream, parquet.ParquetFile(stream) as table:
-        for batch in table.iter_batches(_AT_ONCE, row_groups=[group], columns=["name", "image"]):
-            for name, content in zip(*batch.to_pydict().values(), strict=True):
-                reason = None if content else f"{name} has no content in {file}"
-                yield {"name": name, "image": name, "content": content, "reason": reason}
+        # One at a time: a small file can hold the same huge image many times
+        for row in table.iter_batches(1, row_groups=[group], columns=["name", "image"]):
+            name, content = row["name"][0].as_py(), row["image"][0].as_py()
+            reason = None if content else f"{name} has no content in {file}"
+            yield {"name": name, "image": name, "content": content, "reason": reason}
 
 
-def _read_tar(file: str) -> Iterator[Row]:
-    last = None
-    with _opened(file) as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
+def _read_tar(file: str, below: str) -> Iterator[Row]:
+    keys, last = set[str](), ""
+    with _opened(file) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
         for member in tar:
-            folder, _, base = member.name.rpartition("/")
-            key = "/".join(filter(None, (PurePosixPath(file).stem, folder, base.split(".")[0])))
-            if member.isreg() and PurePosixPath(base).suffix.lower() in SUFFIXES and key != last:
-                content = tar.extractfile(member).read()  # type: ignore[union-attr]
-                yield {"name": key, "image": f"{file}#{key}", "content": content}
-                last = key
+            tar.members = []  # type: ignore[attr-defined]  # else it keeps all
+            path = PurePosixPath(below, member.name)
+            is_image = path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+            if not (is_image and member.isreg()):
+                continue
+            key = str(path.with_name(path.name.split(".")[0]))
+            if key in keys and key != last:
+                raise InputError(f"{file}: two images have the key {key!r}; rename one")
+            if key != last:
+                row = {"name": _checked(key, file), "image": f"{file}#{key}"}
+                if member.size > _LARGEST:
+                    reason = f"{row['image']} has {member.size:,} bytes, more than {_LARGEST:,}"
+                    yield row | {"reason": reason}
+                else:
+                    yield row | {"content": tar.extractfile(member).read()}  # type: ignore[union-attr]
+            keys.add(key)
+            last = key

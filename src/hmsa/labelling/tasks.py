@@ -7,10 +7,9 @@ and an XML file of the labelling interface.
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,13 +21,16 @@ from PIL import Image
 from ..data.images import open_pillow, read_image
 from ..data.labels import LabelSet, spread
 from ..report.page import css
+from ..report.pictures import png_bytes
 from ..runs import InputError, Progress, replace
 from .brush import pack_mask
 from .labelled import Labelled
+from .quality import confidence
 
 BACKGROUND = "background"  # CVAT's name for what has no label
-_BLACK = (0, 0, 0)
+BRUSH = "brushlabels"  # Label Studio's name for classes that are drawn as masks
 _SUFFIX = {"cvat": ".zip", "labelstudio": ".json"}
+_BESIDE = {"cvat": "-labels.json", "labelstudio": "-labels.xml"}  # the classes, for the tool
 _SHOWN = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp"}  # what a browser can show
 _ORIENTATION = 0x0112  # EXIF tag
 
@@ -43,46 +45,49 @@ def export_tasks(
     """
     if file.suffix.lower() != _SUFFIX[tool]:
         raise InputError(f"{file}: tasks for {tool} are a {_SUFFIX[tool]} file; use that suffix")
-    if tool == "cvat":
-        if url is not None:
-            raise InputError("--url is for Label Studio; a CVAT export contains the images")
-        classes = file.with_suffix(".json")
-        text = json.dumps(_raw_labels(labelled.labels), indent=1)
-        replace(classes, lambda temporary: temporary.write_text(text, "utf-8"))
-        replace(file, lambda temporary: _write_cvat(temporary, labelled, names))
-        return [file, classes]
-    tasks = []
+    if tool == "cvat" and url is not None:
+        raise InputError("--url is for Label Studio; a CVAT export contains the images")
+    beside = file.with_name(file.stem + _BESIDE[tool])
+    if there := [each for each in (file, beside) if each.exists()]:
+        raise InputError(f"{there[0]} is there already, perhaps with corrections; name another -o")
     with Progress("export", len(names)) as meter:
-        for name in names:
-            tasks.append(_task(labelled, name, url))
-            meter.advance()
-    interface = file.with_suffix(".xml")
-    replace(interface, lambda temporary: temporary.write_text(_interface(labelled.labels), "utf-8"))
-    replace(file, lambda temporary: temporary.write_text(json.dumps(tasks), "utf-8"))
-    return [file, interface]
+        if tool == "cvat":
+            text = json.dumps(_raw_labels(labelled.labels))
+            replace(file, lambda temporary: _write_cvat(temporary, labelled, names, meter.advance))
+        else:
+            text, tasks = _interface(labelled.labels), []
+            for name in names:
+                tasks.append(_task(labelled, name, url))
+                meter.advance()
+            replace(file, lambda temporary: temporary.write_text(json.dumps(tasks), "utf-8"))
+    replace(beside, lambda temporary: temporary.write_text(text, "utf-8"))
+    return [file, beside]
 
 
-def _write_cvat(file: Path, labelled: Labelled, names: Sequence[str]) -> None:
+def _write_cvat(
+    file: Path, labelled: Labelled, names: Sequence[str], advance: Callable[[], None]
+) -> None:
     labels = labelled.labels
     colours = _colours(labels)
     table = np.zeros((256, 3), np.uint8)
     table[: len(colours)] = colours
     lines = [f"{n}:{','.join(map(str, c))}::" for n, c in zip(labels.names, colours, strict=True)]
     if BACKGROUND not in labels.names:
-        lines.insert(0, f"{BACKGROUND}:{','.join(map(str, _BLACK))}::")
-    with zipfile.ZipFile(file, "w") as archive, Progress("export", len(names)) as meter:
+        lines.insert(0, f"{BACKGROUND}:0,0,0::")
+    with zipfile.ZipFile(file, "w") as archive:
         head = "# label:color_rgb:parts:actions"
         archive.writestr("labelmap.txt", "\n".join([head, *lines, ""]))
         archive.writestr("ImageSets/Segmentation/default.txt", "\n".join([*names, ""]))
         for name in names:
             label = labelled.label(name)
-            archive.writestr(f"SegmentationClass/{name}.png", _png(table[label]))
             # One object for each class: their number is unknown
             objects = np.where(table[label].any(-1), label + 1, 0)
-            archive.writestr(f"SegmentationObject/{name}.png", _png(_voc_colours()[objects]))
+            for kind, colors in {"Class": table[label], "Object": _VOC[objects]}.items():
+                picture = png_bytes(Image.fromarray(colors))
+                archive.writestr(f"Segmentation{kind}/{name}.png", picture)
             suffix, content = _image(labelled.image_file(name))
             archive.writestr(f"JPEGImages/{name}{suffix}", content)
-            meter.advance()
+            advance()
 
 
 def _raw_labels(labels: LabelSet) -> list[dict[str, Any]]:
@@ -95,36 +100,31 @@ def _raw_labels(labels: LabelSet) -> list[dict[str, Any]]:
 
 def _colours(labels: LabelSet) -> list[tuple[int, int, int]]:
     """A colour of its own for each class; black is the background in CVAT."""
-    own = [c for n, c in zip(labels.names, labels.palette, strict=True) if n != BACKGROUND]
-    if len({_BLACK, *own}) <= len(own):
+    black, pairs = (0, 0, 0), zip(labels.names, labels.palette, strict=True)
+    own = [colour for name, colour in pairs if name != BACKGROUND]
+    if len({black, *own}) <= len(own):
         own = spread(len(own))
     left = iter(own)
-    return [_BLACK if name == BACKGROUND else next(left) for name in labels.names]
+    return [black if name == BACKGROUND else next(left) for name in labels.names]
 
 
 def _voc_colours() -> Any:
     """`[256,3]`: the colours of object numbers in Pascal VOC, by their bits in turn."""
     number = np.arange(256)[:, None]
-    colours = np.zeros((256, 3), np.int64)
-    for place in range(8):
-        colours |= (number >> (3 * place + np.arange(3)) & 1) << (7 - place)
-    return colours.astype(np.uint8)
+    bits = [(number >> (3 * place + np.arange(3)) & 1) << (7 - place) for place in range(3)]
+    return np.sum(bits, 0).astype(np.uint8)
+
+
+_VOC = _voc_colours()
 
 
 def _image(file: Path) -> tuple[str, bytes]:
     """Suffix and content of an image that every tool shows alike: as it is, else as PNG."""
-    suffix = file.suffix.lower()
     with open_pillow(file) as picture:
         plain = picture.mode in ("RGB", "L", "P") and picture.getexif().get(_ORIENTATION, 1) == 1
-    if plain and suffix in (".jpg", ".jpeg", ".png"):
+    if plain and file.suffix.lower() in (".jpg", ".jpeg", ".png"):
         return file.suffix, file.read_bytes()
-    return ".png", _png(read_image(file))
-
-
-def _png(image: Any) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "PNG")
-    return stream.getvalue()
+    return ".png", png_bytes(Image.fromarray(read_image(file)))
 
 
 def _task(labelled: Labelled, name: str, url: str | None) -> dict[str, Any]:
@@ -139,17 +139,16 @@ def _task(labelled: Labelled, name: str, url: str | None) -> dict[str, Any]:
         below = str(row["image"]).removeprefix(f"{labelled.settings['images']}/")
         address = f"{url}{quote(below)}"
     label = labelled.label(name)
-    counts = labelled.count([name])
-    size = {"original_width": row["width"], "original_height": row["height"], "image_rotation": 0}
+    region = {
+        "type": BRUSH, "from_name": "label", "to_name": "image", "image_rotation": 0,
+        "original_width": row["width"], "original_height": row["height"],
+    }  # fmt: skip
     drawn = [
-        {
-            "id": f"class-{k}", "type": "brushlabels", "from_name": "label", "to_name": "image",
-            **size,
-            "value": {"format": "rle", "rle": pack_mask(label == k), "brushlabels": [each]},
-        }
-        for k, each in enumerate(labelled.labels.names) if counts[k].any()
+        {"id": f"class-{k}", **region,
+         "value": {"format": "rle", "rle": pack_mask(label == k), BRUSH: [each]}}
+        for k, each in enumerate(labelled.labels.names) if row["pixels"][k]
     ]  # fmt: skip
-    sure = float((counts @ np.arange(256)).sum() / 255 / counts.sum())
+    sure = float(confidence(labelled.count([name]).sum(0)))
     teacher = f"hmsa {labelled.settings['teacher'][:12]}"
     return {
         "data": {"image": address, "name": name},

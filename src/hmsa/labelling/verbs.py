@@ -11,46 +11,36 @@ from cyclopts.validators import Number
 from ..config.options import Changes, Checkpoint, Count, Files, Flag, Inference, Names, Rules
 from ..runs import InputError, Outcome, command_line
 
+Short = Parameter(alias="-o")
+
 
 def autolabel(
-    teacher: Checkpoint,
-    images: Annotated[str, Parameter(
-        help="folder, .txt list, .parquet or .tar files (with a *) of images, here or at a URI")],
-    /,
-    *,
-    out: Annotated[str, Parameter(
-        alias="-o", help="new folder, or that of a run to continue; at a URI: Parquet shards")],
-    overwrite: Annotated[
-        Flag, Parameter(help="label again if the teacher or a setting has changed")
-    ] = False,
-    agreement: Annotated[Flag, Parameter(
-        help="also store where scales, and with --flip the mirrored image, agree")] = False,
-    raw: Annotated[
-        Path | None, Parameter(help="dataset whose raw values the label files shall hold")
-    ] = None,
-    workers: Annotated[
-        Count | None, Parameter(help="networks at once; default: 1, with --cluster 1 a GPU")
-    ] = None,
-    cluster: Annotated[
-        str | None, Parameter(help="label with Ray: address of a cluster, or local")
-    ] = None,
-    coarse: Annotated[
-        Path | None, Parameter(help="dataset with coarse labels, by people, of the same images")
-    ] = None,
-    coarse_split: str = "train",
-    override: Annotated[Flag, Parameter(help="coarse labels count everywhere")] = False,
-    fill: Annotated[Names | None, Parameter(help="coarse labels of these classes count")] = None,
-    grow: Annotated[int, Parameter(validator=Number(gte=0),
-        help="pixels around coarse labels that get the nearest one")] = 0,
-    held_out: Annotated[Path | None, Parameter(
-        help="rule precision: dataset with labels that the teacher has not learnt from")] = None,
-    split: Annotated[str, Parameter(help="split of the held-out dataset")] = "val",
-    rules: Rules = Rules(),
-    inference: Inference = Inference(),
+    teacher: Checkpoint, images: str, /, *, out: Annotated[str, Short], overwrite: Flag = False,
+    agreement: Flag = False, raw: Path | None = None,
+    workers: Count | None = None, cluster: str | None = None,
+    coarse: Path | None = None, coarse_split: str = "train", override: Flag = False,
+    fill: Names | None = None, grow: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
+    held_out: Path | None = None, split: str = "val",
+    rules: Rules = Rules(), inference: Inference = Inference(),
 ) -> Outcome:  # fmt: skip
     """Label many images for a student to learn from.
 
     example: hmsa autolabel runs/camvid more-images/ -o labelled --held-out camvid --split test
+
+    Args:
+        images: folder, .txt list, .parquet or .tar files (with a *) of images, here or at a URI
+        out: new folder, or that of a run to continue; at a URI: Parquet shards
+        overwrite: label again if the teacher or a setting has changed
+        agreement: also store where scales, and with --flip the mirrored image, agree
+        raw: dataset whose raw values the label files shall hold
+        workers: networks at once; default: 1, with --cluster 1 a GPU
+        cluster: label with Ray: address of a cluster, or local
+        coarse: dataset with coarse labels, by people, of the same images
+        override: coarse labels count everywhere
+        fill: coarse labels of these classes count
+        grow: pixels around coarse labels that get the nearest one
+        held_out: rule precision: dataset with labels that the teacher has not learnt from
+        split: split of the held-out dataset
     """
     from ..data.coarse import Coarse
     from ..data.datasets import open_dataset
@@ -65,10 +55,8 @@ def autolabel(
     people = None
     if coarse:
         drawn = open_dataset(coarse, coarse_split)
-        classes = (
-            None if override else frozenset(drawn.labels.index(n, "--fill") for n in fill or ())
-        )
-        people = Coarse(drawn, classes, grow)
+        named = frozenset(drawn.labels.index(name, "--fill") for name in fill or ())
+        people = Coarse(drawn, None if override else named, grow)
     return work(
         teacher, images, out, inference=inference, rules=rules, coarse=people, raw=raw,
         held_out=open_dataset(held_out, split) if held_out else None, agreement=agreement,
@@ -77,35 +65,28 @@ def autolabel(
 
 
 def review(
-    folder: Annotated[Path, Parameter(help="folder that hmsa autolabel made")],
-    /,
-    *,
-    report: Annotated[Path | None, Parameter(help="page; default: FOLDER/quality.html")] = None,
-    people: Annotated[
-        Path | None, Parameter(help="dataset with labels by people, to compare classes with")
-    ] = None,
-    people_split: str = "train",
-    truth: Annotated[
-        Path | None, Parameter(help="dataset with true labels of some of these images")
-    ] = None,
-    split: Annotated[str, Parameter(help="split of the truth")] = "val",
-    before: Annotated[
-        Path | None, Parameter(help="an earlier round on the same images: what has changed")
-    ] = None,
-    export: Annotated[Literal["cvat", "labelstudio"] | None, Parameter(
-        help="write the most doubtful images, with their labels, as tasks for this tool")] = None,
-    take: Annotated[Path | None, Parameter(
-        help="labels that people corrected: CVAT zip (Segmentation mask 1.1) or Label Studio JSON"
-    )] = None,
-    out: Annotated[Path | None, Parameter(
-        alias="-o", help="file for --export: .zip (cvat), .json (labelstudio)")] = None,
-    worst: Annotated[Count, Parameter(help="images to export")] = 50,
-    url: Annotated[str | None, Parameter(
-        help="prefix of the image addresses for Label Studio; default: its local files")] = None,
+    folder: Path, /, *, report: Path | None = None,
+    people: Path | None = None, people_split: str = "train",
+    truth: Path | None = None, split: str = "val", before: Path | None = None,
+    export: Literal["cvat", "labelstudio"] | None = None, out: Annotated[Path | None, Short] = None,
+    worst: Count = 50, url: str | None = None, take: Path | None = None,
 ) -> Outcome:  # fmt: skip
     """See what auto-labels are worth; have people correct the worst.
 
     example: hmsa review labelled --truth camvid --split val
+
+    Args:
+        folder: folder that hmsa autolabel made
+        report: page; default: FOLDER/quality.html
+        people: dataset with labels by people, to compare classes with
+        truth: dataset with true labels of some of these images
+        split: split of the truth
+        before: an earlier round on the same images: what has changed
+        export: write the most doubtful images, with their labels, as tasks for this tool
+        out: file for --export: .zip (cvat), .json (labelstudio)
+        worst: images to export
+        url: prefix of the image addresses for Label Studio; default: its local files
+        take: labels that people corrected: CVAT zip (Segmentation mask 1.1) or Label Studio JSON
     """
     from . import review as module
 
@@ -127,18 +108,18 @@ def review(
 
 
 def selftrain(
-    config: Annotated[Path, Parameter(help="recipe with a section selftrain, a YAML file")],
-    /,
-    *,
-    rounds: Annotated[Count, Parameter(help="students, each taught by the one before")] = 1,
-    changes: Changes = [],
-    out: Annotated[Path | None, Parameter(help="folder; default: runs/CONFIG-selftrain")] = None,
-    files: Files = None,
-    resume: Annotated[Flag, Parameter(help="continue the rounds in OUT, or add to them")] = False,
-) -> Outcome:
+    config: Path, /, *, rounds: Count = 1, changes: Changes = [], out: Path | None = None,
+    files: Files = None, resume: Flag = False,
+) -> Outcome:  # fmt: skip
     """Rounds of auto-labelling and training.
 
     example: hmsa selftrain recipe.yaml --rounds 2 --set selftrain.images=more --out runs/self
+
+    Args:
+        config: recipe with a section selftrain, a YAML file
+        rounds: students, each taught by the one before
+        out: folder; default: runs/CONFIG-selftrain
+        resume: continue the rounds in OUT, or add to them
     """
     from ..config.reading import read
     from ..config.recipe import Recipe

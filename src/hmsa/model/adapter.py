@@ -82,14 +82,15 @@ class ForeignNetwork(nn.Module):
     """
 
     def __init__(
-        self, module: nn.Module, multiple: int, classes: int | None, feature_source: str | None
-    ) -> None:
+        self, module: nn.Module, multiple: int, classes: int | None, feature_source: str | None,
+        in_channels: int = 3,
+    ) -> None:  # fmt: skip
         super().__init__()
         if module.training:
             raise ValueError("the network is in training mode; call network.eval() first")
         self.module = module.requires_grad_(False)
         weight = next(module.parameters(), torch.zeros(()))
-        image = weight.new_zeros(1, 3, 4 * multiple, 4 * multiple)
+        image = weight.new_zeros(1, in_channels, 4 * multiple, 4 * multiple)
         names = {part: name for name, part in module.named_modules()}
         ran: dict[str, Any] = {}  # what each module took, NAME:input, and returned, NAME
         last: dict[int, str] = {}  # input of the last convolution that makes so many channels
@@ -176,7 +177,8 @@ class ScaleAttention(HMSA):
         info = network if isinstance(network, NetworkInfo) else self.describe(network)
         if "reference" in info.made:
             self.external = ("trunk.module.",)
-        self.trunk = trunk = ForeignNetwork(info.module, info.multiple, classes, features)
+        bands = len(info.mean)
+        self.trunk = trunk = ForeignNetwork(info.module, info.multiple, classes, features, bands)
         self.classes = k = trunk.classes
         self.maps = k if per_class else 1
         self.head = Head()

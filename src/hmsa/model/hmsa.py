@@ -94,7 +94,7 @@ class HMSA(Pretrained):
     classes: K. trunk, pretrained, stride, official: see `Trunk`. head: a key of `HEADS`.
     width: channels inside the head; the paper has 256.
     mean, std: per channel of an RGB image in 0..1; default: as the trunk's ImageNet weights want
-    them. They are buffers, so that they travel with the weights.
+    them. They are buffers, so that they travel with the weights. in_channels: of images; 3 for RGB.
     """
 
     fusion = "hierarchical"
@@ -119,6 +119,7 @@ class HMSA(Pretrained):
         official: bool = False,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         if head not in HEADS:
@@ -128,12 +129,13 @@ class HMSA(Pretrained):
             network={
                 "fusion": self.fusion, "classes": classes, "trunk": trunk, "stride": stride,
                 "head": head, "width": width, "official": official,
-            },
+            } | ({"in_channels": in_channels} if in_channels != 3 else {}),
             names=[f"class {k}" for k in range(classes)],
         )  # fmt: skip
         self.classes = classes
         # DeepLab's decoder wants the fine level beside the dilated ones
-        levels = Trunk(trunk, pretrained, stride, 4 if head == "deeplab" else None, official)
+        finest = 4 if head == "deeplab" else None
+        levels = Trunk(trunk, pretrained, stride, finest, official, in_channels)
         self.trunk, self.head = levels, HEADS[head](levels.channels, classes, width)
         self.attention = predictor(self.head.features, width, 1, self.head.bias)
         self._normalise_by(mean or levels.mean, std or levels.std)
@@ -141,8 +143,13 @@ class HMSA(Pretrained):
             self.card.trained_on = {"trunk": levels.origin}
 
     def _normalise_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    @property
+    def channels(self) -> int:
+        """Of the images that it takes."""
+        return self.mean.shape[1]
 
     def forward(self, image: Tensor, scales: Sequence[float] = (1.0,)) -> Output:
         """image `[B,3,H,W]`, uint8 or float in 0..1, any size; scales in any order, any number.

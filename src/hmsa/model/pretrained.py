@@ -57,6 +57,8 @@ class Card:
     recipe: dict[str, Any] = field(default_factory=dict)  # of `hmsa train`
     metrics: dict[str, float] = field(default_factory=dict)  # step, and scores at that step
     gate: dict[str, Any] | None = None  # the curve that `hmsa gate` measured
+    bands: list[int] | None = None  # of images, from 1; none: RGB
+    stretch: list[list[float]] = field(default_factory=list)  # values that become 0 and 255
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -78,6 +80,7 @@ class Card:
             card._check()
             card.palette = [(r, g, b) for r, g, b in card.palette]
             card.scales = [float(scale) for scale in card.scales]
+            card.stretch = [[float(low), float(high)] for low, high in card.stretch]
         except (TypeError, AttributeError, ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ValueError(f"{source}: damaged card: {reason}") from None
@@ -102,6 +105,12 @@ class Card:
             edge is None or (type(edge) is int and 0 < edge <= _EDGE),
             f"long_edge: null, or 1 to {_EDGE} pixels",
         )
+        bands = [] if self.bands is None else self.bands
+        _need(
+            isinstance(bands, list) and all(type(n) is int and 0 < n <= _SIZE for n in bands),
+            f"bands: null, or numbers of 1 to {_SIZE}",
+        )
+        _need(all(low < high for low, high in self.stretch), "stretch: pairs of rising numbers")
         for name in ("trained_on", "recipe", "metrics"):
             _need(isinstance(getattr(self, name), dict), f"{name}: an object")
         _need(isinstance(self.gate, dict | None), "gate: an object, or null")
@@ -277,7 +286,7 @@ def _with_subclasses(kind: type[Any]) -> list[type[Any]]:
 def _replace(path: Path, content: bytes) -> None:
     """`hmsa.runs.replace`, again because `hmsa.model` imports nothing else of hmsa."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".hmsa-{os.getpid()}-{path.name}")
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)

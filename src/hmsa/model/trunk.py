@@ -12,6 +12,8 @@ Contract: `forward(image [B,3,H,W])` with H and W multiples of `multiple` return
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +35,7 @@ class Trunk(nn.Module):
     pretrained: False, True (ImageNet weights, see `weights`), or the path of a local weight file.
     finest: `stride` unless given. official: HRNet and ResNet to the digit as in the official code:
     branches brought up bilinearly, every 3x3 of a dilated layer dilated, nothing ever padded.
+    in_channels: of the image; pretrained weights of the first convolution are widened to them.
     """
 
     def __init__(
@@ -42,13 +45,25 @@ class Trunk(nn.Module):
         stride: int = 4,
         finest: int | None = None,
         official: bool = False,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         probe = _create(name, stride)
         reductions = probe.feature_info.reduction()
         wanted = [i for i, s in enumerate(reductions) if s >= (finest or stride)]
-        weights = find(name, pretrained)
-        self.extractor = _create(name, stride, weights, out_indices=tuple(wanted))
+        try:
+            weights = find(name, pretrained)
+            self.extractor = _create(
+                name, stride, weights, out_indices=tuple(wanted), in_chans=in_channels
+            )
+        except ValueError:
+            raise
+        except Exception as error:  # a file that is damaged or not safe may raise anything
+            reason = " ".join(f"{type(error).__name__} {error}".split())[:160]
+            raise ValueError(
+                f"pretrained: {pretrained} cannot be read as weights of {name} ({reason}); give a "
+                "file of its state_dict, or false"
+            ) from None
         self.origin: dict[str, str] = {}  # of its weights: source, license, sha256
         if weights:
             require_all(self.extractor, weights)
@@ -57,8 +72,10 @@ class Trunk(nn.Module):
                 "sha256": hashed(self.extractor.state_dict()),
             }  # fmt: skip
         normal = timm.get_pretrained_cfg(name.split("/")[-1])
-        self.mean: Sequence[float] = normal.mean  # of the images that its weights were trained on
-        self.std: Sequence[float] = normal.std
+        # Of the images that its weights were trained on; timm repeats weights for further channels
+        channels = [channel % 3 for channel in range(in_channels)]
+        self.mean: Sequence[float] = [normal.mean[channel] for channel in channels]
+        self.std: Sequence[float] = [normal.std[channel] for channel in channels]
         self.channels: list[int] = self.extractor.feature_info.channels()
         self.strides: list[int] = self.extractor.feature_info.reduction()
         self.multiple = max(self.strides)
@@ -109,8 +126,9 @@ def _create(name: str, stride: int, weights: Weights | None = None, **arguments:
     if weights:
         arguments |= {"pretrained": True, "pretrained_cfg_overlay": weights.cfg}
     if not timm.is_model(name.split("/")[-1]):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:4]
-        hint = f"; near it: {', '.join(near)}" if near else ""
+        known = {re.sub(r"[\W_]", "", known): known for known in timm.list_models()}
+        near = difflib.get_close_matches(re.sub(r"[\W_]", "", name.lower()), known, 3)
+        hint = f"; did you mean {', '.join(known[n] for n in near)}?" if near else ""
         raise ValueError(f"trunk {name!r} is not a timm model{hint}")
     if name.startswith("hrnet"):  # the four branches rather than the classifier's features
         arguments["feature_location"] = ""

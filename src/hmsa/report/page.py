@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .. import __version__
-from ..runs import command_line, replace
+from ..runs import InputError, command_line, replace
 from .pictures import heat
 
 SIDE = 640  # longest side of an embedded image, in pixels: ten of them stay near half a megabyte
 DASH = "–"  # where there is no number
+_MADE_HERE = b'<meta name="generator" content="hmsa">'
 
 Colour = Sequence[int] | NDArray[np.uint8]
 Named = Sequence[tuple[str, Colour]]
@@ -61,7 +62,9 @@ class Table:
 class Chart:
     """A curve of points `[N,2]` over two axes with numbers. x, y: their ends; default: the curve's.
     stages: where each begins on the x axis, its name. bars: (left, right, height, opacity, text
-    under the pointer), behind the curve."""
+    under the pointer), behind the curve. marks: vertical lines as (x, CSS class, text under the
+    pointer). colour: of the area below the curve. small: one of many.
+    """
 
     title: str
     summary: str
@@ -71,7 +74,10 @@ class Chart:
     y: tuple[float, float] | None = None
     stages: Sequence[tuple[float, str]] = ()
     bars: Sequence[tuple[float, float, float, float, str]] = ()
+    marks: Sequence[tuple[float, str, str]] = ()
+    colour: Colour | None = None
     dashed: bool = False
+    small: bool = False
 
     def __post_init__(self) -> None:
         columns = [(float(each.min()), float(each.max())) for each in self.points.T]
@@ -79,24 +85,14 @@ class Chart:
         self.right, self.y_ticks = max(right, self.left + 1), ticks(*(self.y or columns[1]))
         steps = ticks(self.left, self.right)
         self.x_ticks = [t for t in steps if self.left <= t <= self.right and abs(t % 1) < 1e-9]
+        self.width, self.height = (200, 150) if self.small else (480, 250)
 
     def place(self, x: float, y: float) -> tuple[float, float]:
-        """A point as coordinates in a box of 480 x 250."""
+        """A point as coordinates in a box of `width` x `height`."""
         low, high = self.y_ticks[0], self.y_ticks[-1]
-        across = (x - self.left) / (self.right - self.left)
-        return round(46 + 420 * across, 1), round(214 - 190 * (y - low) / (high - low), 1)
-
-
-@dataclass
-class Curve:
-    """A small one, of points `[N,2]` in 0..1. notes: lines below it; marks: vertical lines as
-    (place 0..1, CSS class, text under the pointer)."""
-
-    title: str
-    points: NDArray[np.float64]
-    notes: Sequence[str] = ()
-    colour: Colour | None = None
-    marks: Sequence[tuple[float, str, str]] = ()
+        across, up = (x - self.left) / (self.right - self.left), (y - low) / (high - low)
+        top, bottom, right = 24, self.height - 36, self.width - 14
+        return round(46 + (right - 46) * across, 1), round(bottom - (bottom - top) * up, 1)
 
 
 @dataclass
@@ -122,7 +118,7 @@ class Card:
     level: Literal["", "error", "warning", "note"] = ""
 
 
-Block = str | Table | Chart | Curve | Card  # a str is a short paragraph
+Block = str | Table | Chart | Card  # a str is a short paragraph
 
 
 @dataclass
@@ -155,8 +151,15 @@ class Page:
     command: str = field(default_factory=command_line)
 
 
+def require_page(path: Path) -> None:
+    """Raises InputError if `path` is a file that is no page, which a page must not replace."""
+    if path.is_dir() or (path.is_file() and _MADE_HERE not in path.read_bytes()[:1000]):
+        raise InputError(f"{path} is not a page of hmsa; name another file for the page")
+
+
 def write_page(path: Path, page: Page) -> None:
     """Write one HTML file; an existing page is replaced whole or left as it was."""
+    require_page(path)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined,
         autoescape=True, trim_blocks=True, lstrip_blocks=True,
@@ -168,7 +171,7 @@ def write_page(path: Path, page: Page) -> None:
     sections = [[*page.sections[:1], about], *page.sections[1:]]
     template = environment.get_template("page.html.j2")
     html = template.render(page=page, sections=sections, ramp=heat(np.linspace(0, 1, 8)))
-    replace(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
+    replace(path, html)
 
 
 def css(colour: Colour) -> str:

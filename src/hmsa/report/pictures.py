@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..data.labels import IGNORE, LabelSet
 
@@ -18,8 +18,14 @@ _ANCHORS = [
     (8, 10, 28), (34, 26, 84), (86, 32, 120), (146, 42, 118),
     (200, 62, 92), (238, 104, 56), (252, 164, 44), (255, 232, 96),
 ]  # fmt: skip
-_HEAT = [np.interp(np.linspace(0, 7, 256), range(8), each) for each in np.transpose(_ANCHORS)]
+_STEPS = [np.interp(np.linspace(0, 7, 256), range(8), each) for each in np.transpose(_ANCHORS)]
+_HEAT: Bytes = np.stack(_STEPS, 1).round().astype(np.uint8)
 RIGHT, WRONG, UNKNOWN = (222, 226, 230), (208, 24, 36), (72, 74, 78)
+
+
+def shown(image: Bytes) -> Bytes:
+    """Image `[H,W,C]` -> `[H,W,3]`: of more bands the first three, of fewer the first as gray."""
+    return image[..., :3] if image.shape[2] > 2 else image[..., [0, 0, 0]]
 
 
 def palette_png(label: Bytes, palette: Bytes) -> Image.Image:
@@ -46,10 +52,9 @@ def overlay(image: Bytes, label: Bytes, palette: Bytes, alpha: float = 0.5) -> B
 
 def heat(weight: NDArray[np.floating]) -> Bytes:
     """Weight `[..]` in 0..1 -> colours `[..,3]`, dark blue = 0, bright yellow = 1."""
-    level: Bytes = np.nan_to_num(np.clip(weight, 0, 1) * 255).round().astype(np.uint8)
-    colours: Bytes = np.stack(_HEAT, 1).round().astype(np.uint8)
-    tinted: Bytes = colours[level]
-    return tinted
+    level = np.nan_to_num(np.clip(weight, 0, 1) * 255).round().astype(np.uint8)
+    colours: Bytes = _HEAT[level]
+    return colours
 
 
 def error(pred: Bytes, label: Bytes) -> Bytes:
@@ -58,8 +63,9 @@ def error(pred: Bytes, label: Bytes) -> Bytes:
     return colours[np.where(label == IGNORE, 2, pred != label)]
 
 
-def thin(image: NDArray[Any], side: int) -> NDArray[Any]:
-    """Every n-th pixel of `[H,W,..]`, so that at least `side` of the longer side are left."""
+def thin(image: NDArray[Any], side: int = 1280) -> NDArray[Any]:
+    """Every n-th pixel of `[H,W,..]`, so that at least `side` of the longer side are left; by
+    default twice as many as a page shows, so that large images cost no time."""
     step = max(1, max(image.shape[:2]) // side)
     return image[::step, ::step]
 
@@ -67,16 +73,15 @@ def thin(image: NDArray[Any], side: int) -> NDArray[Any]:
 def panel(rows: list[list[tuple[str, Bytes]]], width: int = 320) -> Image.Image:
     """Rows of (caption, image `[H,W,3]`) -> one image; every cell `width` pixels wide."""
     gap, size = max(4, width // 40), max(11, width // 20)
-    font, bar = ImageFont.load_default(size=size), size + gap
+    font = ImageFont.load_default(size=size)
 
-    def cell(caption: str, image: Bytes) -> Image.Image:
+    def cell(caption: str, pixels: Bytes) -> Image.Image:
+        image = Image.fromarray(pixels)
         # Enlarging must not invent colours between two classes; reducing has to average
-        way = Image.Resampling.NEAREST if width > image.shape[1] else Image.Resampling.LANCZOS
-        height = round(width * image.shape[0] / image.shape[1])
-        made = Image.new("RGB", (width, bar + height), "white")
-        text = caption.replace("×", "x")  # not in Pillow's own font
-        ImageDraw.Draw(made).text((0, 0), text, (32, 34, 38), font)
-        made.paste(Image.fromarray(image).resize((width, height), way), (0, bar))
+        way = Image.Resampling.NEAREST if width > image.width else Image.Resampling.LANCZOS
+        image = image.resize((width, max(1, round(width * image.height / image.width))), way)
+        made = ImageOps.expand(image, (0, size + gap, 0, 0), "white")
+        ImageDraw.Draw(made).text((0, 0), _fitted(caption, font, width), (32, 34, 38), font)
         return made
 
     cells = [[cell(*each) for each in row] for row in rows]
@@ -88,6 +93,16 @@ def panel(rows: list[list[tuple[str, Bytes]]], width: int = 320) -> Image.Image:
             sheet.paste(each, (gap + column * (width + gap), top))
         top += height
     return sheet
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> str:
+    """Text of at most `room` pixels; cut in the middle, where file names differ least."""
+    text = cut = text.replace("×", "x")  # not in Pillow's own font
+    keep = len(text)
+    while font.getlength(cut) > room and keep > 1:
+        keep -= 1
+        cut = f"{text[: (keep + 1) // 2]}...{text[len(text) - keep // 2 :]}"
+    return cut
 
 
 def label_image(label: Bytes, labels: LabelSet) -> Image.Image:
@@ -104,20 +119,3 @@ def png_bytes(image: Image.Image) -> bytes:
     content = io.BytesIO()
     image.save(content, "PNG")
     return content.getvalue()
-
-
-def _fitted(image: Bytes, width: int) -> Image.Image:
-    """Enlarging must not invent colours between two classes; reducing has to average."""
-    way = Image.Resampling.NEAREST if width > image.shape[1] else Image.Resampling.LANCZOS
-    height = round(width * image.shape[0] / image.shape[1])
-    return Image.fromarray(image).resize((width, height), way)
-
-
-def _caption(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> str:
-    """Text that fits into `room` pixels; cut in the middle, where file names differ least."""
-    text = text.replace("×", "x")  # not in Pillow's own font
-    cut, keep = text, len(text)
-    while font.getlength(cut) > room and keep > 1:
-        keep -= 1
-        cut = text[: (keep + 1) // 2] + "..." + text[len(text) - keep // 2 :]
-    return cut

@@ -14,6 +14,10 @@ class InputError(ValueError):
     """
 
 
+class CannotWrite(InputError):
+    """A folder is read-only or its disk is full, which concerns all files that go there."""
+
+
 class Interrupted(Exception):
     """The user stopped the work (Ctrl-C or SIGTERM) and everything is saved."""
 

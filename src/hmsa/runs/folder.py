@@ -7,8 +7,8 @@ NAME.jsonl    one line for each finished piece of work, appended when its files 
 
 from __future__ import annotations
 
-import errno
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -18,10 +18,9 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from .errors import InputError
-from .files import replace, sweep
+from .files import DISK_FULL, cannot_write, replace, sweep
 
 MEND = "name another folder, or start again with --overwrite"
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # only writing raises these
 
 
 class Run:
@@ -31,20 +30,15 @@ class Run:
     overwrite: forget what was done there, and with which settings.
     keep: which records are kept even then, as they do not depend on the settings.
     mend: what the user can do where settings differ, for the message.
-    Raises InputError if the folder was begun with other settings, is in use by another process,
-    or cannot be written to; the `with` block raises it when the disk is full.
+    What killed processes left half-written below `folder` is removed.
+    Raises InputError if the folder was begun with other settings, holds another work or is in use
+    by another process, and CannotWrite; the `with` block raises that when the disk is full.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        name: str,
-        settings: Mapping[str, Any],
-        *,
-        overwrite: bool = False,
-        keep: Callable[[Any], bool] | None = None,
-        mend: str = MEND,
-    ) -> None:
+        self, folder: Path, name: str, settings: Mapping[str, Any], *, overwrite: bool = False,
+        keep: Callable[[Any], bool] = lambda record: False, mend: str = MEND,
+    ) -> None:  # fmt: skip
         self.folder = folder
         self.records: dict[str, Any] = {}  # key -> what `add` was given
         self._settings_file = folder / f"{name}.json"
@@ -52,9 +46,21 @@ class Run:
         self._adding = threading.Lock()
         self._lock = FileLock(folder / f".{name}.lock", timeout=0, thread_local=False)
         try:
+            self._require_alone()  # first, so that a lock file in there is of no other work
             folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
-            self._begin(settings, overwrite, keep, mend)
+            sweep(folder)
+            if overwrite or not self._settings_file.is_file():
+                self._forget(keep)  # first: it belongs to other settings
+                replace(self._settings_file, json.dumps(settings, indent=1) + "\n")
+            else:
+                self._compare(settings, mend)
+            self.records = _parse(self._done_file)
+            self._file = self._done_file.open("ab+")
+            if self._file.tell():
+                self._file.seek(-1, os.SEEK_END)
+                if self._file.read() != b"\n":  # killed while it wrote a line
+                    self._file.write(b"\n")
         except Timeout:
             raise InputError(
                 f"{folder}: another process is writing into this folder; wait for it or stop it"
@@ -62,31 +68,21 @@ class Run:
         except BaseException as error:
             self._lock.release()
             if isinstance(error, OSError):
-                raise _cannot_write(folder, error) from None
+                raise cannot_write(folder, error) from None
             raise
 
-    def _begin(
-        self, settings: Mapping[str, Any], overwrite: bool,
-        keep: Callable[[Any], bool] | None, mend: str,
-    ) -> None:  # fmt: skip
-        sweep([self._settings_file, self._done_file])
-        if self._settings_file.is_file() and not overwrite:
-            self._compare(settings, mend)
-        else:
-            text = json.dumps(settings, indent=1) + "\n"
-            self._forget(keep)  # first: it belongs to other settings
-            replace(self._settings_file, lambda temporary: temporary.write_text(text))
-        self._file = self._done_file.open("ab")
-        content = self._done_file.read_bytes()
-        self.records = _parse(content)
-        if content and not content.endswith(b"\n"):  # killed while it wrote a line
-            self._file.write(b"\n")
+    def _require_alone(self) -> None:
+        for file in sorted(self.folder.glob("*.jsonl")):
+            if file != self._done_file and file.with_suffix(".json").is_file():
+                raise InputError(
+                    f"{self.folder} holds results of hmsa {file.stem}, which might be overwritten; "
+                    "name another folder"
+                )
 
-    def _forget(self, keep: Callable[[Any], bool] | None) -> None:
-        records = _parse(self._done_file.read_bytes()) if keep and self._done_file.is_file() else {}
-        kept = [json.dumps(record) for record in records.items() if keep and keep(record[1])]
+    def _forget(self, keep: Callable[[Any], bool]) -> None:
+        kept = [json.dumps(each) for each in _parse(self._done_file).items() if keep(each[1])]
         if kept:
-            replace(self._done_file, lambda temporary: temporary.write_text("\n".join(kept) + "\n"))
+            replace(self._done_file, "".join(f"{line}\n" for line in kept))
         else:
             self._done_file.unlink(missing_ok=True)
 
@@ -104,7 +100,7 @@ class Run:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.close()
         if isinstance(error, OSError) and error.errno in DISK_FULL:
-            raise _cannot_write(self.folder, error) from error
+            raise cannot_write(self.folder, error) from error
 
     def close(self) -> None:
         """Release the lock. Closing twice does nothing."""
@@ -123,8 +119,7 @@ class Run:
 
 def read_records(folder: Path, name: str) -> dict[str, Any]:
     """What the work `name` in `folder` has done, as `Run.records`; another process may hold it."""
-    file = folder / f"{name}.jsonl"
-    return _parse(file.read_bytes()) if file.is_file() else {}
+    return _parse(folder / f"{name}.jsonl")
 
 
 def stamp(file: Path) -> list[Any] | None:
@@ -158,15 +153,10 @@ def _show(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _parse(content: bytes) -> dict[str, Any]:
+def _parse(file: Path) -> dict[str, Any]:
     records = {}
-    for line in content.splitlines():
+    for line in file.read_bytes().splitlines() if file.is_file() else []:
         with suppress(ValueError, TypeError):  # torn when the process was killed
             key, record = json.loads(line)
             records[key] = record
     return records
-
-
-def _cannot_write(folder: Path, error: OSError) -> InputError:
-    why = error.strerror or error
-    return InputError(f"cannot write into {folder} ({why}); mend that and run the command again")

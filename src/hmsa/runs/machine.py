@@ -12,8 +12,10 @@ from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor, distributed
 
-from .errors import InputError
+from .errors import InputError, first_line
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 _FABRIC: Any = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}  # its words
@@ -62,16 +64,54 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, torch.float16 if used == "fp16" else torch.bfloat16)
 
 
-def launch(accelerator: str, devices: int | str, precision: Precision) -> Fabric:
+def is_first() -> bool:
+    """Whether this process is the only or the first one of its training."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
+
+
+def processes(accelerator: str, devices: int | str) -> int:
+    """Of a training: as many as torchrun started, or else one for each of its devices."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    if isinstance(devices, int):
+        return devices
+    cuda = find_device(None if accelerator == "auto" else accelerator).type == "cuda"
+    return torch.cuda.device_count() if cuda else 1
+
+
+def launch(accelerator: str, processes: int, precision: Precision) -> Fabric:
     """Lightning Fabric, started: one process per device. accelerator: may name one, as cuda:1."""
     device = find_device(None if accelerator == "auto" else accelerator)
-    fabric = Fabric(
-        accelerator=device.type,
-        devices=devices if device.index is None else [device.index],
-        precision=_FABRIC[in_use(device, precision)],
-    )
+    here = processes
+    if processes > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+    try:
+        fabric = Fabric(
+            accelerator=device.type,
+            devices=here if device.index is None else [device.index],
+            num_nodes=processes // here,
+            precision=_FABRIC[in_use(device, precision)],
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise InputError(f"devices {here}: {first_line(error)}") from None
     fabric.launch()
     return fabric
+
+
+def total(own: Tensor) -> Tensor:
+    """The sum of a tensor over all processes of a training, on each of them."""
+    if distributed.is_initialized():
+        distributed.all_reduce(own := own.clone())
+    return own
+
+
+def gathered(own: Tensor) -> Tensor:
+    """`[N]` of each process of a training, one after the other."""
+    if not distributed.is_initialized():
+        return own
+    parts = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, own)
+    return torch.cat(parts)
 
 
 def keep_memory() -> None:

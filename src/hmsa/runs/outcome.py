@@ -12,14 +12,17 @@ from typing import Any
 
 from .progress import say
 
+SOME_FAILED = 3  # exit code: done, but some files could not be processed
+
 
 @dataclass(frozen=True)
 class Outcome:
     """The result of one verb: how it is shown, and the exit code.
 
-    table: anything that rich can print, for people. summary: the JSON object in the last line.
+    table: anything that rich can print, for people. summary: the JSON object in the last line;
+    long: too long for people, so only --json prints it.
     path: what was made, printed where there is no summary. notes: lines for people, on stderr.
-    problems: one line for each file that could not be processed; the exit code is then 2.
+    problems: one line for each file that could not be processed; the exit code is then 3.
     failure: why the whole failed although the input was right; the exit code is then 1.
     code: another exit code, where the summary or table shows why.
     """
@@ -31,6 +34,7 @@ class Outcome:
     problems: Sequence[str] = ()
     failure: str | None = None
     code: int | None = None
+    long: bool = False
 
     def show(self, json_alone: bool = False) -> int:
         """Print results on stdout, notes and problems on stderr; returns the exit code."""
@@ -42,13 +46,13 @@ class Outcome:
             from rich.console import Console
 
             Console(stderr=self.summary is None).print(self.table)
-        if self.summary is not None:
+        if self.summary is not None and (json_alone or not self.long):
             print(to_json(self.summary))
         elif self.path is not None and not self.failure:
             print(self.path)
         if self.code is not None:
             return self.code
-        return 1 if self.failure else 2 if self.problems else 0
+        return 1 if self.failure else SOME_FAILED if self.problems else 0
 
 
 def to_json(summary: dict[str, Any]) -> str:

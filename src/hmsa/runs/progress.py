@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any, Self
 
 _LINE_EVERY = 15.0  # seconds between progress lines where there is no terminal
+_SAID: set[str] = set()
 
 
 class Progress:
@@ -59,6 +60,13 @@ class Progress:
 def say(line: str) -> None:
     """A line for people, on stderr: stdout is for results."""
     print(line, file=sys.stderr, flush=True)
+
+
+def say_once(line: str, kind: str = "") -> None:
+    """A line for people, once in a process; of several lines of one `kind`, the first alone."""
+    if (kind or line) not in _SAID:
+        _SAID.add(kind or line)
+        say(line)
 
 
 def _bar() -> Any:

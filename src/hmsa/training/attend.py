@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,19 +21,21 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map, tree_map_only
 
-from ..checkpoint.files import GateCurve, amend
+from ..checkpoint.files import GateCurve, amend, read
 from ..checkpoint.networks import allow, find
 from ..config.options import Compute, HeadTraining
 from ..config.recipe import Attention, Stage
 from ..data.datasets import Dataset, open_dataset
 from ..data.descriptions import describe
+from ..data.labels import IGNORE
+from ..data.stretch import Stretch
 from ..evaluation.confusion import Confusion
 from ..evaluation.measure import gate_curve
-from ..inference.predictor import Predictor
+from ..inference.predictor import Predictor, store_stretch, stretch_of
 from ..model import HMSA, Encoded, PairScaleAttention, ScaleAttention
 from ..model.fusion import ordered
 from ..model.weights import hashed
-from ..runs import InputError, Progress, replace, say, sweep
+from ..runs import InputError, Progress, replace, say
 from ..runs.errors import as_input_error
 from ..runs.machine import in_use, launch
 from .trainer import BEST, LAST, RESUME, Outputs, Trainer, Work, class_weights
@@ -57,13 +60,14 @@ class Passes:
     scales: Sequence[float]
     load: Callable[[int], tuple[Tensor, Tensor]]
 
-    def compute(self, numbers: Sequence[int]) -> None:
-        """Run the network on the images that it has not run on before."""
-        missing = [number for number in numbers if not self.file(number).is_file()]
-        with Progress("frozen network", len(missing)) as progress:
-            for number in missing:
-                replace(self.file(number), partial(torch.save, self._run(number)))
+    def compute(self, numbers: Sequence[int]) -> Iterator[None]:
+        """Run the network on the images that it has not run on before, one at a time."""
+        with Progress("frozen network", len(numbers)) as progress:
+            for number in numbers:
+                if not self.file(number).is_file():
+                    replace(self.file(number), partial(torch.save, self._run(number)))
                 progress.advance()
+                yield
 
     @torch.no_grad()
     def _run(self, number: int) -> Any:
@@ -91,7 +95,6 @@ class Passes:
         self, stage: Stage, numbers: Sequence[int], seed: Sequence[int], network: Any, start: int
     ) -> Outputs:
         """Of the attention head on images drawn from `numbers`; see `Work`."""
-        self.compute(numbers)
         for step in range(start, stage.steps):
             random = np.random.default_rng((*seed, step))
             drawn = random.choice(numbers, min(stage.batch, len(numbers)), replace=False)
@@ -117,19 +120,16 @@ class HeadJob:
         if len(scales) < 2:
             raise InputError(f"scales {scales[0]:g}: attention needs two or more, such as 0.5,1,2")
         self.learn = learn = open_dataset(data, options.split, files)
-        parts = _parts(len(learn), options.images)
-        if not all(part and learn.only(part).frequencies().any() for part in parts):
-            raise InputError(
-                f"{learn.source}, split {learn.split}: no labelled pixel in the images to train "
-                f"on, or in the last ones (1 in {HELD_OUT}), which are held out; label more"
-            )
+        _, held = self._split(options.images)
         val = options.val or ("val" if "val" in describe(data, files)[1].splits else None)
-        if val:
-            open_dataset(data, val, files)  # finds mistakes now
+        if val and not open_dataset(data, val, files).frequencies().any():
+            raise InputError(f"{learn.source}: nothing is labelled in split {val}; give another")
         # What to score: a split, and the numbers of its images or all
-        self.scored = (val, None) if val else (options.split, parts[1])
+        self.scored = (val, None) if val else (options.split, held)
         torch.manual_seed(options.seed)
         self.model, self.network = _model(source, learn, options)
+        self.learn = learn = learn.stretched(_stretch(source, learn))
+        store_stretch(self.model.card, learn.stretch)
         self.model.card.scales = scales
         self.fabric = launch(compute.device or "auto", 1, compute.precision)
         self.settings = dataclasses.asdict(options) | self.network | {
@@ -141,28 +141,40 @@ class HeadJob:
     def train(self, out: Path) -> dict[str, Any]:
         """Write best.safetensors into the run folder `out`; returns what came of it, as JSON."""
         began, model, options, learn = time.monotonic(), self.model, self.options, self.learn
-        sweep(out / name for name in (BEST, LAST, RESUME))
         passes = Passes(out / PASSES, self.fabric, model, model.card.scales, self._load)
         self.fabric.to_device(model)
-        passes.compute([0])
+        next(passes.compute([0]))
         most = int(options.cache * 2**30 / passes.file(0).stat().st_size)
         if most < 2:
             raise InputError(f"--cache: {options.cache:g} GiB are too little for two images")
-        fit, held = _parts(len(learn), min(most, options.images))
-        passes.compute([*fit, *held])
+        fit, held = self._split(min(most, options.images))
         model.card.trained_on |= {"pictures": len(fit) + len(held)}
         stage = Attention(  # one image in a step, as their sizes may differ
             steps=options.steps, batch=1, penalty=options.penalty, validate_every=VALIDATE_EVERY
         )
         head, outputs = model.attention, partial(passes.outputs, stage, fit, [options.seed])
         validate, scales = partial(_held_out_miou, passes, held), model.card.scales
-        work = Work("attention", stage, cast(nn.Module, head), scales, outputs, validate, PATIENCE)
+        work = Work(
+            "attention", stage, cast(nn.Module, head), scales, outputs, validate,
+            passes.compute([*fit, *held]), PATIENCE,
+        )  # fmt: skip
         weight = class_weights(learn.only([*fit, *held]).frequencies(), BALANCE)
         state = Trainer(self.fabric, model, out, weight).run(work)
         if scales[-1] > 1 and not options.pairs:
-            _keep_gate(out / BEST, scales, learn.only(held[:CURVE]), self.fabric.device)
+            labelled = [number for number in held if (learn.read_label(number) != IGNORE).any()]
+            _keep_gate(out / BEST, scales, learn.only(labelled[:CURVE]), self.fabric.device)
         seconds = round(time.monotonic() - began, 1)
         return {"steps": state.best_step, "held_out_miou": state.best, "seconds": seconds}
+
+    def _split(self, most: int) -> tuple[list[int], list[int]]:
+        """`split_evenly` of the images. Raises InputError unless both parts have labels."""
+        learn, parts = self.learn, split_evenly(len(self.learn), most)
+        if not all(part and learn.only(part).frequencies().any() for part in parts):
+            raise InputError(
+                f"{learn.source}, split {learn.split}: no labelled pixel in the images to train "
+                f"on, or in the last ones (1 in {HELD_OUT}), which are held out; label more"
+            )
+        return parts
 
     def _load(self, number: int) -> tuple[Tensor, Tensor]:
         image, label = self.learn.read(number)
@@ -195,13 +207,21 @@ def _held_out_miou(passes: Passes, held: Sequence[int], network: HMSA) -> float:
     return confusion.miou()
 
 
-def _parts(count: int, most: int) -> tuple[list[int], list[int]]:
+def split_evenly(count: int, most: int) -> tuple[list[int], list[int]]:
     """At most `most` of `count` images, evenly: numbers to train on, and numbers to hold out."""
     cut = count - max(1, count // HELD_OUT)
     held = max(1, min(most // HELD_OUT, count - cut))
     fit = min(max(1, most - held), cut)
     kept = [cut + i * (count - cut) // held for i in range(held)]
     return [i * cut // fit for i in range(fit)], kept
+
+
+def _stretch(source: str, learn: Dataset) -> Stretch:
+    """How the network `source` takes images, if its checkpoint says that."""
+    with suppress(InputError):
+        if Path(source).exists() and (found := stretch_of(read(source)[2])) != Stretch():
+            return found
+    return learn.stretch
 
 
 def _model(

@@ -1,4 +1,8 @@
-"""What training minimises. The network does not know its loss."""
+"""What training minimises. The network does not know its loss.
+
+Every function returns the part of this process in the loss of the batch that all processes have
+together: the parts sum up to what one process would return for the joined batch.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from ..config.recipe import Stage
 from ..data.labels import IGNORE
 from ..model import Output
 from ..model.fusion import resize
+from ..runs.machine import gathered, total
 from .rmi import binary_cross_entropy, region_mutual_information
 
 
@@ -20,10 +25,10 @@ def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -
 
     logits `[B,K,H,W]`, label `[B,H,W]` int64 with 255 = ignore, weight `[K]`.
     """
-    total = F.cross_entropy(logits, label, weight, ignore_index=IGNORE, reduction="sum")
+    summed = F.cross_entropy(logits, label, weight, ignore_index=IGNORE, reduction="sum")
     labelled = label[label != IGNORE]
-    count = weight[labelled].sum() if weight is not None else total.new_tensor(labelled.numel())
-    return total / count.clamp(min=1e-6)
+    count = summed.new_tensor(labelled.numel()) if weight is None else weight[labelled].sum()
+    return summed / total(count).clamp(min=1e-6)
 
 
 def hard_cross_entropy(
@@ -42,10 +47,11 @@ def hard_cross_entropy(
     with torch.no_grad():
         loss = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none")
         labelled = loss[label != IGNORE]
-        if labelled.numel():
-            hardest = labelled.topk(math.ceil(least * labelled.numel())).values[-1]
-            easy = loss < hardest.clamp(max=-math.log(threshold))
-            label = label.masked_fill(easy, IGNORE)
+        count = max(1, math.ceil(least * int(total(label.new_tensor(labelled.numel())))))
+        own = labelled.topk(min(count, labelled.numel())).values
+        own = F.pad(own, (0, count - own.numel()), value=-math.inf)
+        hardest = gathered(own).topk(count).values[-1]
+        label = label.masked_fill(loss < hardest.clamp(max=-math.log(threshold)), IGNORE)
     return cross_entropy(logits, label, weight)
 
 
@@ -80,9 +86,9 @@ def objective(
     if stage.supervision:
         terms["scales"] = torch.stack([plain(one.logits) for one in output.maps.values()]).sum()
     if stage.penalty:
-        finest = max(output.maps)
-        costs = [(scale / finest) ** 2 * w.mean() for scale, w in output.weights().items()]
-        terms["cost"] = torch.stack(costs).sum()
+        finest, images = max(output.maps), total(label.new_tensor(len(label)))
+        costs = [(s / finest) ** 2 * w.mean((1, 2, 3)).sum() for s, w in output.weights().items()]
+        terms["cost"] = torch.stack(costs).sum() / images
     factors = {"aux": stage.auxiliary, "scales": stage.supervision, "cost": stage.penalty}
     more = [factor * terms[name] for name, factor in factors.items() if name in terms]
     return terms | {"loss": torch.stack([terms["fused"], *more]).sum()}

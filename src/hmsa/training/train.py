@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ..checkpoint.files import begin_from
@@ -19,13 +20,13 @@ from ..data.datasets import Dataset, open_dataset
 from ..data.sampling import Mix, TrainingStream, batches, open_mix
 from ..data.transforms import training_transform
 from ..evaluation.measure import score
-from ..inference.predictor import Predictor
+from ..inference.predictor import Predictor, store_stretch
 from ..model import HMSA, build
-from ..runs import InputError, Run, sweep
+from ..runs import InputError, Run
 from ..runs.errors import as_input_error
-from ..runs.machine import describe_machine, launch, loader_processes
+from ..runs.machine import describe_machine, is_first, launch, loader_processes, processes, total
 from .attend import PASSES, Passes
-from .trainer import BEST, LAST, RESUME, Outputs, Trainer, Work, class_weights
+from .trainer import BEST, RESUME, Outputs, Trainer, Work, class_weights, note_data
 
 STAGES = ("joint", "attention")
 
@@ -37,33 +38,45 @@ def train(
     *,
     pictures: Path | None = None,
     resume: bool = False,
+    changed_data: bool = False,
     near: Path = Path(),
 ) -> Path:
     """Train as the recipe says, in the run folder `folder`; returns the best checkpoint.
 
     data: YAML file of the dataset; pictures: the folder of its images, if elsewhere; near: what
-    other paths in the recipe are relative to. Raises Interrupted when stopped, after saving.
+    other paths in the recipe are relative to; changed_data: resume although images or labels have
+    changed. Raises Interrupted when stopped, after saving.
     """
-    settings = recipe.model_dump(mode="json", exclude={"selftrain"})  # it has no influence here
     begun = (folder / RESUME).exists()
     if begun and not resume:
         raise InputError(f"{folder} has a run; add --resume to continue it, or name another --out")
-    run: Run | nullcontext[None] = nullcontext()
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # Fabric starts others with the same command
-        mend = "continue with the same recipe, or name another --out"
-        run = Run(folder, "train", settings, overwrite=not begun, mend=mend)
-    with run:
-        sweep(folder / name for name in (BEST, LAST, RESUME))
-        job = _Job(recipe, data, pictures, near)
+    world = processes(recipe.accelerator, recipe.devices)
+    recipe = recipe.model_copy(update={"devices": world})
+    # Neither the section selftrain nor the number of loader processes has an influence
+    settings = recipe.model_dump(mode="json", exclude={"selftrain": True, "data": {"workers"}})
+    mend = "continue with the same recipe, or name another --out"
+    place = Run(folder, "train", settings, overwrite=not begun, mend=mend) if is_first() else None
+    with place or nullcontext() as run:
+        fabric = launch(recipe.accelerator, world, recipe.precision)
+        if fabric.is_global_zero and run is None:
+            raise InputError(f"{folder}: another process trains here; start training by torchrun")
+        job = _Job(recipe, fabric, data, pictures, near)
+        if changed := fabric.broadcast(run and note_data(run, job.datasets, changed_data)):
+            raise InputError(
+                f"{folder}: {changed}; restore it, train in another --out, or resume hmsa train "
+                "with --changed-data if the classes are the same"
+            )
         model = job.network(settings, fresh=not begun)
-        trainer = Trainer(job.fabric, model, folder, job.class_weights())
+        if run:
+            model.card.trained_on["data"] = run.records["data"][0]["digest"][:16]
+        trainer = Trainer(fabric, model, folder, job.class_weights())
         for name in STAGES[STAGES.index(trainer.state.stage or STAGES[0]) :]:
             if name == "joint" or model.attention is not None:  # pooling has no attention
-                state = trainer.run(job.work(name, model, folder / PASSES))
-                if isinstance(run, Run):
-                    run.add(name, {"steps": state.step, "val_miou": state.best})
-        job.fabric.barrier()
+                trainer.run(job.work(name, model, folder / PASSES))
+        fabric.barrier()
         shutil.rmtree(folder / PASSES, ignore_errors=True)
+    if not (folder / BEST).is_file():
+        raise InputError(f"{folder}: no stage had a step; set joint.steps or attention.steps")
     return folder / BEST
 
 
@@ -77,23 +90,31 @@ def stream_of(recipe: Recipe, name: str, learn: Dataset, mix: Mix) -> TrainingSt
 class _Job:
     """A recipe and its data, in one process of the training."""
 
-    def __init__(self, recipe: Recipe, data: Path, pictures: Path | None, near: Path) -> None:
-        self.recipe, sampling = recipe, recipe.sampling
-        self.fabric = fabric = launch(recipe.accelerator, recipe.devices, recipe.precision)
+    def __init__(
+        self, recipe: Recipe, fabric: Fabric, data: Path, pictures: Path | None, near: Path
+    ) -> None:
+        self.recipe, self.fabric, sampling = recipe, fabric, recipe.sampling
         self.say = partial(fabric.print, file=sys.stderr)  # the first process alone
         fabric.seed_everything(recipe.seed, verbose=False)
         learn = open_dataset(data, recipe.data.train, pictures).trusting(sampling.confidence)
-        self.val = open_dataset(data, recipe.data.val, pictures)
-        self.val.frequencies()  # finds wrong labels now, not at the first validation
+        learn = learn.stretched(learn.stretch)
+        self.val = replace(open_dataset(data, recipe.data.val, pictures), stretch=learn.stretch)
+        if not self.val.frequencies().any():  # also finds wrong labels now
+            raise InputError(
+                f"{self.val.source}: nothing is labelled in split {self.val.split}, which chooses "
+                "the best network; label images there, or name another split in data.val"
+            )
         count = recipe.joint.steps * recipe.joint.batch * fabric.world_size
         with fabric.rank_zero_first():  # the others then find its tile index
             mix = open_mix(learn, sampling, count, near, pictures)
         self.learn, self.mix = learn, mix
+        self.datasets = [learn, self.val, *(extra.dataset for extra in mix.extras)]
 
     def network(self, settings: dict[str, Any], *, fresh: bool) -> HMSA:
         """The network to train, not yet with the weights of a run to resume."""
         recipe, learn, fabric = self.recipe, self.learn, self.fabric
         network = recipe.model.model_dump() | {"classes": len(learn.labels.names)}
+        network["in_channels"] = learn.stretch.channels
         if recipe.model.fusion == "explicit":
             network["scales"] = recipe.joint.scales
         with as_input_error(), fabric.init_module():
@@ -102,6 +123,7 @@ class _Job:
         card.names, card.palette = list(learn.labels.names), list(learn.labels.palette)
         card.recipe, card.flip = settings, recipe.inference.flip
         card.long_edge = recipe.data.long_edge
+        store_stretch(card, learn.stretch)
         card.trained_on |= {
             "dataset": learn.source.name, "split": learn.split, "pictures": len(learn)
         }  # fmt: skip
@@ -115,6 +137,8 @@ class _Job:
         self.say(f"{recipe.model.trunk}, {size}; {len(learn)} images of {learn.source}; {machine}")
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        elif fabric.world_size > 1:
+            self.say("note: without GPUs, batch norms see the images of their own process only")
         return model.to(memory_format=torch.channels_last)
 
     def class_weights(self) -> Tensor:
@@ -140,7 +164,8 @@ class _Job:
         count = min(stage.pictures, max(1, len(self.learn) // world))
         numbers = range(rank, count * world, world)
         outputs = partial(passes.outputs, stage, numbers, [recipe.seed, rank])
-        return Work(name, stage, cast(nn.Module, model.attention), scales, outputs, validate)
+        trained, prepare = cast(nn.Module, model.attention), passes.compute(numbers)
+        return Work(name, stage, trained, scales, outputs, validate, prepare)
 
     def _crops(self, network: Any, start: int) -> Outputs:
         fabric, stage, workers = self.fabric, self.recipe.joint, self.recipe.data.workers
@@ -159,6 +184,5 @@ class _Job:
             recipe.data.long_edge,
         )  # fmt: skip
         confusion = score(predictor, self.val, fabric.global_rank, fabric.world_size)
-        matrix = fabric.all_reduce(confusion.matrix.to(fabric.device), reduce_op="sum")
-        confusion.matrix = cast(Tensor, matrix).cpu()
+        confusion.matrix = total(confusion.matrix.to(fabric.device)).cpu()
         return confusion.miou()

@@ -1,12 +1,17 @@
-"""Trains a network in stages, in a run folder; stopped at any moment, it resumes exactly."""
+"""Trains a network in stages, in a run folder; stopped at any moment, it resumes exactly.
+
+A stop by the user, and a file that cannot be read, are saved first. Training ends without saving
+where its loss or weights are not finite, or a process dies; what was saved before is then whole.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,9 +26,12 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..config.recipe import Stage
+from ..data import fingerprint
+from ..data.datasets import Dataset
 from ..model import HMSA, Output
 from ..model.pretrained import save
-from ..runs import Interrupted, Progress, replace
+from ..runs import InputError, Interrupted, Progress, Run, first_line, replace
+from ..runs.machine import total
 from ..runs.progress import interruptible
 from .losses import objective
 
@@ -45,6 +53,7 @@ class Work:
     scales: list[float]  # the default of its checkpoints
     outputs: Callable[[Any, int], Outputs]  # of the network, one for each step from this one on
     validate: Callable[[HMSA], float]  # mean IoU
+    prepare: Iterable[None] = ()  # what comes before the first step; it can be stopped between two
     patience: int = 0  # validations without a gain that end the stage; 0: nothing ends it
 
 
@@ -68,10 +77,8 @@ class Trainer:
 
     def __init__(self, fabric: Fabric, model: HMSA, folder: Path, weight: Tensor) -> None:
         self.fabric, self.model, self.folder = fabric, model, folder
-        self.weight, self.saved = weight.to(fabric.device), {}
-        if (folder / RESUME).is_file():
-            self.saved = torch.load(folder / RESUME, "cpu", weights_only=True)
-            model.load_state_dict(self.saved["model"])
+        self.weight = weight.to(torch.get_default_dtype()).to(fabric.device)
+        self.saved = read_state(folder / RESUME)
         self.state = State(**self.saved.get("state", {}))
         self.metrics = Metrics(folder, self.state.total) if fabric.is_global_zero else None
 
@@ -82,6 +89,8 @@ class Trainer:
             self.state, self.saved = State(work.name, total=self.state.total), {}
         self.model.requires_grad_(False)
         work.trained.requires_grad_(True)
+        if (attention := self.model.attention) and not self.model.attended([*stage.scales]):
+            attention.requires_grad_(False)  # as a single scale has none
         network, self.optimizer = fabric.setup(self.model, make_optimizer(work.trained, stage))
         network.mark_forward_method("attend")
         self.average = None
@@ -90,16 +99,20 @@ class Trainer:
         self.validated: HMSA = self.average.module if self.average else self.model
         for name in PARTS if self.saved else ():
             getattr(self, name).load_state_dict(self.saved.pop(name))
-        outputs = work.outputs(network, self.state.step)
-        with (
-            Progress(work.name, stage.steps, self.state.step) as progress,
-            interruptible() as interrupted,
-        ):
-            while not self.state.finished(work):
-                self._step(work, outputs, progress)
+        with interruptible() as interrupted:
+
+            def stop() -> None:
                 if fabric.broadcast(interrupted()):  # all processes stop at the same step
                     self._save(work)
                     raise Interrupted(f"stopped and saved: {work.name}, step {self.state.step}")
+
+            for _ in () if self.state.finished(work) else work.prepare:
+                stop()
+            outputs = work.outputs(network, self.state.step)
+            with Progress(work.name, stage.steps, self.state.step) as progress:
+                while not self.state.finished(work):
+                    self._step(work, outputs, progress)
+                    stop()
         self.model.load_state_dict(self.validated.state_dict())
         return self.state
 
@@ -110,15 +123,23 @@ class Trainer:
         work.trained.train()
         if stage.freeze_norms:
             freeze_norms(getattr(work.trained, "trunk", None))
-        self.optimizer.zero_grad()
-        output, label = next(outputs)
+        try:
+            output, label = next(outputs)
+        except InputError:  # a file that cannot be read
+            self._save(work)
+            raise
+        except ValueError as error:  # such as batch norm, which needs two values
+            where = f"{work.name}.batch {stage.batch}, {work.name}.crop {list(stage.crop)}"
+            raise InputError(f"{where}: {error}; use larger batches or crops") from None
         terms = objective(output, label, stage, self.weight)
-        self.fabric.backward(terms["loss"])
-        self.optimizer.step()
-        row |= {name: float(term.detach()) for name, term in terms.items()}
-        state.step, state.total = state.step + 1, state.total + 1
+        sums = total(torch.stack([*terms.values()]).detach())
+        row |= dict(zip(terms, sums.tolist(), strict=True))
         if not math.isfinite(row["loss"]):
-            raise RuntimeError(f"the loss is {row['loss']} at step {state.step}; lower lr")
+            raise self._diverged(work, f"the loss is {row['loss']}")
+        self.optimizer.zero_grad()
+        self.fabric.backward(terms["loss"] * self.fabric.world_size)  # gradients are averaged
+        self.optimizer.step()
+        state.step, state.total = state.step + 1, state.total + 1
         if self.average:
             self.average.update(self.model, state.step + 1)
         if state.step % stage.validate_every == 0 or state.step == stage.steps:
@@ -128,9 +149,18 @@ class Trainer:
             self.metrics.write(work.name, state.total, row | {"rate": progress.rate()})
         progress.advance(f"loss {row['loss']:.3f}  best mIoU {max(0, state.best):.3f}")
 
+    def _diverged(self, work: Work, why: str) -> RuntimeError:
+        return RuntimeError(
+            f"{why} after {self.state.step} steps of {work.name}; start another run with a lower "
+            f"{work.name}.lr; {self.folder} keeps what was saved before"
+        )
+
     def _save(self, work: Work, miou: float = -1.0) -> None:
         """Write last.safetensors, resume.pt and, after the best validation, best.safetensors."""
         state, better = self.state, miou > self.state.best
+        for module in (self.model, self.validated):
+            if not all(tensor.isfinite().all() for tensor in module.state_dict().values()):
+                raise self._diverged(work, "the network has weights that are not finite")
         if better:
             state.best, state.best_step = miou, state.step
         if not self.fabric.is_global_zero:
@@ -141,8 +171,33 @@ class Trainer:
         for name in [BEST, LAST] if better else [LAST]:
             save(self.folder / name, self.validated)
         parts = {name: getattr(self, name).state_dict() for name in PARTS}
-        content = parts | {"state": vars(state)}
-        replace(self.folder / RESUME, lambda temporary: torch.save(content, temporary))
+        replace(self.folder / RESUME, partial(torch.save, parts | {"state": vars(state)}))
+
+
+def note_data(run: Run, datasets: Sequence[Dataset], allowed: bool = False) -> str | None:
+    """Keep in `run` what the datasets consist of; returns what has changed since it was kept.
+
+    allowed: changes other than of the classes are kept instead.
+    """
+    now = [fingerprint.of(dataset) for dataset in datasets]
+    for dataset, old, new in zip(datasets, run.records.get("data", now), now, strict=True):
+        change = fingerprint.changes(old, new)
+        if change and not (allowed and [*old["classes"]] == [*new["classes"]]):
+            return f"{dataset.source}, split {dataset.split}, has changed since then: {change}"
+    if run.records.get("data") != now:
+        run.add("data", now)
+    return None
+
+
+def read_state(file: Path) -> dict[str, Any]:
+    """What `Trainer` saved in resume.pt; empty if there is no such file. Runs no code."""
+    try:
+        return dict(torch.load(file, "cpu", weights_only=True)) if file.is_file() else {}
+    except Exception as error:  # a damaged pickle may raise anything
+        raise InputError(
+            f"{file} is damaged or not by hmsa ({first_line(error)}); train in another --out, "
+            f"which may start from {LAST}"
+        ) from None
 
 
 class Metrics:
@@ -221,8 +276,8 @@ def set_learning_rate(optimizer: Any, stage: Stage, step: int) -> float:
 
 
 def class_weights(pixels: np.ndarray[Any, Any], balance: float) -> Tensor:
-    """(median frequency / frequency) ** balance, `[K]` float32; 1 for classes that do not occur."""
+    """(median frequency / frequency) ** balance, `[K]` float64; 1 for classes that do not occur."""
     present = pixels > 0
     weight = np.ones(len(pixels))
     weight[present] = (np.median(pixels[present]) / pixels[present]) ** balance
-    return torch.tensor(weight, dtype=torch.float32)
+    return torch.from_numpy(weight)

@@ -21,20 +21,23 @@ from ..config.options import (
     Inference,
     Out,
 )
-from ..runs import Outcome, Run, replace, say
+from ..runs import InputError, Outcome, Run, replace, say
 
 DEMO = Path(__file__).with_name("demo.yaml")
 DEMO_SIZE, DEMO_COUNTS = (256, 512), {"train": 400, "val": 16, "test": 60}
 
 
 def train(
-    config: Annotated[Path, Parameter(help="recipe, a YAML file")],
+    config: Annotated[Path, Parameter(help="recipe, a YAML file; or a dataset")],
     /,
     *,
     changes: Changes = [],
     out: Annotated[Path | None, Parameter(help="run folder; default: runs/CONFIG")] = None,
     files: Files = None,
     resume: Annotated[Flag, Parameter(help="continue the run in OUT")] = False,
+    changed_data: Annotated[
+        Flag, Parameter(help="continue although images or labels have changed")
+    ] = False,
 ) -> Outcome:
     """Train a network by a recipe.
 
@@ -42,14 +45,19 @@ def train(
     """
     from ..config.reading import read
     from ..config.recipe import Recipe
-    from ..data.descriptions import beside
+    from ..data.descriptions import beside, is_dataset
     from ..runs.machine import keep_memory
     from .train import train as work
 
     keep_memory()
-    recipe = read(Recipe, config, changes)
-    folder, data = out or Path("runs") / config.stem, beside(config.parent, recipe.data.dataset)
-    best = work(recipe, folder, data, pictures=files, resume=resume, near=config.parent)
+    alone = [f"data.dataset={json.dumps(config.name)}"] if is_dataset(config) else []
+    recipe = read(Recipe, None if alone else config, [*alone, *changes])
+    folder = out or Path("runs") / config.resolve().stem
+    data = beside(config.parent, recipe.data.dataset)
+    best = work(
+        recipe, folder, data, pictures=files, resume=resume, changed_data=changed_data,
+        near=config.parent,
+    )  # fmt: skip
     return Outcome(path=best, notes=[f"done: {best}"])
 
 
@@ -74,12 +82,16 @@ def attend(
     from ..evaluation.verbs import evaluate
     from ..runs.machine import keep_memory
     from .attend import HeadJob, clear
+    from .trainer import note_data
 
     keep_memory()
     job = HeadJob(network, dataset, files, head, compute)
     with Run(out, "attend", job.settings, overwrite=overwrite) as run:
         if overwrite:
             clear(out)
+        if changed := note_data(run, [job.learn]):
+            raise InputError(f"{out}: {changed}; restore it, or start again with --overwrite")
+        job.model.card.trained_on["data"] = run.records["data"][0]["digest"][:16]
         if "attention" not in run.records:
             run.add("attention", job.train(out))
         clear(out)
@@ -125,7 +137,6 @@ def preview(
     /,
     *,
     out: Annotated[Out, Parameter(help="PNG file to write")],
-    split: Annotated[str | None, Parameter(help="default: the recipe's training split")] = None,
     recipe: Annotated[Path | None, Parameter(help="YAML file; default: the defaults")] = None,
     changes: Changes = [],
     count: Annotated[Count, Parameter(help="samples on the sheet")] = 8,
@@ -141,21 +152,21 @@ def preview(
     from ..config.recipe import Recipe
     from ..data.datasets import open_dataset
     from ..data.sampling import open_mix
-    from ..report.pictures import overlay, panel
+    from ..report.pictures import overlay, panel, shown
     from .train import stream_of
 
-    fixed = [f"data.dataset={json.dumps(str(dataset))}"]
-    fixed += [f"data.train={json.dumps(split)}"] if split else []
-    checked, near = read(Recipe, recipe, [*changes, *fixed]), (recipe or dataset).parent
+    fixed = f"data.dataset={json.dumps(str(dataset))}"
+    checked, near = read(Recipe, recipe, [*changes, fixed]), (recipe or dataset).parent
     stage, sampling = checked.joint, checked.sampling
     learn = open_dataset(dataset, checked.data.train, files).trusting(sampling.confidence)
+    learn = learn.stretched(learn.stretch)
     samples = max(count, stage.steps * stage.batch)
     mix = open_mix(learn, sampling, samples, near, files)
     stream, labels = stream_of(checked, "joint", learn, mix), learn.labels
     palette, cells = array(labels.palette, uint8), []
     for position in range(count):
         draw, (image, label) = stream.draw(position), stream[position]
-        source, crop = stream.source(draw), image.permute(1, 2, 0).numpy()
+        source, crop = stream.source(draw), shown(image.permute(1, 2, 0).numpy())
         name = source.pairs[draw.index].name + f" ({source.split})" * bool(draw.source)
         why = "plain" if draw.class_ is None else f"around {labels.names[draw.class_]}"
         cells += [(name, crop), (why, overlay(crop, label.numpy(), palette, 0.6))]

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import time
+import unicodedata
 import zipfile
 from xml.etree import ElementTree
 
@@ -62,6 +63,8 @@ def export(hmsa, tmp_path):
 
     def run(out, tool, *more):
         file = tmp_path / TOOLS[tool]
+        for before in tmp_path.glob("task*"):
+            before.unlink()
         ran = hmsa("review", out, "--export", tool, "-o", file, *more)
         assert ran.code == 0, ran.err
         return as_annotated(file) if tool == "labelstudio" else file
@@ -133,7 +136,7 @@ class TestRoundTrip:
         assert lines[:2] == ["# label:color_rgb:parts:actions", "background:0,0,0::"]
         assert [line.split(":")[0] for line in lines[2:]] == list(NAMES)
         assert len(members) == 2 + 3 * 2
-        raw = json.loads((tmp_path / "task.json").read_text())
+        raw = json.loads((tmp_path / "task-labels.json").read_text())
         assert [each["name"] for each in raw] == list(NAMES)
         assert raw[0]["color"] == "#{:02x}{:02x}{:02x}".format(*LABELS.palette[0])
 
@@ -150,7 +153,7 @@ class TestRoundTrip:
             (name,) = region["value"]["brushlabels"]
             assert region["value"]["rle"] == pack_mask(label == NAMES.index(name))
             assert (region["original_height"], region["original_width"]) == label.shape
-        view = ElementTree.parse(tmp_path / "tasks.xml").getroot()
+        view = ElementTree.parse(tmp_path / "tasks-labels.xml").getroot()
         brush = view.find("BrushLabels")
         assert [each.get("value") for each in brush] == list(NAMES)
         assert {region["from_name"] for region in prediction["result"]} == {brush.get("name")}
@@ -172,6 +175,24 @@ class TestRoundTrip:
         ran = hmsa("review", out, "--export", "cvat", "-o", file.with_suffix(".zip"))
         assert (ran.code, len(ran.err.splitlines())) == (2, 1)
         assert "people have corrected all" in ran.err
+
+
+def test_an_export_replaces_no_file(autolabel, hmsa, tmp_path):
+    """One name for both tools, and the name of what a person has corrected."""
+    out, _ = autolabel()
+    for tool, suffix in (("cvat", "zip"), ("labelstudio", "json")):
+        ran = hmsa("review", out, "--export", tool, "-o", tmp_path / f"worst.{suffix}")
+        assert ran.code == 0, ran.err
+    made = {f: f.read_bytes() for f in tmp_path.glob("worst*")}
+    assert sorted(f.name for f in made) == [
+        "worst-labels.json", "worst-labels.xml", "worst.json", "worst.zip"
+    ]  # fmt: skip
+    for file in (tmp_path / "worst.json", out / "autolabel.json"):
+        ran = hmsa("review", out, "--export", "labelstudio", "-o", file)
+        assert (ran.code, f"{file} is there already" in ran.err) == (2, True)
+    assert made == {f: f.read_bytes() for f in tmp_path.glob("worst*")}
+    ran = hmsa("review", out, "--report", out / "dataset.yaml")
+    assert (ran.code, "dataset.yaml is not a page of hmsa" in ran.err) == (2, True)
 
 
 def correct(file, out, name="a"):
@@ -200,6 +221,21 @@ def correct(file, out, name="a"):
     task["annotations"] += [late, {"was_cancelled": True, "updated_at": "2027", "result": []}]
     file.write_text(json.dumps(tasks))
     return meant
+
+
+def test_a_zip_may_have_names_in_another_form_of_unicode(autolabel, export, pictures, hmsa):
+    name = unicodedata.normalize("NFD", "ä")
+    (pictures / "a.png").rename(pictures / f"{name}.png")
+    out, _ = autolabel()
+    file = export(out, "cvat")
+    with zipfile.ZipFile(file) as archive:
+        content = {unicodedata.normalize("NFC", n): archive.read(n) for n in archive.namelist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        for member, data in content.items():
+            archive.writestr(member, data)
+    ran = hmsa("review", out, "--take", file)
+    assert ran.code == 0, ran.err
+    assert row(out, name)["source"] == "person"
 
 
 class TestTaken:
@@ -397,12 +433,12 @@ class TestRefused:
         ("changes", "says"),
         [
             ({"brushlabels": ["raod"]}, "no class 'raod'; did you mean 'road'"),
-            ({"brushlabels": ["sky", "road"]}, "several classes"),
+            ({"brushlabels": ["sky", "road"]}, "has the classes .'sky', 'road'."),
             ({"image_rotation": 90}, "is rotated"),
             ({"original_width": 7}, "a mask is 7x"),
-            ({"original_width": None}, "incomplete"),
+            ({"original_width": None}, "original_width: Input should be a valid integer"),
             ({"rle": [1, 2, 3]}, "damaged, its rle ends too early"),
-            ({"type": "polygonlabels"}, "region of polygonlabels; only brush"),
+            ({"type": "polygonlabels"}, "has polygonlabels; only brush"),
         ],
     )
     def test_masks_of_label_studio(self, autolabel, export, hmsa, changes, says):
@@ -414,7 +450,9 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("text", "says"),
         [
-            ("{", "not readable JSON"),
+            ("{", "Invalid JSON: EOF"),
+            ("[" * 5000, "Invalid JSON: recursion"),
+            ('[{"annotations": [3]}]', "0.annotations.0: Input should be"),
             ('[{"image": "x", "label": []}]', "export as JSON, not as JSON-MIN"),
             ('[{"annotations": [{}], "id": 3, "data": {}}]', "task 3 has no data.name"),
             ('[{"annotations": [{}], "data": {"name": "zz"}}]', "1 image.s. that .* as 'zz'"),

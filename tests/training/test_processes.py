@@ -1,0 +1,99 @@
+"""Several processes learn what one would learn from their joined batch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from samples import TINY_RECIPE
+
+PARTS = """
+import sys
+import torch
+from torch import distributed
+from torch.nn.functional import conv2d
+from hmsa.config.recipe import Stage
+from hmsa.model import Output, ScaleOutput
+from hmsa.model.fusion import chain
+from hmsa.training.losses import objective
+
+file, rank = sys.argv[1], int(sys.argv[2])
+torch.manual_seed(0)
+K, pixels, classes = 3, torch.randn(4, 3, 32, 32).double(), torch.randint(0, 3, (4, 32, 32))
+classes[0] = classes[1, 4:] = classes[2, 20:] = 255  # each process has its own share of labels
+start = torch.randn(7, 3, 1, 1).double()
+
+def loss_and_slope(images, factor, **settings):
+    kernel = start.clone().requires_grad_()
+    hi = conv2d(pixels[images], kernel)
+    lo = hi[:, :, ::2, ::2]
+    maps = {0.5: ScaleOutput(lo[:, :K], lo[:, 6:].sigmoid(), lo[:, K:6]),
+            1.0: ScaleOutput(hi[:, :K], None, hi[:, K:6])}
+    output = Output(chain(maps, (32, 32)), maps)
+    stage = Stage(steps=1, scales=(0.5, 1), auxiliary=0.4, supervision=0.1, penalty=0.3, **settings)
+    weight = torch.tensor([0.2, 1.0, 3.0]).double()
+    loss = objective(output, classes[images], stage, weight)["loss"]
+    (loss * factor).backward()
+    return loss.detach(), kernel.grad
+
+LOSSES = ("cross_entropy", "ohem", "rmi")
+joined = [loss_and_slope(slice(0, 4), 1, loss=loss) for loss in LOSSES]
+distributed.init_process_group("gloo", f"file://{file}", rank=rank, world_size=2)
+for name, (loss, slope) in zip(LOSSES, joined):
+    own_loss, own_slope = loss_and_slope(slice(2 * rank, 2 * rank + 2), 2, loss=name)
+    for own in (own_loss, own_slope):
+        distributed.all_reduce(own)
+    torch.testing.assert_close(own_loss, loss, rtol=1e-12, atol=0)
+    torch.testing.assert_close(own_slope / 2, slope, rtol=1e-9, atol=1e-14)
+distributed.destroy_process_group()
+"""
+
+# The command line in float64, with norms that keep their statistics
+EXACT = """
+import sys
+import torch
+from torch import nn
+from hmsa import __main__ as cli
+from hmsa.runs import machine
+torch.set_default_dtype(torch.float64)
+machine._FABRIC["fp32"] = "64-true"
+nn.BatchNorm2d.train = lambda self, mode=True: nn.Module.train(self, False)
+sys.exit(cli.run())
+"""
+
+
+def test_every_part_of_the_loss_is_a_share_of_the_joined_one(tmp_path):
+    commands = [[sys.executable, "-c", PARTS, str(tmp_path / "meet"), str(r)] for r in (0, 1)]
+    both = [subprocess.Popen(c, stderr=subprocess.PIPE, text=True) for c in commands]
+    told = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], "".join(told)
+
+
+@pytest.mark.parametrize(("loss", "scales"), [("cross_entropy", [0.5, 1.0]), ("rmi", [1.0])])
+def test_weights_are_those_of_one_process(scenes, tmp_path, loss, scales):
+    """Ten steps of AdamW, in float64: equal but for rounding."""
+    (tmp_path / "exact.py").write_text(EXACT)
+
+    def weights(devices, batch):
+        stage = {"steps": 10, "batch": batch, "loss": loss, "validate_every": 10, "penalty": 0.1}
+        stage |= {"scales": scales}
+        content = TINY_RECIPE | {
+            "data": {"dataset": str(scenes), "workers": 0}, "joint": TINY_RECIPE["joint"] | stage,
+            "attention": {"steps": 0}, "devices": devices, "accelerator": "cpu",
+            "class_balance": 0.5,
+        }  # fmt: skip
+        recipe, run = (tmp_path / f"{devices}{end}" for end in (".yaml", ""))
+        recipe.write_text(yaml.safe_dump(content))
+        command = [sys.executable, tmp_path / "exact.py", "train", recipe, "--out", run]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return load_file(run / "last.safetensors")
+
+    one, two = weights(1, 4), weights(2, 2)
+    assert one["mean"].dtype == torch.float64
+    assert max(float((two[name] - value).abs().max()) for name, value in one.items()) < 1e-9
