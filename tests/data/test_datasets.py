@@ -255,6 +255,8 @@ def test_broken_pairs(folder_dataset, how, says):
         ([[0, 255]], {"ignore": []}, "0/255 mask"),
         ([[1, 3, 3]], {}, r"3 \(2 pixels\).*numbered from 1"),
         ([[0, 3, 3]], {}, "values from 0 to 3 are 4 classes and names has 3, one too few"),
+        ([[0] * 9 + [*range(3, 12)]], {}, "9 value.* list them under names"),
+        ([[0] * 9 + [*range(20, 250, 29)]], {}, "8 value.* saved with smoothing"),
         ([[0, 9, 77]], {}, r"a.png: 2 value\(s\) outside the table of 3 classes.*names"),
         ([[7, 26, 33]], {"names": [str(i) for i in range(19)], "palette": None}, "Cityscapes raw"),
     ],

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from hmsa.data.areas import coco_lengths, ellipse, polygon, rectangle, runs
+from hmsa.data.areas import coco_lengths, polygon, rectangle, runs
 from hmsa.data.datasets import open_dataset
 from hmsa.data.imports import import_masks
 from hmsa.runs import InputError
@@ -43,12 +43,6 @@ def painted(paint):
 )
 def test_areas(paint, expected):
     assert (painted(paint) == expected).all()
-
-
-def test_an_ellipse():
-    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
-    inside = ((columns - 4) / 3) ** 2 + ((rows - 3) / 2) ** 2 < 1
-    assert (painted(ellipse(4, 3, 3, 2)) == inside).all()
 
 
 @given(st.lists(st.tuples(st.floats(-5, 12), st.floats(-5, 12)), min_size=3, max_size=7))
@@ -135,9 +129,9 @@ def test_cvat_for_images(tmp_path, image, shape):
 
 def test_cvat_for_images_in_folders_of_subsets(tmp_path, image):
     image("images/Train/day 1/a.jpg")
-    shape = '<ellipse label="car" cx="4" cy="3" rx="3" ry="2"/>'
+    shape = '<box label="car" xtl="2" ytl="1" xbr="6" ybr="5"/>'
     (tmp_path / "in" / "annotations.xml").write_text(XML.format(shape))
-    assert (made(tmp_path)[0] == painted(ellipse(4, 3, 3, 2))).all()
+    assert (made(tmp_path)[0] == EXPECTED).all()
 
 
 COCO = {
@@ -209,17 +203,17 @@ def test_labelme(tmp_path, image, shape, as_zip):
     assert second == "passed over, as they are no areas: 1 line"
 
 
-def test_labelme_circles_and_its_words_for_no_label(tmp_path, image):
+def test_the_words_of_labelme_for_no_label(tmp_path, image):
     shapes = [
-        {"label": "car", "points": [[4, 3], [6, 3]], "shape_type": "circle"},
+        {"label": "car", "points": [[2, 1], [6, 5]], "shape_type": "rectangle"},
         {"label": "__ignore__", "points": [[0, 0], [8, 1]], "shape_type": "rectangle"},
-        {"label": "_background_", "points": [[0, 5], [8, 6]], "shape_type": "rectangle"},
+        {"label": "_background_", "points": [[0, 4], [2, 6]], "shape_type": "rectangle"},
     ]
     labelme(tmp_path, image, shapes)
     label, labels, _ = made(tmp_path)
     assert labels.names == ("background", "car")
-    expected = painted(ellipse(4, 3, 2, 2))
-    expected[0], expected[5] = 255, 0
+    expected = EXPECTED.copy()
+    expected[0] = 255
     assert (label == expected).all()
 
 
@@ -230,6 +224,8 @@ RECTANGLE = {"label": "car", "points": [[6, 5], [2, 1]], "shape_type": "rectangl
     ("shapes", "changes", "says"),
     [
         ([RECTANGLE], {"imageWidth": 10**9}, "a.jpg has another size"),
+        ([RECTANGLE], {"imageWidth": float("inf")}, r"damaged \(OverflowError"),
+        ([RECTANGLE | {"shape_type": "mask", "mask": {}}], {}, "day/a has argument should be"),
         (7, {}, r"damaged \(TypeError"),
         ([{"label": "car", "points": []}], {}, r"damaged \(ValueError a polygon without points"),
         ([{"label": "car", "points": [[float("nan")] * 2]}], {}, "infinite"),

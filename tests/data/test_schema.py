@@ -138,6 +138,7 @@ def test_ignored_colours(described):
         ),
         ("splits: {train: {images: a, labels: b, masks: c}}", "split train: unknown key 'masks'"),
         ("splits: {val: {held_out_of: train, share: 2}}", "split val: share: .*not 2"),
+        (SPLITS + "names: [a, b]\npalette: 7\nencoding: rgb\nignore: [a]", "palette: .*not 7"),
         ("", "is empty; it needs keys and values"),
         ("names: [\xe4", "is no text in UTF-8; save it as UTF-8"),
         ("[" * 9999, "is not readable YAML"),

@@ -39,13 +39,6 @@ def rectangle(x0: float, y0: float, x1: float, y1: float) -> Paint:
     return polygon([x0, y0, x1, y0, x1, y1, x0, y1])
 
 
-def ellipse(x: float, y: float, width: float, height: float) -> Paint:
-    """By its centre and half axes."""
-    angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
-    rim = np.stack([x + width * np.cos(angles), y + height * np.sin(angles)], -1)
-    return polygon(rim.ravel().tolist())
-
-
 def pasted(decode: Callable[[], NDArray[np.bool_]], left: int = 0, top: int = 0) -> Paint:
     """A mask `[h,w]` whose upper left pixel is at `left`, `top`; decoded when it is needed."""
 

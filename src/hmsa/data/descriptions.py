@@ -55,14 +55,13 @@ def locate(path: Path) -> tuple[Path, Path | None]:
         return KNOWN[name], path
     if str(path) in KNOWN and not path.is_file():
         return KNOWN[str(path)], None
-    if path.is_dir() or (_is_bare(path) and not path.exists()):
-        mend = did_you_mean(path.name, KNOWN)
-        if path.is_dir():
-            mend += "; or add dataset.yaml, such as {splits: {train: train}, names: [sky, road]}"
+    if path.is_dir():
         raise InputError(
-            f"{path} is no known dataset, nor a folder with dataset.yaml or in a known layout; "
-            f"{mend}"
+            f"{path} has no dataset.yaml and is in no known layout; hmsa data check {path} --fix "
+            "writes one"
         )
+    if _is_bare(path) and not path.exists():
+        raise InputError(f"{path} is no known dataset; {did_you_mean(path.name, KNOWN)}")
     return path, None
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-import math
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,10 +16,10 @@ from numpy.typing import NDArray
 from PIL import ImageColor
 
 from ..runs import InputError
-from .areas import Paint, coco_lengths, ellipse, pasted, polygon, rectangle, runs
+from .areas import Paint, coco_lengths, pasted, polygon, rectangle, runs
 from .images import open_pillow
 from .masks import BACKGROUND, Export, Label, Mask, class_table, name_of, read_panoptic, split_name
-from .rasters import MAX_PIXELS
+from .rasters import check_size
 from .schema import Color
 
 
@@ -38,7 +37,6 @@ def read_cvat_xml(file: Path, root: Element, ignore: Sequence[str]) -> Export:
     shapes: dict[str, Callable[[dict[str, str]], Paint]] = {
         "polygon": lambda a: polygon([float(v) for v in re.split("[,;]", a["points"])]),
         "box": lambda a: rectangle(*(float(a[key]) for key in ("xtl", "ytl", "xbr", "ybr"))),
-        "ellipse": lambda a: ellipse(*(float(a[key]) for key in ("cx", "cy", "rx", "ry"))),
         "mask": lambda a: pasted(
             partial(runs, [*map(int, a["rle"].split(","))], (int(a["height"]), int(a["width"]))),
             int(a["left"]),
@@ -69,33 +67,29 @@ def read_cvat_xml(file: Path, root: Element, ignore: Sequence[str]) -> Export:
 
 
 def read_coco(file: Path, content: dict[str, Any], ignore: Sequence[str]) -> Export:
+    """Instances, or what `read_panoptic` reads; content: of the JSON file."""
+    if any("segments_info" in each for each in content["annotations"][:1]):
+        return read_panoptic(file, content, ignore)
     categories = sorted(content["categories"], key=lambda category: int(category["id"]))
-    colors = {category["name"]: category.get("color") for category in categories}
+    names = {category["id"]: category["name"] for category in categories}
     images = {image["id"]: image for image in content["images"]}
-    annotations = content["annotations"]
+    drawn, passed = dict[Any, _Drawn](), Counter[str]()
+    for annotation in sorted(content["annotations"], key=lambda a: -float(a.get("area") or 0)):
+        key, name = annotation["image_id"], names[annotation["category_id"]]
+        size = int(images[key]["height"]), int(images[key]["width"])
+        image = _Drawn(name_of(images[key]["file_name"], file), file, size, [])
+        areas, shape = drawn.setdefault(key, image).areas, annotation.get("segmentation")
+        if isinstance(shape, dict):
+            lengths = shape["counts"]
+            lengths = coco_lengths(lengths) if isinstance(lengths, str) else lengths
+            areas.append((name, pasted(partial(runs, lengths, size, "F"))))
+        else:
+            areas += [(name, polygon(ring)) for ring in shape or ()]
+            passed["box"] += not shape
+    colors = {category["name"]: category.get("color") for category in categories}
     usual = (file.parent / "images", file.parent.parent / "images")
     folder = next((place for place in usual if place.is_dir()), file.parent)
-    if annotations and "segments_info" in annotations[0]:
-        return read_panoptic(file, annotations, categories, images, ignore)
-    names = {category["id"]: category["name"] for category in categories}
-    areas, passed = defaultdict[Any, list[tuple[str, Paint]]](list), Counter[str]()
-    for annotation in sorted(annotations, key=lambda each: -float(each.get("area") or 0)):
-        image, name = images[annotation["image_id"]], names[annotation["category_id"]]
-        drawn = annotation.get("segmentation")
-        if isinstance(drawn, dict):
-            lengths, size = drawn["counts"], (int(image["height"]), int(image["width"]))
-            lengths = coco_lengths(lengths) if isinstance(lengths, str) else lengths
-            areas[image["id"]].append((name, pasted(partial(runs, lengths, size, "F"))))
-        elif drawn:
-            areas[image["id"]] += [(name, polygon(ring)) for ring in drawn]
-        else:
-            passed["box"] += 1
-    made = []
-    for key, drawn in areas.items():
-        image = images[key]
-        size = int(image["height"]), int(image["width"])
-        made.append(_Drawn(name_of(image["file_name"], file), file, size, drawn))
-    return _paint(made, colors, ignore, file, folder, passed)
+    return _paint([*drawn.values()], colors, ignore, file, folder, passed)
 
 
 def read_labelme(root: Path, contents: Mapping[Path, Any], ignore: Sequence[str]) -> Export:
@@ -108,15 +102,9 @@ def read_labelme(root: Path, contents: Mapping[Path, Any], ignore: Sequence[str]
 
         return pasted(decode, *(round(min(each)) for each in zip(*points, strict=True)))
 
-    def circle(points: list[list[float]], _: dict[str, Any]) -> Paint:
-        (x, y), (x1, y1) = points  # its centre, and one of its edge
-        radius = math.hypot(x1 - x, y1 - y)
-        return ellipse(x, y, radius, radius)
-
     shapes: dict[str, Callable[[list[list[float]], dict[str, Any]], Paint]] = {
         "polygon": lambda points, _: polygon(np.ravel(points).tolist()),
         "rectangle": lambda points, _: rectangle(*points[0], *points[len(points) // 2]),
-        "circle": circle,
         "mask": mask,
     }
     drawn, passed, names = [], Counter[str](), set()
@@ -152,13 +140,12 @@ def _paint(
     labels, ids = class_table(colors, ignore, source)
 
     def paint(image: _Drawn) -> Label:
-        if image.size[0] * image.size[1] > MAX_PIXELS:
-            raise InputError(f"{image.file}: {image.name} has more than {MAX_PIXELS} pixels")
+        check_size(image.file, *image.size)
         label = np.full(image.size, ids[BACKGROUND], np.uint8)
         try:
             for name, area in image.areas:
                 area(label, ids[name])
-        except (ValueError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{image.file}: {image.name} has {error}") from None
         return label
 

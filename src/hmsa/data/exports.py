@@ -49,7 +49,7 @@ def read_export(source: Path, ignore: Sequence[str] = ()) -> Export:
         if len(found) > 1:
             raise InputError(f"{source} holds {file} and {found[1][0]}; import each by itself")
         return kind(file, contents[file], ignore)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         if isinstance(error, InputError):
             raise
         why = f"{type(error).__name__} {error}"

@@ -123,7 +123,7 @@ def _write_lists(
     for mask, row in rows:
         name = (mask.split or split).lower()
         splits.setdefault(_SPLITS.get(name, name), {})[mask.name] = row
-    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(export.passed_over.items()))
+    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(export.passed_over.items()) if n)
     if not splits:
         only = f"only {kinds}; draw polygons or masks" if kinds else "export once there are some"
         raise InputError(f"the export holds no areas; {only}")

@@ -154,27 +154,21 @@ class LabelSet:
         return "list them under names (value: name) or under ignore"
 
     def _is_smoothed(self, pixels: Mapping[int, int]) -> bool:
-        """Whether unknown values are many, rare, and mixtures of two that are known."""
-        table = {*self.train_ids()}
+        """Whether many unknown values are mixtures of two that are known, not further classes."""
+        table, index = {*self.train_ids()}, self.encoding == "index"
         unknown = sorted(pixels.keys() - table, key=lambda value: -pixels[value])[:64]
-        if self.encoding == "index":
-            if {0, 255} <= pixels.keys():  # however they are named
-                table |= {0, 255}
-            apart = max(table) - min(table) > 4 * len(table)  # else there is nothing between
-            rows = [[value] for value in (*table, *unknown)] if apart else []
-        else:
-            rows = [list(unpack(value)) for value in (*table, *unknown)]
-        known = sum(count for value, count in pixels.items() if value in table)
-        rare = sum(pixels[value] for value in unknown) <= known
-        if len(unknown) < 4 or not rows or not (rare or self.encoding != "index"):
+        if len(unknown) < (8 if index else 4):
             return False
-        colors = np.array(rows, float)
+        if index:  # on a line all lies between: rare, and not numbered one after the other
+            known = sum(count for value, count in pixels.items() if value in table)
+            dense = max(unknown) - min(unknown) < 4 * len(unknown) and len(unknown) < 64
+            return not dense and sum(pixels[value] for value in unknown) <= known
+        colors = np.array([unpack(value) for value in (*table, *unknown)], float)
         first, last = (colors[i] for i in np.triu_indices(len(table), 1))
-        way = last - first
-        mixed = colors[len(table) :, None]
+        way, mixed = last - first, colors[len(table) :, None]
         share = ((mixed - first) * way).sum(-1) / (way**2).sum(-1)
         away = np.abs(first + share.clip(0, 1)[..., None] * way - mixed).max(-1)
-        return bool(np.mean(away.min(1) <= 3) >= 0.75)
+        return bool(np.mean(away.min(1, initial=255) <= 3) >= 0.75)
 
 
 def spread(count: int) -> list[tuple[int, int, int]]:

@@ -43,7 +43,7 @@ class Export(NamedTuple):
     labels: LabelSet
     masks: list[Mask]
     images: Path | None = None  # their folder, which need not be there
-    passed_over: Mapping[str, int] = {}  # kind of shape that is no area: how many
+    passed_over: Mapping[str, int] = {}  # kind of shape that is no area: how many, 0 or more
 
 
 def read_cvat(folder: Path, ignore: Sequence[str] = ()) -> Export:
@@ -89,27 +89,25 @@ def read_cvat(folder: Path, ignore: Sequence[str] = ()) -> Export:
     return Export(labels, masks, root / "JPEGImages")
 
 
-def read_panoptic(
-    file: Path,
-    annotations: list[dict[str, Any]],
-    categories: list[dict[str, Any]],
-    images: dict[Any, dict[str, Any]],
-    ignore: Sequence[str],
-) -> Export:
+def read_panoptic(file: Path, content: dict[str, Any], ignore: Sequence[str]) -> Export:
+    """content: of the JSON file."""
+
     def read(mask: Path, segments: dict[int, int]) -> Label:
         with open_pillow(mask) as image:
             return _classes(pack(np.asarray(image.convert("RGB"))[..., ::-1]), segments, mask)
 
+    categories = sorted(content["categories"], key=lambda category: int(category["id"]))
     colors = {category["name"]: category.get("color") for category in categories}
     labels, ids = class_table(colors, ignore, file)
     classes = {category["id"]: ids[category["name"]] for category in categories}
+    images = {image["id"]: name_of(image["file_name"], file) for image in content["images"]}
     masks = []
-    for annotation in annotations:
-        name = name_of(images[annotation["image_id"]]["file_name"], file)
-        name_of(annotation["file_name"], file)
+    for annotation in content["annotations"]:
+        name_of(annotation["file_name"], file)  # raises InputError if it leads elsewhere
         path = file.with_suffix("") / annotation["file_name"]
         segments = {s["id"]: classes[s["category_id"]] for s in annotation["segments_info"]}
-        masks.append(Mask(name, path, partial(read, path, {0: IGNORE} | segments)))
+        reader = partial(read, path, {0: IGNORE} | segments)
+        masks.append(Mask(images[annotation["image_id"]], path, reader))
     return Export(labels, masks)
 
 

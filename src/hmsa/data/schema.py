@@ -40,7 +40,7 @@ from .labels import IGNORE, Encoding
 
 _Many = BeforeValidator(lambda value: _as_list(value))
 _Pairs = BeforeValidator(
-    lambda value: value if isinstance(value, list) and isinstance(value[0], list) else [value]
+    lambda value: value if all(isinstance(each, list) for each in _as_list(value)) else [value]
 )
 LISTS = {".csv", ".parquet", ".txt"}  # a split of such a name is a list file
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -195,10 +195,9 @@ def _name_ignored(content: dict[str, Any], file: Path) -> None:
     for each in ignored:
         if isinstance(each, str | bool) and (name := _text(each)) in known:
             place = [*names].index(known[name])
-            found.append(palette[place] if colored and palette else known[name])
+            color = palette.pop(place) if isinstance(palette, list) else None
+            found.append(color if colored and color else known[name])
             del names[known.pop(name)]
-            if isinstance(palette, list):
-                del palette[place]
         elif isinstance(each, str) and not _is_number(each) and isinstance(_color(each), str):
             raise InputError(
                 f"{file}: ignore has {each!r}, which is no class; {did_you_mean(each, known)}; "
