@@ -200,6 +200,15 @@ def test_modes_and_mixed_sizes_are_noted(folder_dataset, checked):
     assert re.search(r"3 image\(s\) are not RGB, such as .*a.tif \(L\)", notes)
 
 
+def test_images_that_exif_turns_are_named(folder_dataset, checked):
+    path = folder_dataset({"a": LABEL.repeat(2, 0), "b": LABEL.repeat(2, 0)})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save_image(path, "b.jpg", np.zeros((4, 4, 3), np.uint8), exif=exif)
+    (found,) = [p for p in checked(path).of("warning") if p.kind == "turned by EXIF"]
+    assert [file.name for file in found.files] == ["b.jpg"]
+
+
 def test_absent_splits_are_warnings(folder_dataset, checked):
     path = folder_dataset({"a": LABEL}, splits={"train": "train", "val": "val", "test": "test"})
     assert kinds(checked(path), "warning") == ["absent split", "absent split"]

@@ -197,6 +197,7 @@ def _check_images(found: Findings, part: Part) -> None:
         found.add(
             "mixed sizes", part.name, sizes=len(sizes), shown=shown + ", .." * (len(sizes) > 4)
         )
+    found.add("turned by EXIF", part.name, [path for path in scans if scans[path].turned])
     found.add("mode", part.name, [p for p in scans if scans[p].mode not in ("RGB", "RGBA")])
 
 

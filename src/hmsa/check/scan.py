@@ -18,12 +18,12 @@ import numpy as np
 from PIL import Image, ImageStat
 from pydantic import BaseModel
 
-from ..data.images import open_image, read_stored
+from ..data.images import is_turned, open_image, read_stored
 from ..data.labels import LabelSet, pack
 from ..runs import InputError, Progress, Run, cache_folder, stamp
 
 MOST_VALUES = 1000  # kept of a label file; a photograph in its place has hundreds of thousands
-_VERSION = 5  # raise it whenever a scan finds something else
+_VERSION = 6  # raise it whenever a scan finds something else
 _HASH_SIDE = 16
 _FLAT = 2.0  # gray levels; an image that varies less (a black frame) is a copy of nothing
 
@@ -35,6 +35,7 @@ class FileScan(BaseModel):
     mode: str = ""  # Pillow's name: L, P, RGB, CMYK, I;16, .. or bands and type
     size: str = ""  # WIDTHxHEIGHT as shown
     # of an image
+    turned: bool = False  # by EXIF
     hash: str = ""  # difference hash, hexadecimal; none if the image is flat
     # of a label
     values: dict[int, int] = {}  # raw value or packed colour: pixels, the commonest first
@@ -62,7 +63,8 @@ def _scan_image(path: Path) -> FileScan:
     gray.thumbnail((256, 256))  # hashing a large image takes long
     hashes = imagehash.dhash(gray, _HASH_SIDE), imagehash.dhash_vertical(gray, _HASH_SIDE)
     hash = "".join(map(str, hashes)) if ImageStat.Stat(gray).stddev[0] >= _FLAT else ""
-    return FileScan(mode=image.mode, size="{}x{}".format(*rgb.size), hash=hash)
+    turned = is_turned(path)
+    return FileScan(mode=image.mode, size="{}x{}".format(*rgb.size), turned=turned, hash=hash)
 
 
 def _scan_label(path: Path, labels: LabelSet) -> FileScan:

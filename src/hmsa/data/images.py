@@ -78,6 +78,11 @@ def read_size(path: Path) -> tuple[int, int]:
     return (width, height) if orientation >= 5 else (height, width)
 
 
+def is_turned(path: Path) -> bool:
+    """Whether EXIF turns the image."""
+    return _header(path)[1] != 1
+
+
 def require_one_size(image: Path, label: Path) -> None:
     """Raise InputError unless an image as shown and its label have one size.
 

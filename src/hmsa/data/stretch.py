@@ -75,9 +75,7 @@ class Sample:
 
 def usual_ranges(dtype: np.dtype[Any]) -> tuple[Range, ...]:
     """What the values of a type commonly span."""
-    if dtype.kind == "f":
-        return (0, 1), (0, 255)
-    return (0, 255), (0, 65535), (0, int(np.iinfo(dtype).max))
+    return ((0, 1), (0, 255)) if dtype.kind == "f" else ((0, 255), (0, 65535))
 
 
 def settle(stretch: Stretch, samples: Sequence[Sample]) -> Stretch:
