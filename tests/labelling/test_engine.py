@@ -13,6 +13,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
@@ -383,7 +384,7 @@ def test_a_decoder_may_raise_anything(monkeypatch):
     monkeypatch.setattr("hmsa.labelling.engine.read", lambda image: b"1")
     monkeypatch.setattr("hmsa.labelling.engine.read_image", broken)
     rows = []
-    labeller = Labeller(None, None, ())
+    labeller = Labeller(SimpleNamespace(stretch=None), None, ())
     for _ in labeller.label([{"name": "a", "image": "a"}], rows.append):
         pass
     assert "a cannot be decoded (no)" in rows[0]["reason"]
