@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -54,8 +55,10 @@ def find(address: str) -> Source:
     Raises InputError if there is nothing, several kinds of files, or two images of one name.
     """
     if address.endswith(".txt"):
-        written = map(str.strip, read(address).decode("utf-8-sig", "surrogateescape").splitlines())
-        lines = [line for line in written if line and not line.startswith("#")]
+        content = read(address)
+        encoding = "utf-16" if content[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig"
+        text = content.decode(encoding, "surrogateescape").replace("\\", "/")  # of Windows
+        lines = [line for line in map(str.strip, text.splitlines()) if line and line[0] != "#"]
         return _of_images({_beside(address, line): line for line in lines}, address)
     found: dict[str, dict[str, str]] = {}
     below = _below(address)
