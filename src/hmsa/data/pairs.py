@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -91,9 +92,9 @@ def _as_split(split: str | Split, root: Path) -> Split:
     found = [
         (images, labels)
         for images, labels in usual
-        if images != labels and (root / images).is_dir() and (root / labels).is_dir()
+        if images != labels and all(map(os.path.isdir, (root / images, root / labels)))
     ]
-    if not found and (root / split).is_dir():
+    if not found and os.path.isdir(root / split):
         files = (file for file in (root / split).iterdir() if file.suffix.lower() in SUFFIXES)
         found = [(split, split)] * any(files)
     images, labels = (found or usual)[0]
@@ -188,7 +189,7 @@ def _chosen(files: Files, split: Split) -> Files:
 def pairs_of(root: Path, split: Split, source: str) -> list[Pair]:
     """All pairs of a split. Raises InputError that names the first file without a partner."""
     for folder in (*folders(root, split.images), *folders(root, split.labels)):
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # unlike Path, also of names that are too long
             raise InputError(f"{source}: no folder {folder}")
     listed = (
         *list_files(root, split),

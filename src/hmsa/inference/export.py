@@ -11,6 +11,7 @@ import importlib
 import io
 import logging
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -163,8 +164,10 @@ class Exported:
             raise InputError(f"{file} was not written by hmsa export: it does not name its classes")
         with as_input_error():
             self.card = Card.from_json(header["hmsa"], file)
-        height, _, width = header["size"].partition("x")
-        self.size = (int(height), int(width)) if width else None
+        size = re.fullmatch(r"(\d{1,7})x(\d{1,7})|dynamic", header.get("size", ""))
+        if not size:
+            raise InputError(f"{file} has no size in its header; export it again")
+        self.size = (int(size[1]), int(size[2])) if size[1] else None
         self.channels = self.card.network.get("in_channels", 3)
         self._ranges = options.pop("stretch", None)  # of what is read, not of the graph
         self.stretch = stretch_of(self.card, self._ranges)
