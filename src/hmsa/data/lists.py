@@ -11,6 +11,7 @@ or tab between. Paths are relative to the list, or else to the dataset's folder.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -44,13 +45,14 @@ def read_list(name: str, root: Path, beside: Path, source: str) -> list[Pair]:
 
     Raises InputError that names the row, or `source` if there is no list.
     """
-    file = next((f / name for f in (root, beside) if (f / name).is_file()), None)
+    file = next((f / name for f in (root, beside) if os.path.isfile(f / name)), None)
     if not file:
         raise InputError(f"{source}: no list {name} in {root} or {beside}")
     pairs: dict[str, Pair] = {}
     for where, cells in _lines(file) if file.suffix.lower() == ".txt" else _rows(file):
         row = validate(Row, {k: v for k, v in cells.items() if v not in (None, "")}, where)
-        stem = PurePath(normalize("NFC", row.image.replace("\\", "/"))).with_suffix("")
+        path = PurePath(normalize("NFC", row.image.replace("\\", "/")))
+        stem = path.parent / path.stem
         name = "/".join(part for part in stem.parts if part not in (stem.anchor, ".."))
         if name in pairs:
             raise InputError(
@@ -121,6 +123,6 @@ def _find(path: str, folders: Sequence[Path], where: str) -> Path:
     path = path.strip()
     for folder, written in product(folders, (path, path.replace("\\", "/"))):
         for form in (written, normalize("NFC", written), normalize("NFD", written)):
-            if (folder / form).is_file():
+            if os.path.isfile(folder / form):  # unlike Path, also of names too long
                 return folder / form
     raise InputError(f"{where}: no file {path} in {' or '.join(map(str, folders))}; correct it")

@@ -121,6 +121,13 @@ def class_table(
     names = tuple(name for name in colors if name not in ignore)
     if not 1 <= len(names) < IGNORE:
         raise InputError(f"{source} has {len(names)} classes; a label file holds 1 to {IGNORE - 1}")
+    for name, color in colors.items():
+        three = color is None or (len(color) == 3 and all(type(n) is int for n in color))
+        if not (isinstance(name, str) and three and all(0 <= n <= 255 for n in color or ())):
+            raise InputError(
+                f"{source}: class {name!r} has the colour {color!r}; a text and three numbers of "
+                "0 to 255 are needed"
+            )
     spare = spread(len(names))
     palette = tuple(colors[name] or spare[k] for k, name in enumerate(names))
     ids = dict.fromkeys(colors, IGNORE) | {name: k for k, name in enumerate(names)}
@@ -165,5 +172,8 @@ def split_name(text: str) -> str | None:
 
 
 def _lines(file: Path) -> list[str]:
-    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    try:
+        lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except OSError as error:  # a folder of that name
+        raise InputError(f"{file} cannot be read: {error.strerror}") from None
     return [line.strip() for line in lines if line.strip()]

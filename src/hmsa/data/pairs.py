@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -92,9 +93,9 @@ def _as_split(split: str | Split, root: Path) -> Split:
     found = [
         (images, labels)
         for images, labels in usual
-        if images != labels and (root / images).is_dir() and (root / labels).is_dir()
+        if images != labels and all(map(os.path.isdir, (root / images, root / labels)))
     ]
-    if not found and (root / split).is_dir():
+    if not found and os.path.isdir(root / split):
         files = (file for file in (root / split).iterdir() if file.suffix.lower() in SUFFIXES)
         found = [(split, split)] * any(files)
     images, labels = (found or usual)[0]
@@ -191,7 +192,7 @@ def _matcher(patterns: list[str]) -> Callable[[str], bool]:
 def pairs_of(root: Path, split: Split, source: str) -> list[Pair]:
     """All pairs of a split. Raises InputError that names the first file without a partner."""
     for folder in (*folders(root, split.images), *folders(root, split.labels)):
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # unlike Path, also of names that are too long
             raise InputError(f"{source}: no folder {folder}")
     listed = (
         *list_files(root, split),
