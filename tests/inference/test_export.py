@@ -307,6 +307,30 @@ def test_a_file_of_somebody_else(tmp_path):
         Exported(tmp_path / "net.onnx")
 
 
+@pytest.mark.parametrize(
+    ("header", "makes", "says"),
+    [
+        ({"size": "4 by 4"}, lambda image: (image[:, 0], image[:, 0]), "is not HEIGHTxWIDTH"),
+        ({"hmsa": "[[["}, lambda image: (image[:, 0], image[:, 0]), "damaged card"),
+        ({}, lambda image: (image[:, 0] * 0 + 3, image[:, 0]), "labels of its classes"),
+        ({}, lambda image: (image[:, 0].float(), image[:, 0]), "labels of its classes"),
+        ({}, lambda image: (image[0, 0, 0], image[:, 0]), "fails on this image|labels of its"),
+    ],
+)
+def test_a_graph_that_only_claims_to_be_ours(model, tmp_path, header, makes, says):
+    class Graph(nn.Module):
+        def forward(self, image):
+            return makes(image)
+
+    image = torch.zeros(1, 3, 40, 40, dtype=torch.uint8)
+    names = {"input_names": ["image"], "output_names": ["label", "confidence"]}
+    made = torch.onnx.export(Graph().eval(), (image,), verbose=False, **names)
+    made.model.metadata_props.update({"hmsa": model.card.to_json(), "size": "40x40"} | header)
+    made.save(tmp_path / "net.onnx")
+    with pytest.raises(InputError, match=says):
+        Exported(tmp_path / "net.onnx")(np.zeros((40, 40, 3), np.uint8))
+
+
 def test_a_network_that_the_exporter_refuses(model):
     class Branches(Patches):
         def forward(self, image):

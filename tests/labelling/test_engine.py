@@ -276,6 +276,10 @@ def test_shards_on_a_file_system_without_folders():
         fsspec.filesystem("memory").pipe("/out/shards/torn.parquet", b"PAR1")
         assert other.known() == {"a"}
         assert fsspec.filesystem("memory").cat("/out/thresholds.json") == b"{}"
+        other.write([failed | {"status": "done", "name": "b\udcff"}])  # a name that is not UTF-8
+        assert other.known() == {"a", "b\\udcff"}
+        labeller = Labeller(None, None, other.known())  # which must not ask the network
+        assert list(labeller.label([{"name": "b\udcff", "image": "nowhere"}], None)) == [None]
     finally:
         fsspec.filesystem("memory").rm("/", recursive=True)
     fsspec.filesystem("memory").pipe("/out/shards/x.parquet", b"")

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from ..config.options import Chain
+from ..config.options import Chain, height_width
 from ..data.rasters import OpenImage
 from ..data.scenes import scene
 from ..model.fusion import ordered, resize
@@ -161,10 +161,10 @@ class Exported:
             self._run, header = _open_onnx(file)
         if not header.get("hmsa"):
             raise InputError(f"{file} was not written by hmsa export: it does not name its classes")
-        with as_input_error():
-            self.card = Card.from_json(header["hmsa"], file)
-        height, _, width = header["size"].partition("x")
-        self.size = (int(height), int(width)) if width else None
+        with as_input_error(file):
+            self.card = Card.from_json(header["hmsa"], "its header")
+            size = header.get("size", show_size(None))
+            self.size = None if size == show_size(None) else height_width(size)
         self.channels = self.card.network.get("in_channels", 3)
         self._ranges = options.pop("stretch", None)  # of what is read, not of the graph
         self.stretch = stretch_of(self.card, self._ranges)
@@ -200,9 +200,15 @@ class Exported:
                 f"{self.file} takes images of {show_size(self.size)} (height x width), this one is "
                 f"{show_size(size)}; export without --size, or resize the image"
             )
-        beyond = [(0, max(0, LEAST - side)) for side in size] if not self.size else [(0, 0)] * 2
-        maps = self._run(np.pad(image, (*beyond, (0, 0)), "edge"))
-        label, confidence = (each[:height, :width] for each in maps)
+        beyond = [(0, 0 if self.size else max(0, LEAST - side)) for side in size]
+        try:
+            maps = self._run(np.pad(image, (*beyond, (0, 0)), "edge"))
+            label, confidence = (each[:height, :width] for each in maps)
+        except Exception as error:  # a file may be anybody's
+            raise InputError(f"{self.file} fails on this image ({first_line(error)})") from None
+        right = all(map_.shape == size and map_.dtype == np.uint8 for map_ in (label, confidence))
+        if not right or label.max() >= len(self.card.names):
+            raise InputError(f"{self.file} returns something else than labels of its classes")
         return Prediction(label, confidence, palette=self.card.palette)
 
 
