@@ -104,7 +104,8 @@ class RandomScaleCrop(v2.Transform):
             nearest = F.InterpolationMode.NEAREST_EXACT
             out = tv_tensors.Mask(F.resized_crop_image(inpt[None], *window, size, nearest)[0])
         else:
-            out = self._call_kernel(F.resized_crop, inpt, *window, size, antialias=True)
+            smooth = size != [1, 1]  # for a single pixel, the kernel of torch 2.15 fails
+            out = self._call_kernel(F.resized_crop, inpt, *window, size, antialias=smooth)
         fill: Any = IGNORE if isinstance(inpt, tv_tensors.Mask) else None
         if isinstance(inpt, tv_tensors.Image):
             fill = [_MEAN[channel % 3] for channel in range(len(inpt))]
