@@ -122,9 +122,9 @@ def check_equal(out, alone):
     assert not list(out.rglob(".hmsa-*"))
 
 
-def slow(teacher, weights, inference, options, alive=None, poison=None, deaths=99):
-    """Its teacher notes its process in the folder `alive`; the first `deaths` of all that meet an
-    image of the height `poison` are killed."""
+def slow(teacher, weights, inference, options, alive=None, poison=None, deaths=99, others=0):
+    """Its teacher notes its process in the folder `alive` and waits for `others`; the first
+    `deaths` of all that meet an image of the height `poison` are killed."""
 
     class Slow(Predictor):
         def __call__(self, image, detail=False):
@@ -134,6 +134,7 @@ def slow(teacher, weights, inference, options, alive=None, poison=None, deaths=9
             met = [file.read_text().split().count(str(poison)) for file in alive.iterdir()]
             if len(image) == poison and sum(met) <= deaths:
                 os.kill(os.getpid(), signal.SIGKILL)
+            until(lambda: len(list(alive.iterdir())) > others)
             return super().__call__(image, detail=detail)
 
     return Labeller(Slow.load(teacher, (1,), "fp32", device="cpu"), **options)
@@ -217,7 +218,8 @@ def hears_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_parquet_to_a_uri(cluster, hmsa, alive, words, alone, images, tmp_path):
+def test_parquet_to_a_uri(cluster, hmsa, alive, words, alone, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_load", lambda *args, f=alive: slow(*args, alive=f, others=1))
     files = {name: (images / f"{name}.png").read_bytes() for name in rows_of(alone)}
     names = [*files, "bad"]
     table = pyarrow.table({"name": names, "image": [*files.values(), b"nonsense"], "no": names})
