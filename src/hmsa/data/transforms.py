@@ -106,7 +106,9 @@ class RandomScaleCrop(v2.Transform):
         else:
             # torch 2.15 fails where bilinear resizing makes a single pixel of 8 bits
             way = nearest if size == [1, 1] else F.InterpolationMode.BILINEAR
-            out = self._call_kernel(F.resized_crop, inpt, *window, size, way, antialias=True)
+            out = self._call_kernel(
+                F.resized_crop, inpt, *window, size, interpolation=way, antialias=True
+            )
         fill: Any = IGNORE if isinstance(inpt, tv_tensors.Mask) else None
         if isinstance(inpt, tv_tensors.Image):
             fill = [_MEAN[channel % 3] for channel in range(len(inpt))]
