@@ -27,11 +27,11 @@ import PIL
 import torch
 import torchvision
 from PIL import Image, ImageEnhance, ImageOps
+from scenes import write_scenes
 
 from hmsa.config.recipe import Augment
 from hmsa.data.datasets import Dataset, open_dataset
 from hmsa.data.sampling import TrainingStream
-from hmsa.data.scenes import write_scenes
 from hmsa.data.transforms import training_transform
 from hmsa.runs.machine import describe_machine, keep_memory
 

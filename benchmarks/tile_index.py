@@ -25,10 +25,10 @@ import torch
 import yaml
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from scenes import scene
 
 from hmsa.data.datasets import Dataset, open_dataset
 from hmsa.data.sampling import centres
-from hmsa.data.scenes import scene
 from hmsa.runs.machine import describe_machine, keep_memory
 
 SIZE, CLASSES, TILE = (1024, 2048), 19, 1024

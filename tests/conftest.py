@@ -16,10 +16,10 @@ import torch
 import yaml
 from hypothesis import settings
 from PIL import Image
+from scenes import write_scenes
 
 from hmsa import __main__ as cli
 from hmsa.check.check import check
-from hmsa.data.scenes import write_scenes
 from hmsa.model import HMSA
 from samples import LAYOUTS, SHARED, TINY_RECIPE
 

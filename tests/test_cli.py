@@ -84,16 +84,13 @@ MISTAKES = {
     "no dataset": (["evaluate", "TRAINED", "nodata.yaml"], "no file nodata.yaml"),
     "unknown dataset": (["evaluate", "TRAINED", "cityscape"], "did you mean cityscapes?"),
     "no place": (["evaluate", "TRAINED", "cityscapes"], "pass --data FOLDER"),
-    "bad size": (["data", "scenes", "x", "--size", "big"], "HEIGHTxWIDTH"),
-    "bad count": (["data", "scenes", "x", "--count", "five"], "SPLIT=N"),
-    "full folder": (["data", "scenes", "FULL"], "is not empty"),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_one_line_and_exit_2(hmsa, recipe, trained, tmp_path, mistake):
     arguments, says = MISTAKES[mistake]
-    places = {"RECIPE": recipe, "TRAINED": trained, "FULL": trained}
+    places = {"RECIPE": recipe, "TRAINED": trained}
     out = ["--out", tmp_path / "run"] if "train" in arguments else []
     ran = hmsa(*(places.get(a, a) for a in arguments), *out)
     assert ran.code == 2
@@ -118,7 +115,7 @@ def test_labels_outside_the_table_stop_training_before_it_starts(hmsa, folder_da
 
 @pytest.mark.parametrize("verb", ["train", "evaluate"])
 def test_a_truncated_picture_is_named(hmsa, trained, tmp_path, verb):
-    from hmsa.data.scenes import write_scenes
+    from scenes import write_scenes
 
     path = write_scenes(tmp_path / "s", {"train": 1, "val": 1}, (64, 96))
     for split in ("train", "val"):
@@ -154,15 +151,6 @@ def test_runs_as_a_module():
     assert "CHECKPOINT requires an argument" in done.stderr
 
 
-def test_data_scenes(hmsa, tmp_path):
-    ran = hmsa(
-        "data", "scenes", tmp_path / "s", "--count", "a=2", "--count", "b=1", "--size", "64x80"
-    )
-    assert ran.code == 0
-    assert ran.out.strip() == str(tmp_path / "s" / "dataset.yaml")
-    assert len(list((tmp_path / "s" / "a" / "images").iterdir())) == 2
-
-
 LOADING = ["-X", "importtime", "-m", "hmsa", "predict", "nowhere", "x.png", "-o", "out"]
 
 
@@ -189,7 +177,6 @@ def test_a_folder_that_may_not_be_written_to(hmsa, trained, scenes):
         pytest.skip("no such file system here")
     for words in (
         ("predict", trained, scenes.parent / "val" / "images", "-o", "/sys/kernel/out"),
-        ("data", "scenes", "/sys/kernel/out"),
         ("convert", trained, "-o", "/sys/kernel/out"),
     ):
         ran = hmsa(*words)

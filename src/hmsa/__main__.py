@@ -51,10 +51,8 @@ VERBS = {
     "gate": "evaluation.verbs:gate",
     "convert": "checkpoint.verbs:convert",
     "export": "inference.verbs:export",
-    "demo": "training.verbs:demo",
 }
 DATA_VERBS = {
-    "scenes": "data.verbs:scenes",
     "import": "data.verbs:import_masks",
     "check": "check.verbs:check",
     "preview": "training.verbs:preview",

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from scenes import write_scenes
 
 from hmsa.check import alike
 from hmsa.check.check import check
-from hmsa.data.scenes import write_scenes
 
 
 def kinds(found, level="error"):

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scenes import scene
 from torch import nn
 
 from hmsa import InputError, Predictor
 from hmsa import __main__ as cli
-from hmsa.data.scenes import scene
 from hmsa.inference import export
 from hmsa.inference.export import OPEN, Exported, freeze, write
 from hmsa.model import HMSA

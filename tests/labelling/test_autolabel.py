@@ -17,11 +17,11 @@ import torch
 import yaml
 from PIL import Image
 from pyarrow import parquet
+from scenes import NAMES
 
 from hmsa import HMSA
 from hmsa import __main__ as cli
 from hmsa.data.datasets import open_dataset
-from hmsa.data.scenes import NAMES
 from hmsa.evaluation.calibration import Calibration, precise
 from hmsa.inference.predictor import Predictor
 from hmsa.runs.folder import read_records

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from scenes import write_scenes
 
 from hmsa import HMSA
 from hmsa import __main__ as cli
 from hmsa.data.datasets import open_dataset
-from hmsa.data.scenes import write_scenes
 
 RECIPE = {
     "data": {"dataset": "scenes/dataset.yaml", "workers": 0},

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scenes import NAMES, write_scenes
 
 from hmsa import HMSA
 from hmsa.checkpoint.files import hashed
-from hmsa.data.scenes import NAMES, write_scenes
 from hmsa.model import PairScaleAttention, ScaleAttention
 from hmsa.model.pretrained import save
 

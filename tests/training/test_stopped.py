@@ -15,9 +15,9 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from scenes import write_scenes
 
 from hmsa import HMSA
-from hmsa.data.scenes import write_scenes
 from hmsa.runs import replace
 from hmsa.training import trainer
 from hmsa.training.trainer import set_learning_rate

@@ -1,4 +1,4 @@
-"""`hmsa data scenes` and `hmsa data import`."""
+"""`hmsa data import`."""
 
 from __future__ import annotations
 
@@ -7,41 +7,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ..config.options import Flag, Share, Size
-from ..runs import InputError, Outcome
+from ..config.options import Share
+from ..runs import Outcome
 
 NewFolder = Annotated[Path, Parameter(help="new or empty")]
-_SPLIT_COUNT = "SPLIT=N images of a split; repeat for more (default: train=200 and val=40)"
-
-
-def scenes(
-    folder: NewFolder,
-    /,
-    *,
-    count: Annotated[list[str], Parameter(negative="", help=_SPLIT_COUNT)] = [],
-    size: Annotated[Size, Parameter(help="pixels, at least 64 a side")] = (256, 512),
-    seed: int = 0,
-    coarse: Annotated[
-        Flag, Parameter(help="also SPLIT-coarse: labels as if drawn in a hurry")
-    ] = False,
-) -> Outcome:
-    """Draw street scenes as a labelled dataset.
-
-    example: hmsa data scenes scenes --count train=400 --count val=40
-    """
-    from .scenes import write_scenes
-
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty; name a new folder for the scenes")
-    if min(size) < 64:
-        raise InputError(f"--size {size[0]}x{size[1]}: scenes need at least 64 pixels a side")
-    counts = {}
-    for text in count or ("train=200", "val=40"):
-        split, _, number = text.partition("=")
-        if not split or not number.isdigit():
-            raise InputError(f"--count {text} is not SPLIT=N, like train=200")
-        counts[split] = int(number)
-    return Outcome(path=write_scenes(folder, counts, size, seed, coarse))
 
 
 def import_masks(

@@ -1,10 +1,9 @@
-"""`hmsa train`, `hmsa attend`, `hmsa demo` and `hmsa data preview`."""
+"""`hmsa train`, `hmsa attend` and `hmsa data preview`."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -21,10 +20,7 @@ from ..config.options import (
     Inference,
     Out,
 )
-from ..runs import InputError, Outcome, Run, replace, say
-
-DEMO = Path(__file__).with_name("demo.yaml")
-DEMO_SIZE, DEMO_COUNTS = (256, 512), {"train": 400, "val": 16, "test": 60}
+from ..runs import InputError, Outcome, Run, replace
 
 
 def train(
@@ -101,35 +97,6 @@ def attend(
         )
     found = run.records["attention"] | {"network": job.network}
     return dataclasses.replace(scored, summary=(scored.summary or {}) | found)
-
-
-def demo(
-    *,
-    out: Annotated[Path, Parameter(help="folder, overwritten")] = Path("runs/demo"),
-    changes: Changes = [],
-) -> Outcome:
-    """Train, evaluate and predict on generated scenes.
-
-    example: hmsa demo --out runs/demo
-    """
-    from ..data.scenes import write_scenes
-    from ..evaluation.verbs import evaluate
-    from ..inference.verbs import predict
-
-    scenes, run, predictions = (out / name for name in ("scenes", "run", "predictions"))
-    for folder in (scenes, run, predictions):
-        shutil.rmtree(folder, ignore_errors=True)
-    say(f"1/4 drawing {sum(DEMO_COUNTS.values())} street scenes in {scenes}")
-    data = write_scenes(scenes, DEMO_COUNTS, DEMO_SIZE)
-    say("2/4 training the network at two scales, then the attention head at 0.5, 1 and 2")
-    train(DEMO, changes=[*changes, f"data.dataset={json.dumps(str(data.resolve()))}"], out=run)
-    say("3/4 evaluating on held-out scenes: each scale, average pooling, hierarchical attention")
-    scored = evaluate(run, data, split="test", report=out / "report.html")
-    say(f"4/4 predicting four scenes into {predictions}")
-    images = sorted(str(path) for path in (scenes / "test" / "images").iterdir())
-    save = ["label", "overlay", "confidence", "panel"]
-    predict(run, *images[:4], out=predictions, save=save)
-    return scored
 
 
 def preview(

@@ -2,11 +2,15 @@
 
 Wall, pavement, road and divider share one texture, so only a wide view (where do the edges run,
 which side of them is this?) tells them apart. Posts and far figures are one to four pixels wide,
-so they all but vanish when the image shrinks. No single scale is right for both.
+so they all but vanish when the image shrinks. No single scale is right for both. Tests and other
+benchmarks use them.
+
+    python benchmarks/scenes.py FOLDER --count train=200 --count val=40
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import maximum_filter, minimum_filter
 
-from .descriptions import description_text
-from .labels import LabelSet
+from hmsa.data.descriptions import description_text
+from hmsa.data.labels import LabelSet
 
 NAMES = ("sky", "wall", "pavement", "road", "divider", "post", "figure")
 SKY, WALL, PAVEMENT, ROAD, DIVIDER, POST, FIGURE = range(len(NAMES))
@@ -162,3 +166,22 @@ def _stand(
         head = slice(rows.start, rows.start + max(1, (rows.stop - rows.start) // 5))
         image[head, columns] = (205, 165, 140)
     label[rows, columns] = kind
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Draw street scenes as a labelled dataset.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--count", action="append", help="SPLIT=N images; repeat for more")
+    parser.add_argument("--size", type=int, nargs=2, default=(256, 512), help="height and width")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--coarse", action="store_true", help="also labels as if drawn in a hurry")
+    arguments = parser.parse_args()
+    counts = dict(each.split("=") for each in arguments.count or ["train=200", "val=40"])
+    print(write_scenes(
+        arguments.folder, {split: int(n) for split, n in counts.items()},
+        tuple(arguments.size), arguments.seed, arguments.coarse,
+    ))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
+from scenes import FIGURE, MARGIN, NAMES, POST, SMALL, SURFACES, scene, write_scenes
 
 from hmsa.data.datasets import open_dataset
-from hmsa.data.scenes import FIGURE, MARGIN, NAMES, POST, SMALL, SURFACES, scene, write_scenes
 
 SIZE = (256, 512)
 
