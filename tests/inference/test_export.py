@@ -139,7 +139,7 @@ def test_another_size_is_refused_and_named(hmsa, files, picture, tmp_path):
     small = tmp_path / "small.png"
     Image.new("RGB", (40, 30)).save(small)
     ran = hmsa("predict", files["chain"], picture, small, "-o", tmp_path / "out")
-    assert ran.code == 2
+    assert ran.code == 3
     assert f"{small}: " in ran.err
     assert "takes images of 75x101 (height x width), this one is 30x40" in ran.err
     assert "without --size" in ran.err
