@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -194,3 +195,21 @@ def test_a_folder_that_may_not_be_written_to(hmsa, trained, scenes):
         ran = hmsa(*words)
         assert (ran.code, len(ran.err.splitlines())) == (2, 1), ran.err
         assert "/sys/kernel/out" in ran.err
+
+
+@pytest.mark.parametrize("verb", ["predict", "autolabel", "train"])
+def test_what_a_kill_left_is_swept_at_the_next_start(hmsa, trained, scenes, tmp_path, verb):
+    out, images = tmp_path / "out", scenes.parent / "val" / "images"
+    words = {
+        "predict": (trained, images, "-o", out, "--save", "label", "--scales", "1"),
+        "autolabel": (trained, images, "-o", out, "--scales", "1"),
+        "train": (trained.parent / "recipe.yaml", "--out", out, "--resume"),
+    }[verb]
+    if verb == "train":
+        shutil.copytree(trained, out)
+    left = out / ("deep" if verb == "predict" else "") / ".hmsa-999999999-abc.part"
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.write_bytes(b"half")
+    ran = hmsa(verb, *words)
+    assert ran.code == 0, ran.err
+    assert not list(out.rglob(".hmsa-*"))

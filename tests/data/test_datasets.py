@@ -257,6 +257,7 @@ def test_broken_pairs(folder_dataset, how, says):
         ([[0, 3, 3]], {}, "values from 0 to 3 are 4 classes and names has 3, one too few"),
         ([[0] * 9 + [*range(3, 12)]], {}, "9 value.* list them under names"),
         ([[0] * 9 + [*range(20, 250, 29)]], {}, "8 value.* saved with smoothing"),
+        ([[0, 255, 61]], {}, "under ignore or, if smoothing made them, export .* without"),
         ([[0, 9, 77]], {}, r"a.png: 2 value\(s\) outside the table of 3 classes.*names"),
         ([[7, 26, 33]], {"names": [str(i) for i in range(19)], "palette": None}, "Cityscapes raw"),
     ],

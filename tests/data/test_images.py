@@ -189,13 +189,15 @@ class TestFalseClaims:
             monkeypatch.setitem(sys.modules, "rasterio", None)
         monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
         for read in (read_image, read_size):
-            with pytest.raises(InputError, match=r"a.tif: its header claims 100000x100000 pixels"):
+            with pytest.raises(
+                InputError, match=r"a.tif cannot be decoded: .* 100000x100000 pixels"
+            ):
                 read(file)
 
     def test_png(self, tmp_path, monkeypatch):
         monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
         (tmp_path / "a.png").write_bytes(png_of(16000, 16000))
-        with pytest.raises(InputError, match=r"a.png: its header claims 16000x16000 pixels, but"):
+        with pytest.raises(InputError, match=r"a.png cannot be decoded: .* the 16000x16000 pixels"):
             read_image(tmp_path / "a.png")
 
 

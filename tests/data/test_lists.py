@@ -108,6 +108,7 @@ def test_mistakes(listed, rows, columns, says):
         ("x.csv", b"image|label\na.jpg|a.png\n", "has the columns image.label; its first line"),
         ("x.csv", b"a.jpg,a.png\n", "has the columns a.jpg, a.png; its first line must name"),
         ("x.csv", b"image,label\ntr\xe4in.jpg,a.png\n", "UTF8 data; save it as UTF-8"),
+        ("x.csv", b"image,l\xe4bel\na.jpg,a.png\n", "save it as UTF-8"),
         ("x.txt", b"\na.jpg\n", "line 2: 'a.jpg' is not an image and its label; write"),
         ("x.txt", b"a.jpg b.png\n", "line 1: no file b.png in"),
         ("x.csv", b"", "Empty CSV file"),

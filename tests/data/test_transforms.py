@@ -68,6 +68,12 @@ def test_crop_holds_its_point(data, scale):
     assert label[moved[0, 1], moved[0, 0]] == 0, "in the picture, not in its padding"
 
 
+def test_a_picture_that_shrinks_to_one_pixel():
+    image = tv_tensors.Image(torch.full((3, 2, 3), 7, dtype=torch.uint8))
+    made = RandomScaleCrop((4, 4), (0.1, 0.1))(image)
+    assert (made == 7).all(0).sum() == 1
+
+
 def test_crops_lie_everywhere_around_their_point():
     image = tv_tensors.Image(torch.zeros(3, 10, 100, dtype=torch.uint8))
     step = RandomScaleCrop((10, 8), (1.0, 1.0))

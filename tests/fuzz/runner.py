@@ -71,7 +71,6 @@ class Runner:
 
 def _serve(name: str, pipe: Connection) -> None:
     limit_memory()
-    warnings.simplefilter("always")
     door, root = DOORS[name], Path(tempfile.mkdtemp(prefix="hmsa-fuzz-"))
     os.environ |= {"HMSA_MAX_PIXELS": str(PIXELS), "XDG_CACHE_HOME": str(root / "cache")}
     os.environ |= {"TMPDIR": str(root / "tmp"), "HF_HUB_OFFLINE": "1"}

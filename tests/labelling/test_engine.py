@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -123,16 +122,19 @@ def check_equal(out, alone):
     assert not list(out.rglob(".hmsa-*"))
 
 
-def slow(teacher, weights, inference, options, alive=None, poison=None):
-    """Its teacher notes its process in the folder `alive`, and dies of a `poison` height."""
+def slow(teacher, weights, inference, options, alive=None, poison=None, deaths=99, others=0):
+    """Its teacher notes its process in the folder `alive` and waits for `others`; the first
+    `deaths` of all that meet an image of the height `poison` are killed."""
 
     class Slow(Predictor):
         def __call__(self, image, detail=False):
             time.sleep(0.1)
             with (alive / str(os.getpid())).open("a") as file:
                 file.write(f"{len(image)} ")
-            if len(image) == poison:
+            met = [file.read_text().split().count(str(poison)) for file in alive.iterdir()]
+            if len(image) == poison and sum(met) <= deaths:
                 os.kill(os.getpid(), signal.SIGKILL)
+            until(lambda: len(list(alive.iterdir())) > others)
             return super().__call__(image, detail=detail)
 
     return Labeller(Slow.load(teacher, (1,), "fp32", device="cpu"), **options)
@@ -147,22 +149,16 @@ def alive(tmp_path, monkeypatch):
     return folder
 
 
-def test_a_worker_is_killed_in_the_middle(cluster, hmsa, alive, words, alone, images, tmp_path):
+def test_a_worker_is_killed_in_the_middle(
+    cluster, hmsa, alive, words, alone, images, tmp_path, monkeypatch
+):
     (images / "bad.jpg").write_bytes(b"nonsense")
     assert hmsa(*words, "-o", alone).code == 3
-    out, killed = tmp_path / "out", list[str]()
-
-    def kill():
-        until(lambda: read_records(out, "autolabel"))
-        killed.append(next(alive.iterdir()).name)
-        os.kill(int(killed[0]), signal.SIGKILL)
-
-    thread = threading.Thread(target=kill, daemon=True)
-    thread.start()
+    out, dying = tmp_path / "out", {"alive": alive, "poison": 20 + 9, "deaths": 1}
+    monkeypatch.setattr(module, "_load", lambda *args, d=dying: slow(*args, **d))
     ran = hmsa(*words, "-o", out, "--workers", 2)
-    thread.join(PATIENCE)
-    assert killed
-    assert len(list(alive.iterdir())) >= 3, "another one was started"
+    met = [file for file in alive.iterdir() if "29" in file.read_text().split()]
+    assert len(met) == 2, "another process got what the killed one had"
     assert (ran.code, json.loads(ran.out.splitlines()[-1])["new"]) == (3, COUNT + 1)
     assert "bad.jpg is not an image" in ran.err
     check_equal(out, alone)
@@ -222,7 +218,8 @@ def hears_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_parquet_to_a_uri(cluster, hmsa, alive, words, alone, images, tmp_path):
+def test_parquet_to_a_uri(cluster, hmsa, alive, words, alone, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_load", lambda *args, f=alive: slow(*args, alive=f, others=1))
     files = {name: (images / f"{name}.png").read_bytes() for name in rows_of(alone)}
     names = [*files, "bad"]
     table = pyarrow.table({"name": names, "image": [*files.values(), b"nonsense"], "no": names})
@@ -276,6 +273,10 @@ def test_shards_on_a_file_system_without_folders():
         fsspec.filesystem("memory").pipe("/out/shards/torn.parquet", b"PAR1")
         assert other.known() == {"a"}
         assert fsspec.filesystem("memory").cat("/out/thresholds.json") == b"{}"
+        other.write([failed | {"status": "done", "name": "b\udcff"}])  # a name that is not UTF-8
+        assert other.known() == {"a", "b\\udcff"}
+        labeller = Labeller(None, None, other.known())  # which must not ask the network
+        assert list(labeller.label([{"name": "b\udcff", "image": "nowhere"}], None)) == [None]
     finally:
         fsspec.filesystem("memory").rm("/", recursive=True)
     fsspec.filesystem("memory").pipe("/out/shards/x.parquet", b"")

@@ -79,6 +79,13 @@ def test_a_list(place):
     assert next(iter(found.images)) == "a"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_list_from_windows(place, encoding):
+    place("some.txt", "deep\\ü.png\r\n# no\r\n".encode(encoding))
+    images = find(f"{place.address}/some.txt").images
+    assert images == {"deep/ü": f"{place.address}/deep/ü.png"}
+
+
 def test_tar_shards(place):
     place("s1.tar", packed("k/1.jpg", "k/1.json", "k/1.seg.png", "2.x.png"))
     place("s0.tar", packed("1.jpg"))

@@ -154,7 +154,7 @@ def check(path: Path, splits: Sequence[str] = (), data: Path | None = None) -> F
 def _list_folders(found: Findings, name: str, split: Split, optional: bool) -> None:
     """Add the files of a split, and the problems that their names alone show."""
     places = [*folders(found.root, split.images), *folders(found.root, split.labels)]
-    absent = [place for place in places if not place.is_dir()]
+    absent = [place for place in places if not os.path.isdir(place)]
     listed = list_files(found.root, split)
     if optional and (absent or not any(listed)):
         return

@@ -32,7 +32,7 @@ def describe(path: Path, data: Path | None = None) -> tuple[Path, Description, P
     file, folder = locate(path)
     description = read_description(file)
     root = data or folder or _root(description, file)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         place = description.path_from or "`path` there"
         raise InputError(f"{path}: no folder {root}; correct {place} or pass --data FOLDER")
     return file, description, root

@@ -9,6 +9,7 @@ orientation, premultiplied alpha) are left to Pillow, as is every other file.
 from __future__ import annotations
 
 import os
+import struct
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -187,7 +188,8 @@ def open_pillow(
             yield image
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error,
+            Image.DecompressionBombError) as error:  # fmt: skip
         unknown = isinstance(error, UnidentifiedImageError)
         why = "is not an image that can be read" if unknown else f"cannot be decoded ({error})"
         raise InputError(f"{path} {why}; {MEND}{geo_hint(path)}") from None

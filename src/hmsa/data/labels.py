@@ -151,7 +151,8 @@ class LabelSet:
                 f"name of the last, or list {k} under ignore; or, if 0 means no label, {by_value} "
                 "and ignore: [0]"
             )
-        return "list them under names (value: name) or under ignore"
+        blends = " or, if smoothing made them, export the files again without"
+        return f"list them under names (value: name) or under ignore{blends * ({0, 255} <= values)}"
 
     def _is_smoothed(self, pixels: Mapping[int, int]) -> bool:
         """Whether many unknown values are mixtures of two that are known, not further classes."""

@@ -11,6 +11,7 @@ or tab between. Paths are relative to the list, or else to the dataset's folder.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -44,13 +45,14 @@ def read_list(name: str, root: Path, beside: Path, source: str) -> list[Pair]:
 
     Raises InputError that names the row, or `source` if there is no list.
     """
-    file = next((f / name for f in (root, beside) if (f / name).is_file()), None)
+    file = next((f / name for f in (root, beside) if os.path.isfile(f / name)), None)
     if not file:
         raise InputError(f"{source}: no list {name} in {root} or {beside}")
     pairs: dict[str, Pair] = {}
     for where, cells in _lines(file) if file.suffix.lower() == ".txt" else _rows(file):
         row = validate(Row, {k: v for k, v in cells.items() if v not in (None, "")}, where)
-        stem = PurePath(normalize("NFC", row.image.replace("\\", "/"))).with_suffix("")
+        path = PurePath(normalize("NFC", row.image.replace("\\", "/")))
+        stem = path.parent / path.stem
         name = "/".join(part for part in stem.parts if part not in (stem.anchor, ".."))
         if name in pairs:
             raise InputError(
@@ -97,16 +99,17 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 csv.ParseOptions(delimiter=max(",;\t", key=heading.count)),
                 csv.ConvertOptions(column_types=types, strings_can_be_null=True),
             )
+        columns, rows = table.column_names, table.to_pylist()
     except (OSError, UnicodeError, pa.ArrowException) as error:
         why = first_line(error)
-        mend = "; save it as UTF-8" if "UTF" in why else ""
+        mend = "; save it as UTF-8" if "utf" in why.lower() else ""
         raise InputError(f"{file} cannot be read as a list: {why}{mend}") from None
-    if not {"image", "label"} <= {*table.column_names}:
+    if not {"image", "label"} <= {*columns}:
         raise InputError(
-            f"{file} has the columns {', '.join(table.column_names)}; its first line must name the "
+            f"{file} has the columns {', '.join(columns)}; its first line must name the "
             "columns, and image and label be among them"
         )
-    for number, cells in enumerate(table.to_pylist(), 1):
+    for number, cells in enumerate(rows, 1):
         yield f"{file} row {number}", cells
 
 
@@ -120,6 +123,6 @@ def _find(path: str, folders: Sequence[Path], where: str) -> Path:
     path = path.strip()
     for folder, written in product(folders, (path, path.replace("\\", "/"))):
         for form in (written, normalize("NFC", written), normalize("NFD", written)):
-            if (folder / form).is_file():
+            if os.path.isfile(folder / form):  # unlike Path, also of names too long
                 return folder / form
     raise InputError(f"{where}: no file {path} in {' or '.join(map(str, folders))}; correct it")

@@ -11,7 +11,7 @@ would leave to us what most of this is: splits, ignored classes, files that do n
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
@@ -43,7 +43,7 @@ class Export(NamedTuple):
     labels: LabelSet
     masks: list[Mask]
     images: Path | None = None  # their folder, which need not be there
-    passed_over: Mapping[str, int] = {}  # kind of shape that is no area: how many, 0 or more
+    notes: tuple[str, ...] = ()  # for people
 
 
 def read_cvat(folder: Path, ignore: Sequence[str] = ()) -> Export:
@@ -121,6 +121,13 @@ def class_table(
     names = tuple(name for name in colors if name not in ignore)
     if not 1 <= len(names) < IGNORE:
         raise InputError(f"{source} has {len(names)} classes; a label file holds 1 to {IGNORE - 1}")
+    for name, color in colors.items():
+        three = color is None or (len(color) == 3 and all(type(n) is int for n in color))
+        if not (isinstance(name, str) and three and all(0 <= n <= 255 for n in color or ())):
+            raise InputError(
+                f"{source}: class {name!r} has the colour {color!r}; a text and three numbers of "
+                "0 to 255 are needed"
+            )
     spare = spread(len(names))
     palette = tuple(colors[name] or spare[k] for k, name in enumerate(names))
     ids = dict.fromkeys(colors, IGNORE) | {name: k for k, name in enumerate(names)}
@@ -165,5 +172,8 @@ def split_name(text: str) -> str | None:
 
 
 def _lines(file: Path) -> list[str]:
-    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    try:
+        lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except OSError as error:  # a folder of that name
+        raise InputError(f"{file} cannot be read: {error.strerror}") from None
     return [line.strip() for line in lines if line.strip()]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import glob
+import os
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import translate
+from glob import escape, has_magic
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
@@ -57,14 +59,14 @@ def find_split(description: Description, name: str, root: Path, source: object) 
         if len(rest) < 2:
             raise InputError(f"{source}: {len(rest)} image(s) of {whole} cannot be divided")
         held = last_names(rest, share)
-        rest = [each for each in rest if each not in {*held}]
+        rest = sorted({*rest} - {*held})
         if part == name:
             return _only(base, held)
     return _only(base, rest) if parts else base
 
 
 def _only(split: Split, names: list[str]) -> Split:
-    return split.model_copy(update={"include": [*map(glob.escape, names)], "exclude": []})
+    return split.model_copy(update={"include": [*map(escape, names)], "exclude": []})
 
 
 def _mend(name: str, splits: dict[str, str | Split | HeldOut]) -> str:
@@ -91,9 +93,9 @@ def _as_split(split: str | Split, root: Path) -> Split:
     found = [
         (images, labels)
         for images, labels in usual
-        if images != labels and (root / images).is_dir() and (root / labels).is_dir()
+        if images != labels and all(map(os.path.isdir, (root / images, root / labels)))
     ]
-    if not found and (root / split).is_dir():
+    if not found and os.path.isdir(root / split):
         files = (file for file in (root / split).iterdir() if file.suffix.lower() in SUFFIXES)
         found = [(split, split)] * any(files)
     images, labels = (found or usual)[0]
@@ -125,7 +127,8 @@ def list_files(root: Path, split: Split) -> tuple[Files, Files]:
     images = _files(root, split.images, split.image_ending)
     labels = _files(root, split.labels, split.label_ending)
     endings = len(split.image_ending), len(split.label_ending)
-    if endings == (0, 0) and (ending := _label_ending(images, labels)):
+    one_folder = split.images == split.labels
+    if endings == (0, 0) and (ending := _label_ending(images, labels, one_folder)):
         return list_files(root, split.model_copy(update={"label_ending": ending}))
     if endings[0] < endings[1]:  # in one folder, a file is of the kind that its name says more of
         images = _without(images, labels)
@@ -135,13 +138,9 @@ def list_files(root: Path, split: Split) -> tuple[Files, Files]:
 
 
 def _without(files: Files, others: Files) -> Files:
-    taken = _paths(others)
+    taken = {file for each in others.values() for file in each}
     rest = {name: [file for file in files[name] if file not in taken] for name in files}
     return {name: each for name, each in rest.items() if each}
-
-
-def _paths(files: Files) -> set[Path]:
-    return {file for each in files.values() for file in each}
 
 
 def _files(root: Path, names: list[str], ending: str) -> Files:
@@ -150,19 +149,19 @@ def _files(root: Path, names: list[str], ending: str) -> Files:
     The ending may have the suffix. Names are compared in one form of Unicode.
     """
     found: Files = {}
+    ending = normalize("NFC", ending)
     whole = ending.lower().endswith((*SUFFIXES,))
     for folder in folders(root, names):
         for file in images_below(folder):
             path = file.relative_to(folder)
             name = normalize("NFC", (path if whole else path.with_suffix("")).as_posix())
-            if name.endswith(normalize("NFC", ending)):
-                found.setdefault(name.removesuffix(normalize("NFC", ending)), []).append(file)
+            if name.endswith(ending):
+                found.setdefault(name.removesuffix(ending), []).append(file)
     return found
 
 
-def _label_ending(images: Files, labels: Files) -> str | None:
+def _label_ending(images: Files, labels: Files, one_folder: bool) -> str | None:
     """What labels have behind the names of images, as in a.jpg and a_mask.png, if all do."""
-    one_folder = _paths(images) == _paths(labels)
     if not one_folder and images.keys() & labels.keys():
         return None
     names = sorted({*images, *labels})
@@ -177,18 +176,23 @@ def _label_ending(images: Files, labels: Files) -> str | None:
 
 
 def _chosen(files: Files, split: Split) -> Files:
-    # As one expression, for there may be very many patterns
-    wanted, unwanted = (
-        re.compile("|".join(translate(normalize("NFC", p)) for p in patterns) or "(?!)").match
-        for patterns in (split.include, split.exclude)
-    )
+    wanted, unwanted = _matcher(split.include), _matcher(split.exclude)
     return {name: files[name] for name in files if wanted(name) and not unwanted(name)}
+
+
+def _matcher(patterns: list[str]) -> Callable[[str], bool]:
+    """Whether a name has one of the patterns, of which there may be very many."""
+    patterns = [normalize("NFC", pattern) for pattern in patterns]
+    plain = {pattern for pattern in patterns if not has_magic(pattern)}
+    others = "|".join(translate(pattern) for pattern in patterns if pattern not in plain)
+    match = re.compile(others or "(?!)").match
+    return lambda name: name in plain or match(name) is not None
 
 
 def pairs_of(root: Path, split: Split, source: str) -> list[Pair]:
     """All pairs of a split. Raises InputError that names the first file without a partner."""
     for folder in (*folders(root, split.images), *folders(root, split.labels)):
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # unlike Path, also of names that are too long
             raise InputError(f"{source}: no folder {folder}")
     listed = (
         *list_files(root, split),

@@ -35,6 +35,9 @@ _AT_ONCE = 1 << 21  # pixels of a wide type that are stretched at once
 _MODES = {"1 uint8": "L", "1 uint16": "I;16", "3 uint8": "RGB", "4 uint8": "RGBA"}
 _NAN = -(1 << 31)  # stands for nodata that is not a number
 
+# Of damaged tags; whether the file can be decoded is said in an InputError
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
+
 
 def is_raster(path: Path) -> bool:
     """Whether it is a TIFF whose bands hold the pixels as they are to be shown."""
@@ -42,7 +45,7 @@ def is_raster(path: Path) -> bool:
 
 
 def _shown_as_stored(tags: Any) -> bool:
-    if not tags or _BITS not in tags or _COLORS not in tags:
+    if not tags or not tags.get(_BITS) or not tags.get(_COLORS):  # not `in`: may be undecodable
         return False
     bits, colors = {*tags[_BITS]}, tags[_COLORS]
     return (
@@ -67,13 +70,13 @@ def _can_hold(tags: Any, length: int) -> bool:
         rows, columns = tags.get(_TILE_HEIGHT, rows), tags.get(_TILE_WIDTH, columns)
         stored = tags[_TILE_BYTES] if _TILE_WIDTH in tags else tags[_STRIP_BYTES]
         blocks = math.ceil(height / rows) * math.ceil(width / columns)
-    except (KeyError, TypeError, ZeroDivisionError):
+        blocks *= samples if tags.get(_PLANAR, 1) == 2 else 1
+        there = sum(map(bool, stored)) / max(1, blocks)
+        claimed = there * width * height * samples * bits / 8
+        ratio = 2 if tags.get(_COMPRESSION, 1) == 1 else _SMALLEST  # 2: the last one may be short
+        return bool(len(stored) >= blocks and claimed <= ratio * min(sum(stored), length))
+    except (KeyError, TypeError, ArithmeticError):
         return True  # whoever decodes it says what is wrong
-    blocks *= samples if tags.get(_PLANAR, 1) == 2 else 1
-    there = sum(map(bool, stored)) / max(1, blocks)
-    claimed = there * width * height * samples * bits / 8
-    ratio = 2 if tags.get(_COMPRESSION, 1) == 1 else _SMALLEST  # 2: the last block may be short
-    return bool(len(stored) >= blocks and claimed <= ratio * min(sum(stored), length))
 
 
 def _tags(path: Path, content: bytes | None) -> Any:
@@ -88,7 +91,7 @@ def _tags(path: Path, content: bytes | None) -> Any:
             file.seek(tags.next)
             tags.load(file)
             return tags
-    except (OSError, SyntaxError, struct.error, KeyError):
+    except (OSError, SyntaxError, ValueError, struct.error, KeyError):
         return {}
 
 
@@ -292,8 +295,8 @@ def whole_numbers(
 
 def false_claim(path: Path | str, width: int, height: int, length: int) -> InputError:
     return InputError(
-        f"{path}: its header claims {width}x{height} pixels, but the file has {length} bytes and "
-        f"cannot hold them; {MEND}"
+        f"{path} cannot be decoded: it has {length} bytes, too few for the {width}x{height} pixels "
+        f"that its header claims; {MEND}"
     )
 
 

@@ -98,13 +98,17 @@ class RandomScaleCrop(v2.Transform):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         window, size = params["window"], params["size"]
+        nearest = F.InterpolationMode.NEAREST_EXACT
         if isinstance(inpt, tv_tensors.Mask):
             # torchvision's own kernel for masks takes "nearest", which lies half a pixel beside
             # where bilinear puts the image: as much as a thin post is wide.
-            nearest = F.InterpolationMode.NEAREST_EXACT
             out = tv_tensors.Mask(F.resized_crop_image(inpt[None], *window, size, nearest)[0])
         else:
-            out = self._call_kernel(F.resized_crop, inpt, *window, size, antialias=True)
+            # torch 2.15 fails where bilinear resizing makes a single pixel of 8 bits
+            way = nearest if size == [1, 1] else F.InterpolationMode.BILINEAR
+            out = self._call_kernel(
+                F.resized_crop, inpt, *window, size, interpolation=way, antialias=True
+            )
         fill: Any = IGNORE if isinstance(inpt, tv_tensors.Mask) else None
         if isinstance(inpt, tv_tensors.Image):
             fill = [_MEAN[channel % 3] for channel in range(len(inpt))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePath
@@ -38,7 +39,7 @@ def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     above: resolved folders that are being walked already.
     """
     above = (*above, folder.resolve())
-    for entry in folder.iterdir() if folder.is_dir() else ():
+    for entry in folder.iterdir() if os.path.isdir(folder) else ():
         if entry.is_file():
             yield entry
         elif entry.is_dir() and (not entry.is_symlink() or entry.resolve() not in above):

@@ -204,7 +204,7 @@ def _drawn(result: list[_Region], where: str, name: str, labelled: Labelled) -> 
                 raise InputError(f"{where} has {region.type}; only {BRUSH} can be taken")
             continue  # about the image, or about a region beside its label
         if region.image_rotation or not isinstance(classes, list) or len(classes) != 1:
-            reason = "is rotated" if region.image_rotation else f"has the classes {classes}"
+            reason = "is rotated" if region.image_rotation else f"has the classes {classes!r}"
             raise InputError(f"{where}: a brush mask {reason}, which cannot be taken")
         if size != label.shape:
             raise InputError(

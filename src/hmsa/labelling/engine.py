@@ -1,7 +1,7 @@
 """Labels the images of a source, in this process or with Ray Data in several, on many machines.
 
-Ray Data starts a worker that died again, and gives it its part again, without end. An image may
-kill every worker that it meets, so it is counted how often a part was begun; `_TRIES` are enough.
+Ray Data starts a dead worker again and gives it its part again, without end. An image may kill any
+worker that it meets, so it is counted how often each part was begun, and `_TRIES` are enough.
 """
 
 from __future__ import annotations

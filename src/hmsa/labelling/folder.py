@@ -152,8 +152,7 @@ class Folder(Run):
             texts[DESCRIPTION] = description_text(self.labels, {SPLIT: split})
         for name, text in texts.items():
             replace(self.folder / name, text)
-        table = table_of(self.rows(), self.settings)
-        replace(self.folder / MANIFEST, lambda file: parquet.write_table(table, file))
+        replace(self.folder / MANIFEST, as_parquet(table_of(self.rows(), self.settings)))
 
     def _remove(self, files: Iterable[str | Path]) -> None:
         for file in files:
@@ -183,6 +182,13 @@ def table_of(
     same = {key: settings[key] for key in REPEATED}
     texts = ({k: escaped(v) if isinstance(v, str) else v for k, v in r.items()} for r in rows)
     return pyarrow.Table.from_pylist([row | same for row in texts], schema)
+
+
+def as_parquet(table: pyarrow.Table) -> bytes:
+    """The content of a file; pyarrow itself takes no path that is not UTF-8."""
+    content = pyarrow.BufferOutputStream()
+    parquet.write_table(table, content)
+    return bytes(content.getvalue())
 
 
 def is_done(row: Row) -> bool:

@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterator
 
 import pyarrow
-from pyarrow import dataset, parquet
+from pyarrow import dataset
 
 from ..runs import InputError
 from . import folder
@@ -55,11 +55,10 @@ class Shards:
     def write(self, rows: list[Row]) -> list[Row]:
         """Write one shard, named after its images: written again it replaces itself."""
         if rows:
-            content, own = pyarrow.BufferOutputStream(), {"key": self.key}
-            table = folder.table_of((row | own for row in rows), self.settings, _MORE)
-            parquet.write_table(table, content)
+            own = ({"key": self.key} | row for row in rows)
+            table = folder.table_of(own, self.settings, _MORE)
             names = hashlib.sha256("\n".join(table["name"].to_pylist()).encode()).hexdigest()
-            _write(f"{self.dataset}/{names[:16]}.parquet", content.getvalue().to_pybytes())
+            _write(f"{self.dataset}/{names[:16]}.parquet", folder.as_parquet(table))
         return [{"name": row["name"]} for row in rows]
 
     def store(self, row: Row) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -54,8 +55,10 @@ def find(address: str) -> Source:
     Raises InputError if there is nothing, several kinds of files, or two images of one name.
     """
     if address.endswith(".txt"):
-        written = map(str.strip, read(address).decode("utf-8-sig", "surrogateescape").splitlines())
-        lines = [line for line in written if line and not line.startswith("#")]
+        content = read(address)
+        encoding = "utf-16" if content[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig"
+        text = content.decode(encoding, "surrogateescape").replace("\\", "/")  # of Windows
+        lines = [line for line in map(str.strip, text.splitlines()) if line and line[0] != "#"]
         return _of_images({_beside(address, line): line for line in lines}, address)
     found: dict[str, dict[str, str]] = {}
     below = _below(address)
@@ -79,19 +82,21 @@ def find(address: str) -> Source:
 def entries(piece: Row) -> Iterator[Row]:
     """The images of one piece: name, image (an address) and, if it was read with others, content.
 
-    A piece that cannot be read gives, in the end, a row with the reason.
+    A piece that cannot be read gives, in the end, a row with the reason, or one for each name.
     """
-    image = piece["image"]
+    image, names = piece["image"], dict.fromkeys(piece.get("names", ()))
     try:
         if piece.get("group") is not None:
-            yield from _read_group(image, piece["group"])
+            for row in _read_group(image, piece["group"]):
+                names.pop(row["name"], None)
+                yield row
         elif image.endswith(".tar"):
             yield from _read_tar(image, piece["below"])
         else:
             yield {"name": piece["name"], "image": image}
     except InputError as error:
-        name = piece.get("below", PurePosixPath(image).stem)
-        yield {"name": name, "image": image, "reason": str(error)}
+        for name in names or [piece.get("below", PurePosixPath(image).stem)]:
+            yield {"name": name, "image": image, "reason": str(error)}
 
 
 def resolve(address: str) -> tuple[Any, str]:
@@ -122,7 +127,7 @@ def _opened(address: str) -> Iterator[Any]:
     try:
         with filesystem.open(path) as stream:
             yield stream
-    except (OSError, EOFError, tarfile.TarError, ArrowException) as error:
+    except (OSError, EOFError, UnicodeError, tarfile.TarError, ArrowException) as error:
         why = first_line(error)
         raise InputError(f"{address} cannot be read ({why}); replace or remove it") from None
 
@@ -148,7 +153,8 @@ def _of_images(paths: Mapping[str, str], where: str) -> Source:
     """paths: address -> path, which without suffix is the name."""
     named: dict[str, str] = {}
     for full, path in paths.items():
-        parts = PurePosixPath(path.partition("://")[2] or path).with_suffix("").parts
+        whole = PurePosixPath(path.partition("://")[2] or path)
+        parts = (whole.parent / whole.stem).parts
         name = _checked("/".join(part for part in parts if part not in ("/", "..", ".")), where)
         if named.setdefault(name, full) != full:
             raise InputError(f"{named[name]} and {full} have the same name; rename or remove one")
@@ -177,13 +183,15 @@ def _of_parquet(files: Iterable[str], where: str) -> Source:
             kinds = {field.name: str(field.type) for field in table.schema_arrow}
             if "string" in kinds.get("image", ""):
                 written = table.read(["image"])["image"].to_pylist()
-                paths |= {_beside(file, path): path for path in written}
+                paths |= {_beside(file, path): path for path in written if path}
             elif "binary" in kinds.get("image", "") and "string" in kinds.get("name", ""):
-                pieces += [{"image": file, "group": i} for i in range(table.num_row_groups)]
-                for name in table.read(["name"])["name"].to_pylist():
-                    if name in names:
-                        raise InputError(f"{file}: two images have the name {name!r}; rename one")
-                    names.add(_checked(name or "", file))
+                for group in range(table.num_row_groups):
+                    own = table.read_row_group(group, ["name"])["name"].to_pylist()
+                    pieces.append({"image": file, "group": group, "names": own})
+                    for name in own:
+                        if name in names:
+                            raise InputError(f"{file}: two images have the name {name!r}")
+                        names.add(_checked(name or "", file))
             else:
                 raise InputError(
                     f"{file} has columns {', '.join(kinds)}; it needs image (paths or URIs), or "

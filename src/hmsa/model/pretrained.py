@@ -93,6 +93,7 @@ class Card:
         _need(texts and 0 < k <= _CLASSES, f"names: 1 to {_CLASSES} texts")
         _need(self.network.get("classes") == k, f"network: {k} classes, as there are names")
         _need(max(map(abs, _integers(self.network))) <= _SIZE, f"network: sizes up to {_SIZE}")
+        _need(self.network.get("width", 1) > 0, "network: a width above 0")
         colours = all(type(n) is int and 0 <= n <= 255 for rgb in self.palette for n in rgb)
         _need(colours and len(self.palette) in (0, k), "palette: three of 0..255 for each name")
         scales = isinstance(self.scales, list) and all(0 < s <= _SCALE for s in self.scales)

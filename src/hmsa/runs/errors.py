@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class InputError(ValueError):
     """A mistake that the user can mend; the command line exits with code 2.
 
-    The message is one line: what came, what is needed, which file, how to mend it.
+    The message is one line: what came, what is needed, which file, how to mend it. Line breaks and
+    other control characters, such as a file's name may have, are written as escapes.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_CONTROL.sub(lambda found: ascii(found[0])[1:-1], message))
 
 
 class CannotWrite(InputError):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from hmsa.data.images import read_image
 from hmsa.data.labels import LabelSet, spread
+from hmsa.data.stretch import Stretch
 from hmsa.inference.predictor import Prediction
 from hmsa.model.pretrained import Card
 
@@ -25,6 +26,7 @@ class Painted:
         self.model = SimpleNamespace(card=Card({}, list(names)))
         self.scales, self.flip, self.turn, self.shown = list(scales), False, turn, 0
         self.settings = {"scales": self.scales, "flip": False}
+        self.stretch = Stretch()
 
     def __call__(self, image, detail=False):
         self.shown += 1
