@@ -53,6 +53,8 @@ def test_changes_are_laid_over(recipe_file):
         ),
         ("data: {dataset: d}\nselftrain: {images: more, rul: fixed}", [], "did you mean 'rule'"),
         ("data: {dataset: d}\nselftrain: {images: i, share: 2}", [], "selftrain.share: .*, not 2"),
+        ("data: {dataset: d, long_edge: 20000}", [], "data.long_edge: .*16384"),
+        ("data: {dataset: d}\nattention: {scales: [1, 20]}", [], "attention.scales.*16"),
         ("data: {dataset: d}", ["joint.lrr=1"], "'joint.lrr'; did you mean 'lr'"),
         ("data: {dataset: d}", ["joint.steps=many"], "joint.steps: .*integer.*, not 'many'"),
         ("data: {dataset: d}", ["joint.steps=-1"], "joint.steps: .*greater.*, not -1"),

@@ -89,7 +89,13 @@ def test_names_that_are_not_utf8(hmsa, trained, tmp_path):
         folder.mkdir()
     except OSError:
         pytest.skip("this file system takes names in UTF-8 alone")
-    pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio")
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", count=3, height=30, width=40, dtype="uint8",
+        crs="EPSG:32633", transform=rasterio.Affine(10, 0, 6e5, 0, -10, 5e6),
+    ) as target:  # fmt: skip
+        target.write(np.full((3, 30, 40), 99, np.uint8))
+    (tmp_path / "a.tif").rename(folder / os.fsdecode(b"satellite\xe9.tif"))
     Image.effect_noise((40, 30), 60).save(folder / os.fsdecode(b"bild\xe9.png"))
     shutil.copy(trained / "best.safetensors", folder / os.fsdecode(b"best\xe9.safetensors"))
     out = tmp_path / "out"
@@ -98,6 +104,9 @@ def test_names_that_are_not_utf8(hmsa, trained, tmp_path):
     assert ran.code == 0, ran.err
     made = {p.name for p in out.rglob("*.*") if p.is_file() and p.suffix != ".lock"}
     assert {os.fsdecode(b"bild\xe9." + s) for s in (b"png", b"jpg", b"npz", b"json", b"tif")} < made
+    label = (out / "geotiff" / "label" / os.fsdecode(b"satellite\xe9.tif")).rename(out / "b.tif")
+    with rasterio.open(label) as made:
+        assert made.crs.to_epsg() == 32633
     coco = (out / "rle" / os.fsdecode(b"bild\xe9.json")).read_bytes()
     assert json.loads(coco)["images"][0]["file_name"] == "bild\\udce9.png"
 
@@ -217,7 +226,7 @@ class TestRasters:
         (raster.parent / "cut.tif").write_bytes(raster.read_bytes()[:30000])
         ran = hmsa("predict", trained, raster.parent, "-o", tmp_path / "out", "--scales", "1")
         assert ran.code == 3
-        assert f"{raster.parent / 'cut.tif'} cannot be decoded" in ran.err
+        assert f"hmsa: {raster.parent / 'cut.tif'}: its header claims 90x70 pixels" in ran.err
         assert "1 image(s) labelled" in ran.err
 
 

@@ -108,6 +108,12 @@ def test_refuses_bad_scales(tiny):
         Predictor(tiny, (0,))
 
 
+def test_refuses_more_classes_than_labels_have_values(tiny):
+    tiny.classes = 256
+    with pytest.raises(InputError, match="labels have 8 bits: 256 classes, at most 255 fit"):
+        Predictor(tiny, (1,))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_agrees_with_cpu(tiny, image):

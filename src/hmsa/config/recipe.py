@@ -14,7 +14,9 @@ Factor = Annotated[float, Field(ge=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Whole = Annotated[int, Field(ge=0)]
 Size = tuple[Count, Count]  # height and width in pixels
-Scales = Annotated[tuple[Positive, ...], Field(min_length=1)]
+Scale = Annotated[float, Field(gt=0, le=16)]  # what a checkpoint may hold, as `Edge`
+Scales = Annotated[tuple[Scale, ...], Field(min_length=1, max_length=16)]
+Edge = Annotated[int, Field(ge=1, le=16384)]
 Confidence = Share | dict[str, Share]  # one number, or class name: number
 Loss = Literal["cross_entropy", "ohem", "rmi"]
 
@@ -25,7 +27,7 @@ class Data(Strict):
     dataset: str  # YAML file or folder, relative to the recipe, or a known name
     train: str = "train"  # split to train on
     val: str = "val"  # split for validation, which chooses the best checkpoint
-    long_edge: Count | None = None  # pixels: images are resized to this first, also at inference
+    long_edge: Edge | None = None  # pixels: images are resized to this first, also at inference
     workers: Whole | None = None  # processes that load images; null: by CPU cores
 
 

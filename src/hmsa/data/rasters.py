@@ -95,6 +95,15 @@ def _tags(path: Path, content: bytes | None) -> Any:
         return {}
 
 
+def open_by_gdal(path: Path, driver: str, content: bytes | None = None) -> Any:
+    """The file in rasterio; content: of `path`, if it is elsewhere. Raises OSError."""
+    if content is not None:
+        return rasterio().open(BytesIO(content), driver=driver)
+    with path.open("rb") as file:  # by its number: GDAL takes names in UTF-8 alone
+        utf8 = str(path).encode("utf-8", "replace") == os.fsencode(path)
+        return rasterio().open(path if utf8 else f"/dev/fd/{file.fileno()}", driver=driver)
+
+
 def rasterio() -> Any:
     """The module, with a bound on GDAL's cache. Raises InputError if it is not installed."""
     os.environ.setdefault("GDAL_CACHEMAX", "256")  # MiB of decoded blocks, for all files together
@@ -155,8 +164,7 @@ class Raster(OpenImage):
     ) -> None:
         """Raises OSError if rasterio cannot open it, InputError if it lacks a band."""
         driver = "GTiff" if path.suffix.lower() in TIFF else "JP2OpenJPEG"
-        opened = path if content is None else BytesIO(content)
-        self.path, self._source = path, rasterio().open(opened, driver=driver)
+        self.path, self._source = path, open_by_gdal(path, driver, content)
         self.size, count = self._source.shape, self._source.count
         colors = [color.name for color in self._source.colorinterp]
         named = [colors.index(c) + 1 for c in ("red", "green", "blue") if c in colors]

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_map
 
 from ..checkpoint.networks import load
 from ..data.images import open_image
-from ..data.labels import spread
+from ..data.labels import IGNORE, spread
 from ..data.rasters import OpenImage
 from ..data.stretch import Stretch
 from ..model import HMSA, ordered
@@ -78,6 +78,8 @@ class Predictor:
         gate: Gate | None = None,
         stretch: Sequence[tuple[float, float]] | None = None,
     ) -> None:
+        if model.classes > IGNORE:
+            raise InputError(f"labels have 8 bits: {model.classes} classes, at most {IGNORE} fit")
         with as_input_error():
             self.scales, self.flip, self.long_edge = ordered(scales), flip, long_edge
         self.device = find_device(device)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..data.images import open_pillow
 from ..data.labels import IGNORE
-from ..data.rasters import OpenImage, is_raster, rasterio
+from ..data.rasters import OpenImage, is_raster, open_by_gdal, rasterio
 from ..model.pretrained import Card
 from ..report.pictures import colorize, heat, overlay, panel, shown, thin
 from ..runs import InputError, replace
@@ -171,7 +171,7 @@ def write_geotiff(
     options |= {"tiled": True, "blockxsize": _TILE, "blockysize": _TILE, "compress": "deflate"}
     module = rasterio()
     with (
-        _georeferenced(module, source, values.shape) as origin,
+        _georeferenced(source, values.shape) as origin,
         module.MemoryFile() as memory,  # GDAL reports no error of a full disk when it closes a file
     ):
         options |= _place(origin) if origin else {}
@@ -188,15 +188,13 @@ def write_geotiff(
         file.write_bytes(memory.getbuffer())
 
 
-def _georeferenced(module: Any, source: Path, size: tuple[int, ...]) -> Any:
+def _georeferenced(source: Path, size: tuple[int, ...]) -> Any:
     """`source` open in rasterio; None where it cannot tell the place of the upright pixels."""
     with suppress(InputError, OSError):
         with nullcontext() if is_raster(source) else open_pillow(source) as image:
             upright = image is None or image.getexif().get(0x0112, 1) == 1  # orientation
         suffix = source.suffix.lower()
-        with source.open("rb") as file:  # by its number: GDAL takes names in UTF-8 alone
-            name = source if _text(str(source)) == str(source) else f"/dev/fd/{file.fileno()}"
-            origin = module.open(name, driver=_DRIVERS.get(suffix, suffix[1:].upper()))
+        origin = open_by_gdal(source, _DRIVERS.get(suffix, suffix[1:].upper()))
         if upright and origin.shape == size:
             return origin
     return nullcontext()
