@@ -124,7 +124,8 @@ def test_cvat_for_images(tmp_path, image, shape):
     assert labels.names == ("background", "car", "sky")
     assert labels.palette[1] == (10, 20, 30)
     passed = "passed over, as they are no areas: 1 points, 1 rotated box"
-    assert notes[1:] == [passed] * ("rotation" in shape)
+    assert notes[1:-1] == [passed] * ("rotation" in shape)
+    assert notes[-1] == "what no area covers is background; --ignore background: is no label"
 
 
 def test_cvat_for_images_in_folders_of_subsets(tmp_path, image):
@@ -162,7 +163,7 @@ def test_coco(tmp_path, image, drawn):
     label, labels, notes = made(tmp_path, ignore=["background"])
     assert labels.names == ("car", "sky")
     assert (label == np.where(EXPECTED, 0, 255)).all()
-    assert notes[1] == "passed over, as they are no areas: 1 box"
+    assert notes[1:] == ["passed over, as they are no areas: 1 box"]
 
 
 def labelme(tmp_path, image, shapes, name="day/a", **changes):
@@ -175,6 +176,15 @@ def png(mask):
     buffer = io.BytesIO()
     Image.fromarray(mask).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def test_coco_of_another_size(tmp_path, image):
+    image("images/a.jpg")
+    shape = {"counts": [0, 48], "size": [8, 6]}
+    annotations = [{"image_id": 7, "category_id": 3, "segmentation": shape}]
+    (tmp_path / "in" / "x.json").write_text(json.dumps(COCO | {"annotations": annotations}))
+    with pytest.raises(InputError, match=r"x.json .* a mask of \[8, 6\] on an image of \(6, 8\)"):
+        made(tmp_path)
 
 
 @pytest.mark.parametrize("as_zip", [True, False])
@@ -198,7 +208,7 @@ def test_labelme(tmp_path, image, shape, as_zip):
     label, labels, notes = made(tmp_path, source)
     assert labels.names == ("background", "car")
     assert (label == EXPECTED).all()
-    first, second = notes
+    first, second, _ = notes
     assert first == "labelled images: 1 in train; 1 have no label yet"
     assert second == "passed over, as they are no areas: 1 line"
 
@@ -231,7 +241,7 @@ RECTANGLE = {"label": "car", "points": [[6, 5], [2, 1]], "shape_type": "rectangl
         ([{"label": "car", "points": [[float("nan")] * 2]}], {}, "infinite"),
         ([RECTANGLE | {"shape_type": "mask", "mask": png(np.ones((9, 4), bool))}], {},
          "day/a has a mask that leads out of the image"),
-        ([{"label": "x", "points": [[1, 1]], "shape_type": "point"}], {}, "no areas; only 1 point"),
+        ([{"label": "x", "points": [[1, 1]], "shape_type": "point"}], {}, "only 1 point; draw"),
         ([{"label": f"{n}", "points": [[1, 1]]} for n in range(255)], {}, "has 256 classes"),
     ],
 )  # fmt: skip

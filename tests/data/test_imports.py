@@ -204,7 +204,7 @@ def spoil(root, how):
         ("no pictures", r"SegmentationClass/a.png: there is no image a\.\*"),
         ("no folder of pictures", "no folder .*JPEGImages; name it with --images"),
         ("no masks", "is not one CVAT export"),
-        ("empty", "holds no areas; export once"),
+        ("empty", "holds no masks; export once"),
         ("no labelmap", "is not one CVAT export"),
         ("line", "labelmap.txt: 'sky:1,2::' is not name:red,green,blue"),
         ("one colour", "labelmap.txt: two classes have one colour"),
@@ -251,7 +251,7 @@ class TestCoco:
     @pytest.mark.parametrize(
         ("changes", "says"),
         [
-            ({"annotations": []}, "holds no areas; export once there are some"),
+            ({"annotations": []}, "holds no areas; draw some"),
             ({"annotations": [{"segmentation": [], "id": 1}]}, r"damaged \(KeyError 'image_id'\)"),
             ({"categories": [{"id": 1, "name": "person"}]}, r"damaged \(KeyError 184\)"),
             ({"images": []}, r"damaged \(KeyError 139\)"),

@@ -81,6 +81,8 @@ def read_coco(file: Path, content: dict[str, Any], ignore: Sequence[str]) -> Exp
         areas, shape = drawn.setdefault(key, image).areas, annotation.get("segmentation")
         if isinstance(shape, dict):
             lengths = shape["counts"]
+            if (*shape["size"],) != size:
+                raise ValueError(f"a mask of {shape['size']} on an image of {size}")
             lengths = coco_lengths(lengths) if isinstance(lengths, str) else lengths
             areas.append((name, pasted(partial(runs, lengths, size, "F"))))
         else:
@@ -134,7 +136,13 @@ def _paint(
     images: Path,
     passed_over: Mapping[str, int],
 ) -> Export:
-    """Images on which nothing is drawn have no label yet; elsewhere, the rest is background."""
+    """Images on which nothing is drawn have no label yet; elsewhere, the rest is background.
+
+    passed_over: kind of shape that is no area: how many.
+    """
+    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(passed_over.items()) if n)
+    if not any(image.areas for image in drawn):
+        raise InputError(f"{source} holds no areas{kinds and ', only '}{kinds}; draw some")
     if BACKGROUND not in colors:
         colors = {BACKGROUND: (0, 0, 0), **colors}
     labels, ids = class_table(colors, ignore, source)
@@ -154,4 +162,7 @@ def _paint(
         for image in drawn
         if image.areas
     ]
-    return Export(labels, masks, images, passed_over)
+    notes = [f"passed over, as they are no areas: {kinds}"] if kinds else []
+    if BACKGROUND not in ignore:
+        notes.append("what no area covers is background; --ignore background: is no label")
+    return Export(labels, masks, images, (*notes,))

@@ -123,11 +123,9 @@ def _write_lists(
     for mask, row in rows:
         name = (mask.split or split).lower()
         splits.setdefault(_SPLITS.get(name, name), {})[mask.name] = row
-    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(export.passed_over.items()) if n)
     if not splits:
-        only = f"only {kinds}; draw polygons or masks" if kinds else "export once there are some"
-        raise InputError(f"the export holds no areas; {only}")
-    notes = []
+        raise InputError("the export holds no masks; export once something is labelled")
+    notes = [*export.notes]
     if [*splits] == ["train"] and len(rows) >= _FEW and val:
         held = last_names([*splits["train"]], val)
         splits["val"] = {name: splits["train"].pop(name) for name in held}
@@ -135,8 +133,6 @@ def _write_lists(
             f"the export has one split; its last {len(held)} images by name, from {held[0]} on, "
             "are val (--val 0: none)"
         )
-    if kinds:
-        notes.append(f"passed over, as they are no areas: {kinds}")
     for name, listed in splits.items():
         with (target / f"{name}.csv").open("w", encoding="utf-8", newline="") as lines:
             csv.writer(lines).writerows([("image", "label"), *listed.values()])

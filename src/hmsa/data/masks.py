@@ -11,7 +11,7 @@ would leave to us what most of this is: splits, ignored classes, files that do n
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
@@ -43,7 +43,7 @@ class Export(NamedTuple):
     labels: LabelSet
     masks: list[Mask]
     images: Path | None = None  # their folder, which need not be there
-    passed_over: Mapping[str, int] = {}  # kind of shape that is no area: how many, 0 or more
+    notes: tuple[str, ...] = ()  # for people
 
 
 def read_cvat(folder: Path, ignore: Sequence[str] = ()) -> Export:
