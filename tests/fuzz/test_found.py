@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fuzz.doors import DOORS, parquet_of, photo
+from fuzz.doors import DOORS, PHOTO, deep, parquet_of, photo
 from fuzz.mutate import ESCAPE, OUTSIDE
 from fuzz.runner import Runner
 
@@ -76,6 +76,8 @@ def exported(size: str) -> bytes:
         ("import COCO", lambda: panoptic(name=None), "class None has"),
         ("import CVAT", folder_for_labelmap, "labelmap.txt cannot be read: Is a directory"),
         ("data check", lambda: b"names: [a, b]\nsplits: {train: " + b"x" * 5000 + b"}", "nothing"),
+        ("image rgb16.png", lambda: deep(PHOTO[:9]), "its pixels are incomplete"),
+        ("image rgb16.png", lambda: deep(PHOTO) [:900], "cannot be decoded"),
         ("checkpoint", lambda: checkpoint(width=0), "a width above 0"),
         ("predict .onnx", lambda: exported("x"), "'x' is not HEIGHTxWIDTH"),
         ("predict .onnx", lambda: exported("9" * 5000 + "x1"), "4300 digits"),
