@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
@@ -52,6 +54,17 @@ def photo() -> bytes:
 
 def label(colours: bool = False) -> bytes:
     return picture(np.array(LABELS.palette, np.uint8)[LABEL] if colours else LABEL, "PNG")
+
+
+def deep(pixels: np.ndarray = PHOTO) -> bytes:
+    """A PNG of 16 bits in colour, which Pillow does not write, with these rows of pixels."""
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels.astype(">u2") * 257)
+    size = struct.pack(">IIBBBBB", 32, 24, 16, 2, 0, 0, 0)
+    chunks = {b"IHDR": size, b"IDAT": zlib.compress(rows), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    )
 
 
 def exif() -> bytes:
@@ -368,6 +381,7 @@ def take(file: Path, out: Path) -> None:
 PICTURES: dict[str, Callable[[], bytes]] = {
     "rgb.png": photo,
     "gray16.png": lambda: picture(PHOTO[..., 0].astype(np.uint16) * 9, "PNG"),
+    "rgb16.png": deep,
     "turned.jpg": exif,
     "rgb.tif": lambda: picture(PHOTO, "TIFF"),
     "float.tif": lambda: picture(PHOTO[..., 0].astype(np.float32), "TIFF"),

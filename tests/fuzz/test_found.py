@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fuzz.doors import DOORS, parquet_of, photo
+from fuzz.doors import DOORS, PHOTO, deep, parquet_of, photo
 from fuzz.mutate import ESCAPE, OUTSIDE
 from fuzz.runner import Runner
 
@@ -76,10 +76,12 @@ def exported(size: str) -> bytes:
         ("import COCO", lambda: panoptic(name=None), "class None has"),
         ("import CVAT", folder_for_labelmap, "labelmap.txt cannot be read: Is a directory"),
         ("data check", lambda: b"names: [a, b]\nsplits: {train: " + b"x" * 5000 + b"}", "nothing"),
+        ("image rgb16.png", lambda: deep(PHOTO[:9]), "its pixels are incomplete"),
+        ("image rgb16.png", lambda: deep(PHOTO) [:900], "cannot be decoded"),
         ("checkpoint", lambda: checkpoint(width=0), "a width above 0"),
-        ("predict .onnx", lambda: exported("x"), "no size in its header"),
-        ("predict .onnx", lambda: exported("9" * 5000 + "x1"), "no size in its header"),
-        ("predict .onnx", lambda: exported("-1x5"), "no size in its header"),
+        ("predict .onnx", lambda: exported("x"), "'x' is not HEIGHTxWIDTH"),
+        ("predict .onnx", lambda: exported("9" * 5000 + "x1"), "4300 digits"),
+        ("predict .onnx", lambda: exported("-1x5"), "'-1x5' is not HEIGHTxWIDTH"),
         ("take from Label Studio", lambda: drawn(brushlabels="a\n"), r"has the classes 'a\\n'"),
         ("take from Label Studio", lambda: drawn(rle="text"), "its rle is not a list of bytes"),
     ],

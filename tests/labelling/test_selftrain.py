@@ -190,7 +190,7 @@ def test_every_part_of_the_section(place, whole, words, hmsa, tmp_path):
         "border=[1, 2, 3, 4]",
     ]  # fmt: skip
     ran = hmsa(*words(*(f"selftrain.{change}" for change in changes)), "--resume", "--json")
-    assert ran.code == 2
+    assert ran.code == 3
     assert "bad.png is not an image" in ran.err
     rounds = json.loads(ran.out)["rounds"]
     assert [one["round"] for one in rounds] == [0, 1]

@@ -182,11 +182,12 @@ def test_a_failed_write_leaves_the_old_page_and_no_litter(tmp_path, monkeypatch)
     def refuse(*_: object) -> None:
         raise OSError("no")
 
-    def half(self: Path, text: str, encoding: str) -> None:
-        self.write_bytes(text[: len(text) // 2].encode(encoding))
+    def half(self: Path, content: bytes) -> None:
+        with self.open("wb") as file:
+            file.write(content[: len(content) // 2])
         raise OSError("disk full")
 
-    for target, name, replacement in ((os, "replace", refuse), (Path, "write_text", half)):
+    for target, name, replacement in ((os, "replace", refuse), (Path, "write_bytes", half)):
         with monkeypatch.context() as patched:
             patched.setattr(target, name, replacement)
             with pytest.raises(OSError, match="no|disk full"):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -189,7 +190,7 @@ def open_pillow(
     except InputError:
         raise
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error,
-            Image.DecompressionBombError) as error:  # fmt: skip
+            zlib.error, Image.DecompressionBombError) as error:  # fmt: skip
         unknown = isinstance(error, UnidentifiedImageError)
         why = "is not an image that can be read" if unknown else f"cannot be decoded ({error})"
         raise InputError(f"{path} {why}; {MEND}{geo_hint(path)}") from None
@@ -260,5 +261,28 @@ def _read_deep(image: Image.Image, path: Path | str) -> NDArray[np.uint16]:
 
     file: Any = image.fp  # type: ignore[attr-defined]
     file.seek(0)
-    content = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
+    content = torch.frombuffer(bytearray(_plain_png(file.read(), path)), dtype=torch.uint8)
     return np.ascontiguousarray(decode_image(content).permute(1, 2, 0).numpy())
+
+
+def _plain_png(content: bytes, path: Path | str) -> bytes:
+    """A PNG of 16 bits without what is not needed, and complete: of damaged ones torchvision's
+    decoder may crash. Raises InputError if it is damaged or interlaced."""
+    chunks, at = {b"IHDR": b"", b"IDAT": b"", b"IEND": b""}, 8
+    while at + 8 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, at)
+        if kind in chunks:
+            chunks[kind] += content[at + 8 : at + 8 + length]
+        at += 12 + length
+    width, height, _, color, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
+    if interlaced:
+        raise InputError(f"{path} is an interlaced PNG of 16 bits; save it without interlacing")
+    row = 1 + width * 2 * {2: 3, 4: 2, 6: 4}[color]
+    rows = zlib.decompressobj().decompress(chunks[b"IDAT"], row * height)
+    if len(rows) < row * height or max(rows[::row]) > 4:  # each begins with its filter
+        raise InputError(f"{path} cannot be decoded (its pixels are incomplete); {MEND}")
+    chunks |= {b"IDAT": zlib.compress(rows, 1), b"IEND": b""}
+    return content[:8] + b"".join(
+        struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part))
+        for kind, part in chunks.items()
+    )
