@@ -226,7 +226,7 @@ class TestRasters:
         (raster.parent / "cut.tif").write_bytes(raster.read_bytes()[:30000])
         ran = hmsa("predict", trained, raster.parent, "-o", tmp_path / "out", "--scales", "1")
         assert ran.code == 3
-        assert f"hmsa: {raster.parent / 'cut.tif'} is damaged" in ran.err
+        assert f"hmsa: {raster.parent / 'cut.tif'} cannot be decoded" in ran.err
         assert "1 image(s) labelled" in ran.err
 
 
