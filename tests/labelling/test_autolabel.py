@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -148,6 +149,17 @@ def test_refused(hmsa, trained, scenes, pictures, tmp_path, words, says):
     assert ran.code == 2
     assert says in ran.err
     assert not (tmp_path / "auto").exists()
+
+
+def test_held_out_images_without_labels(hmsa, trained, scenes, pictures, tmp_path):
+    folder = shutil.copytree(scenes.parent, tmp_path / "unlabelled")
+    for file in (folder / "val" / "labels").iterdir():
+        Image.new("L", (96, 64), 255).save(file)
+    out = tmp_path / "auto"
+    ran = hmsa("autolabel", trained, pictures, "-o", out, "--held-out", folder / "dataset.yaml")
+    assert ran.code == 2
+    assert "nothing is labelled in split val" in ran.err
+    assert not out.exists()
 
 
 def test_a_set_that_was_mixed_in_was_learnt_too(hmsa, trained, scenes, pictures, tmp_path):

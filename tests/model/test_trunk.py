@@ -98,6 +98,7 @@ def test_a_file_of_another_network_is_refused(tmp_path, spoil):
     [
         ({"name": "hrnet_w19"}, "hrnet_w18"),
         ({"name": "no_such_net"}, "not a timm model"),
+        ({"name": "resnet_18"}, "did you mean resnet18"),
         ({"name": "resnet18", "pretrained": "nowhere.pth"}, "nowhere.pth"),
         ({"name": "hrnet_w18_small", "stride": 8}, "stride 8"),
     ],

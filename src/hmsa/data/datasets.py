@@ -105,6 +105,14 @@ class Dataset:
             total = sum(pool.map(count, range(len(self))), np.zeros(256, np.int64))
         return total[: len(self.labels.names)]
 
+    def require_labels(self) -> None:
+        """Read every label. Raises InputError for a bad one, and where all pixels are ignored."""
+        if not self.frequencies().any():
+            raise InputError(
+                f"{self.source}: nothing is labelled in split {self.split}, all is ignored; "
+                "label images there, name another split, or correct `ignore` in the description"
+            )
+
 
 def open_dataset(path: Path, split: str, data: Path | None = None) -> Dataset:
     """The split of the dataset that `path` means; see `locate` for what it may be.

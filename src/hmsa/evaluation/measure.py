@@ -113,7 +113,10 @@ def measure(predictor: Predictor, dataset: Dataset, submission: Path | None = No
     submission, nothing is labelled, and where the network's output is no number."""
     if submission and dataset.labels.encoding != "index":
         raise InputError(f"no submission of {dataset.source}: its labels are colours; leave it out")
-    require_labels(dataset, needed=not submission)
+    if submission:
+        dataset.frequencies()  # finds bad labels before the work
+    else:
+        dataset.require_labels()
     dataset = dataset.stretched(predictor.stretch)
     found = Evaluation(dataset, predictor.scales, predictor.model.fusion)
     for index, image, label in read_all(dataset, "evaluate"):
@@ -137,16 +140,6 @@ def read_all(dataset: Dataset, what: str) -> Iterator[tuple[int, Bytes, Bytes]]:
         for index in range(len(dataset)):
             yield index, *dataset.read(index)
             progress.advance()
-
-
-def require_labels(dataset: Dataset, needed: bool = True) -> None:
-    """Read every label, before the work. Raises InputError for a bad one and, if labels are
-    `needed`, where no pixel has one."""
-    if not dataset.frequencies().any() and needed:
-        raise InputError(
-            f"{dataset.source}: nothing is labelled in split {dataset.split}, every pixel is "
-            "ignored; name another split, or correct `ignore` in the description"
-        )
 
 
 def score(predictor: Predictor, dataset: Dataset, rank: int = 0, processes: int = 1) -> Confusion:

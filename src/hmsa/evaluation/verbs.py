@@ -75,7 +75,7 @@ def gate(
     from ..inference.predictor import Predictor
     from ..report.page import Table
     from ..report.tables import percent, terminal
-    from .measure import gate_curve, require_labels
+    from .measure import gate_curve
 
     predictor = Predictor.load(checkpoint, **vars(chain), **vars(compute))
     card, scales = predictor.model.card, predictor.scales
@@ -85,7 +85,7 @@ def gate(
         raise InputError(f"{checkpoint}, {predictor.model.fusion}, scales {scales}: {needed}")
     opened = open_dataset(dataset, split, files)
     require_classes(card, opened.labels.names, dataset, checkpoint)
-    require_labels(opened)
+    opened.require_labels()
     if trained_on(card, opened.source, split):
         say(f"note: {checkpoint} was trained on this split; its curve is too good")
     points = gate_curve(predictor, opened)

@@ -61,6 +61,7 @@ def autolabel(
             require_classes(card, dataset.labels.names, dataset.source, teacher)
     if held_out:
         require_unseen(card, held_out.source, held_out.split, teacher, "--held-out")
+        held_out.require_labels()
     labels = _label_set(card, raw, teacher)
     images = images if "://" in images else os.path.abspath(images)
     source, where = find(images), images

@@ -121,11 +121,7 @@ def _check_splits(plan: Plan) -> None:
         for card, source in cards if dataset else ():
             assert dataset
             require_unseen(card, dataset.source, dataset.split, source, option)
-    if not plan.val.frequencies().any():
-        raise InputError(
-            f"{plan.val.source}, split {plan.val.split}: nothing is labelled, so no round could be "
-            "scored there"
-        )
+    plan.val.require_labels()
 
 
 def _check_images(plan: Plan, folder: Path) -> None:

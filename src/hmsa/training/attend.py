@@ -122,8 +122,8 @@ class HeadJob:
         self.learn = learn = open_dataset(data, options.split, files)
         _, held = self._split(options.images)
         val = options.val or ("val" if "val" in describe(data, files)[1].splits else None)
-        if val and not open_dataset(data, val, files).frequencies().any():
-            raise InputError(f"{learn.source}: nothing is labelled in split {val}; give another")
+        if val:
+            open_dataset(data, val, files).require_labels()
         # What to score: a split, and the numbers of its images or all
         self.scored = (val, None) if val else (options.split, held)
         torch.manual_seed(options.seed)

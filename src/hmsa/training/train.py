@@ -99,11 +99,7 @@ class _Job:
         learn = open_dataset(data, recipe.data.train, pictures).trusting(sampling.confidence)
         learn = learn.stretched(learn.stretch)
         self.val = replace(open_dataset(data, recipe.data.val, pictures), stretch=learn.stretch)
-        if not self.val.frequencies().any():  # also finds wrong labels now
-            raise InputError(
-                f"{self.val.source}: nothing is labelled in split {self.val.split}, which chooses "
-                "the best network; label images there, or name another split in data.val"
-            )
+        self.val.require_labels()
         count = recipe.joint.steps * recipe.joint.batch * fabric.world_size
         with fabric.rank_zero_first():  # the others then find its tile index
             mix = open_mix(learn, sampling, count, near, pictures)
