@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -287,3 +288,25 @@ def contents(out: Path) -> dict[str, object]:
     files["autolabel.jsonl"] = {name: row | {"seconds": 0} for name, row in records.items()}
     table = parquet.read_table(out / "manifest.parquet").drop_columns("seconds")
     return files | {"manifest.parquet": (table.to_pylist(), table.schema.metadata)}
+
+
+def test_deep_images_in_an_archive_need_a_range(hmsa, trained, tmp_path):
+    """Each by its own values would be another exposure each."""
+    values = np.random.default_rng(0).integers(0, 4000, (48, 64), np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        tar.add(tmp_path / "deep.png", "deep.png")
+    command = (
+        "autolabel",
+        trained,
+        tmp_path / "shard.tar",
+        "-o",
+        tmp_path / "auto",
+        "--scales",
+        "1",
+    )
+    ran = hmsa(*command)
+    assert ran.code == 3
+    assert "more than 8 bits, and no range is known for all images; add --stretch" in ran.err
+    ran = hmsa(*command, "--stretch", "0,4000", "--overwrite")
+    assert ran.code == 0, ran.err

@@ -31,10 +31,12 @@ _SIDE, _SPOT = 512, 64  # pixels: longer sides are sampled in 8 spots of this si
 @dataclass(frozen=True)
 class Stretch:
     """bands: numbers from 1; None: a gray band, or the three of RGB. ranges: (low, high) of all
-    bands or of each; none: still to be decided. Raises InputError for ranges that do not fit."""
+    bands or of each; none: still to be decided. alone: whether one image may decide its own.
+    Raises InputError for ranges that do not fit."""
 
     bands: tuple[int, ...] | None = None
     ranges: tuple[Range, ...] = ()
+    alone: bool = True
 
     def __post_init__(self) -> None:
         if not all(low < high for low, high in self.ranges):
@@ -110,9 +112,14 @@ def _robust(values: NDArray[np.float32]) -> Range:
 
 
 def settled(stretch: Stretch, path: Path | str, sample: Sample) -> Stretch:
-    """`stretch` with a range for one image; says which."""
+    """`stretch` with a range for one image; says which. Raises InputError if it may have none."""
     if stretch.ranges:
         return stretch
+    if not stretch.alone:
+        raise InputError(
+            f"{path} has more than 8 bits, and no range is known for all images; add --stretch "
+            "MIN,MAX"
+        )
     decided = settle(stretch, [sample])
     say_once(
         f"{path} has more than 8 bits: {decided.text} becomes 0..255, by its own values; "

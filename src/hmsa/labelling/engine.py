@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ class Labeller:
                 row["coarse_sha256"] = sha256(self.coarse.dataset.pairs[place].label)
             if key_of(row) in self.known:
                 return None
-            pixels = read_image(image, content, self.predictor.stretch)
+            pixels = read_image(image, content, replace(self.predictor.stretch, alone=False))
             if self.coarse and place is not None:
                 drawn = self.coarse.read(place, image, pixels.shape[:2])
         except InputError:
