@@ -76,6 +76,7 @@ def exported(size: str) -> bytes:
         ("import COCO", lambda: panoptic(name=None), "class None has"),
         ("import CVAT", folder_for_labelmap, "labelmap.txt cannot be read: Is a directory"),
         ("data check", lambda: b"names: [a, b]\nsplits: {train: " + b"x" * 5000 + b"}", "nothing"),
+        ("data check", lambda: b'names: [a, b]\nsplits: {train: "x\\0"}', "has the character NUL"),
         ("image rgb16.png", lambda: deep(PHOTO[:9]), "its pixels are incomplete"),
         ("image rgb16.png", lambda: deep(PHOTO) [:900], "cannot be decoded"),
         ("checkpoint", lambda: checkpoint(width=0), "a width above 0"),

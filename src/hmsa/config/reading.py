@@ -82,6 +82,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         came = "is empty" if content is None else f"contains a {type(content).__name__}"
         raise InputError(f"{path} {came}; it needs keys and values")
+    if "\\x00" in repr(content):  # no name of a file or class has one
+        raise InputError(f"{path} has the character NUL in a text; remove it")
     return content
 
 

@@ -62,7 +62,8 @@ class Stretch:
             return values
         low, high = np.array(self.ranges, np.float32).T
         pixels: NDArray[np.uint8]
-        scaled = np.nan_to_num((values - low) * (255 / (high - low)), copy=False)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # of absurd ranges
+            scaled = np.nan_to_num((values - low) * (255 / (high - low)), copy=False)
         pixels = scaled.round().clip(0, 255).astype(np.uint8)
         return pixels
 

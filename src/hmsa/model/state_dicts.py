@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import torch
 from safetensors.torch import load_file
@@ -28,7 +29,8 @@ def read_state_dict(
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
         else:
-            with torch.serialization.safe_globals([Namespace, *harmless]):
+            with torch.serialization.safe_globals([Namespace, *harmless]), catch_warnings():
+                simplefilter("ignore")  # of what the file says of itself
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file may be anybody's
         pickled = isinstance(error, pickle.UnpicklingError)
