@@ -77,6 +77,14 @@ def grown():
     return measured
 
 
+@pytest.fixture(scope="session", autouse=True)
+def freed_memory():
+    """Verbs that train have glibc keep freed memory, which would add up over all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hmsa.runs.machine.keep_memory", lambda: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def camvid() -> Path:
     folder = SHARED / "camvid"
