@@ -23,6 +23,7 @@ from pyarrow import parquet
 
 from hmsa.data.coarse import Coarse
 from hmsa.data.datasets import Pair, open_dataset
+from hmsa.data.stretch import Stretch
 from hmsa.inference.predictor import Predictor
 from hmsa.labelling import autolabel as module
 from hmsa.labelling.engine import Labeller
@@ -385,7 +386,7 @@ def test_a_decoder_may_raise_anything(monkeypatch):
     monkeypatch.setattr("hmsa.labelling.engine.read", lambda image: b"1")
     monkeypatch.setattr("hmsa.labelling.engine.read_image", broken)
     rows = []
-    labeller = Labeller(SimpleNamespace(stretch=None), None, ())
+    labeller = Labeller(SimpleNamespace(stretch=Stretch()), None, ())
     for _ in labeller.label([{"name": "a", "image": "a"}], rows.append):
         pass
     assert "a cannot be decoded (no)" in rows[0]["reason"]
