@@ -107,9 +107,15 @@ def run_cell(plan: Plan, cell: Cell, out: Path, data: Path | None) -> dict[str, 
     }  # fmt: skip
 
 
+def pooled(matrices: np.ndarray) -> Confusion:
+    """One confusion matrix out of those of all images, `[N,K,K]`."""
+    confusion = Confusion(matrices.shape[-1])
+    confusion.matrix = torch.from_numpy(matrices.sum(0).astype(np.int64))
+    return confusion
+
+
 def score(found: dict[str, Any]) -> dict[str, Any]:
-    confusion = Confusion(found["matrices"].shape[1])
-    confusion.matrix = torch.from_numpy(found["matrices"]).long().sum(0)
+    confusion = pooled(found["matrices"])
     iou = [round(each, 5) for each in confusion.iou().tolist()]
     row = {"miou": round(confusion.miou(), 5), "iou": iou}
     return row | {key: found[key] for key in ("boundary_f1", "weights") if key in found}
@@ -236,18 +242,13 @@ def interval(pairs: list[tuple[np.ndarray, np.ndarray]], draws: int = 1000) -> t
     """Mean difference of mIoU over cells, and its 95 % interval over images, by the bootstrap."""
     generator, differences = np.random.default_rng(0), []
 
-    def miou(matrices: np.ndarray) -> float:
-        confusion = Confusion(matrices.shape[-1])
-        confusion.matrix = torch.from_numpy(matrices.sum(0).astype(np.int64))
-        return confusion.miou()
-
     for _ in range(draws):
         gaps = []
         for one, other in pairs:
             drawn = generator.integers(0, len(one), len(one))
-            gaps.append(miou(one[drawn]) - miou(other[drawn]))
+            gaps.append(pooled(one[drawn]).miou() - pooled(other[drawn]).miou())
         differences.append(np.mean(gaps))
-    whole = float(np.mean([miou(one) - miou(other) for one, other in pairs]))
+    whole = float(np.mean([pooled(one).miou() - pooled(other).miou() for one, other in pairs]))
     return whole, *(float(x) for x in np.quantile(differences, [0.025, 0.975]))
 
 

@@ -1,8 +1,8 @@
 """What a folder without a description holds, with evidence, and the dataset.yaml that reads it.
 
 Files are grouped by folder and by an ending such as _mask; folders below one whose name says what
-it holds (images, gtFine, train, ..) belong to it. Images and labels are told apart by these names,
-or else by their content, and paired by what is left of their names.
+it holds (images, gtFine, train, ..) belong to it. These names, or else the content of the files,
+distinguish images from labels; what is left of the names pairs them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ENDING = re.compile(
     re.IGNORECASE,
 )
 _HOLD_OUT_OF = 10  # pairs, at least, a fifth of which becomes val where there is none
-_SAMPLE = 8  # files by whose content images are told from labels
+_SAMPLE = 8  # files by whose content images are distinguished from labels
 
 
 _IMAGES = Guess("images", "")

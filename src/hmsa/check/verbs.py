@@ -77,9 +77,7 @@ def _examine(folder: Path, fix: bool, overwrite: bool) -> Outcome:
     if not content:
         verdict = "No labels that can be read have the names of images; see the table."
     elif fix:
-        replace(
-            file, lambda temporary: temporary.write_text(doctor.text(content), encoding="utf-8")
-        )
+        replace(file, doctor.text(content))
         verdict = f"Written: {file}; name its classes, then: hmsa data check {folder}"
     else:
         verdict = f"Not described yet; hmsa data check {folder} --fix writes {file}"

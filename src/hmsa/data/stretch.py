@@ -31,12 +31,12 @@ _SIDE, _SPOT = 512, 64  # pixels: longer sides are sampled in 8 spots of this si
 @dataclass(frozen=True)
 class Stretch:
     """bands: numbers from 1; None: a gray band, or the three of RGB. ranges: (low, high) of all
-    bands or of each; none: still to be decided. alone: whether one image may decide its own.
+    bands or of each; none: still to be decided. per_image: whether one image may decide its own.
     Raises InputError for ranges that do not fit."""
 
     bands: tuple[int, ...] | None = None
     ranges: tuple[Range, ...] = ()
-    alone: bool = True
+    per_image: bool = True
 
     def __post_init__(self) -> None:
         if not all(low < high for low, high in self.ranges):
@@ -116,7 +116,7 @@ def settled(stretch: Stretch, path: Path | str, sample: Sample) -> Stretch:
     """`stretch` with a range for one image; says which. Raises InputError if it may have none."""
     if stretch.ranges:
         return stretch
-    if not stretch.alone:
+    if not stretch.per_image:
         raise InputError(
             f"{path} has more than 8 bits, and no range is known for all images; add --stretch "
             "MIN,MAX"

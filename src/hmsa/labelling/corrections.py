@@ -127,7 +127,7 @@ def _list_people(rows: list[Row], labelled: Labelled) -> None:
     for name, text in texts.items():
         file = labelled.out / name
         if not file.is_file() or file.read_text("utf-8") != text:
-            replace(file, lambda temporary, t=text: temporary.write_text(t, "utf-8"))  # type: ignore[misc]
+            replace(file, text)
 
 
 def _row(name: str, labelled: Labelled) -> Row:

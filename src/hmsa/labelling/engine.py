@@ -96,7 +96,7 @@ class Labeller:
                 row["coarse_sha256"] = sha256(self.coarse.dataset.pairs[place].label)
             if key_of(row) in self.known:
                 return None
-            pixels = read_image(image, content, replace(self.predictor.stretch, alone=False))
+            pixels = read_image(image, content, replace(self.predictor.stretch, per_image=False))
             if self.coarse and place is not None:
                 drawn = self.coarse.read(place, image, pixels.shape[:2])
         except InputError:

@@ -165,7 +165,7 @@ class Rounds:
         best = self._network(int(np.argmax(scores(self.plan, rounds))))
         replace(self.folder / BEST, lambda file: shutil.copyfile(best, file))
         text = json.dumps({"rounds": rounds}, indent=1)
-        replace(self.folder / "rounds.json", lambda file: file.write_text(text))
+        replace(self.folder / "rounds.json", text)
         learnt = [
             open_dataset(self._labels(n), SPLIT).trusting(rounds[n]["labels"]["thresholds"])
             for n in range(1, len(rounds))

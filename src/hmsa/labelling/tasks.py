@@ -59,8 +59,8 @@ def export_tasks(
             for name in names:
                 tasks.append(_task(labelled, name, url))
                 meter.advance()
-            replace(file, lambda temporary: temporary.write_text(json.dumps(tasks), "utf-8"))
-    replace(beside, lambda temporary: temporary.write_text(text, "utf-8"))
+            replace(file, json.dumps(tasks))
+    replace(beside, text)
     return [file, beside]
 
 

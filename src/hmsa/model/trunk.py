@@ -52,7 +52,7 @@ class Trunk(nn.Module):
         reductions = probe.feature_info.reduction()
         wanted = [i for i, s in enumerate(reductions) if s >= (finest or stride)]
         try:
-            weights = find(name, pretrained)
+            weights = find(name, pretrained, probe.state_dict())
             self.extractor = _create(
                 name, stride, weights, out_indices=tuple(wanted), in_chans=in_channels
             )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,9 +34,10 @@ class Weights(NamedTuple):
     tensors: Mapping[str, Tensor] | None  # all of them by timm's names; None: timm gets them
 
 
-def find(name: str, wanted: bool | str) -> Weights | None:
+def find(name: str, wanted: bool | str, parts: Collection[str]) -> Weights | None:
     """The weights of the timm network `name`; wanted: False, True, or the path of a local file.
 
+    parts: names of the tensors that the trunk has; a package also holds those of the classifier.
     Raises ValueError for a file or package that cannot be read safely.
     """
     if not wanted:
@@ -55,14 +56,15 @@ def find(name: str, wanted: bool | str) -> Weights | None:
     spec = importlib.util.find_spec(package) if package else None
     if package and spec and spec.origin:
         tensors = in_order_of(name, Path(spec.origin).parent)
+        tensors = {key: tensor for key, tensor in tensors.items() if key in parts}
         source = f"{package.replace('_', '-')} {importlib.metadata.version(package)}"
-        return Weights(source, "apache-2.0", {"state_dict": dict(tensors)}, tensors)
+        return Weights(source, "apache-2.0", {"state_dict": tensors}, tensors)
     cfg = timm.get_pretrained_cfg(name.split("/")[-1])
     return Weights(cfg.hf_hub_id or f"timm, {name}", cfg.license or "unknown", {}, None)
 
 
 def in_order_of(name: str, folder: Path) -> dict[str, Tensor]:
-    """The tensors of the only .pth below `folder` by timm's names, without the classifier's.
+    """The tensors of the only .pth below `folder` by timm's names.
 
     Raises ValueError unless each has its counterpart of the same shape in timm's whole network.
     """
@@ -72,8 +74,7 @@ def in_order_of(name: str, folder: Path) -> dict[str, Tensor]:
     wanted = {key: t for key, t in timm.create_model(name).state_dict().items() if t.ndim}
     if [t.shape for t in found] != [t.shape for t in wanted.values()]:
         raise ValueError(f"pretrained: the tensors of {file} are not those of {name}")
-    kept = timm.create_model(name, features_only=True).state_dict()
-    return {key: t for key, t in zip(wanted, found, strict=True) if key in kept}
+    return dict(zip(wanted, found, strict=True))
 
 
 def require_all(extractor: nn.Module, weights: Weights) -> None:
