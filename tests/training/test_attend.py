@@ -192,7 +192,7 @@ def test_what_teaches_wrongly_is_not_kept(hmsa, somebodys, folder_dataset, tmp_p
     assert found["miou"]["average"] == 0.0
     model = HMSA.from_pretrained(tmp_path / "run")
     assert not any(parameter.any() for parameter in [*model.attention.modules()][-1].parameters())
-    assert model.prior[0] > 3, "nearly the coarse scale alone"
+    assert model.prior[0] > 0, "the coarse scale counts more"
 
 
 def test_resumes_after_a_kill(module, scenes, tmp_path):

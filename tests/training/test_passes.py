@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
 
 from hmsa.model import Encoded, ScaleOutput
 from hmsa.model.fusion import average, chain, effective_weights
-from hmsa.training.passes import Passes, begin_at, constant_weights, prior_of
+from hmsa.training.passes import Passes, begin_at, clearly_best, constant_weights, prior_of
 
 SCALES = [0.5, 1.0, 2.0]
 
@@ -70,13 +71,27 @@ class Known(Passes):
 
 def test_the_best_constant_is_found(tiny):
     passes = Known(Path(), Fabric(accelerator="cpu"), tiny, SCALES, lambda number: number)
-    prior = passes.best_constant([0])
     encoded, label = passes.read([0])
     maps = {s: ScaleOutput(one.grid(one.logits).pixels(), None) for s, one in encoded.items()}
     assert (average(maps, (32, 32)).argmax(1) == label).float().mean() < 0.1, "nearly all wrong"
-    begin_at(tiny, prior)
-    low, middle, _ = constant_weights(tiny.prior.tolist(), SCALES)
+    low, middle, _ = constant_weights(passes.best_constant([0, 1]), SCALES)
     assert middle > 2 * low
+    alone = constant_weights(passes.best_constant([0]), SCALES)
+    assert alone == pytest.approx([1 / 3] * 3), "one image is no evidence"
+
+
+def test_chance_leaves_averaging():
+    """64 candidates that differ by noise alone: one of them is the best of these images."""
+    random = np.random.default_rng(0)
+    hit = random.integers(40, 60, (20, 65, 4))
+    counts = np.stack([hit, np.full_like(hit, 100)], 2)
+    gain = (hit.sum(0) / 2000).mean(-1)
+    assert gain.max() > gain[0] + 0.005
+    assert clearly_best(counts) == 0
+    counts[:, 7, 0] += 10
+    assert clearly_best(counts) == 7
+    counts[:, :, :, 3] = 0  # a class that does not occur
+    assert clearly_best(counts) == 7
 
 
 def test_older_checkpoints_have_no_prior(tiny):

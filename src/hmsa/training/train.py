@@ -151,7 +151,7 @@ class _Job:
     def work(self, name: str, model: HMSA, folder: Path) -> Work:
         """A stage: on new crops at each step, or on passes in `folder` of a fixed set of crops.
 
-        Attention begins at the constant that is best on crops of val, which no stage learns from.
+        Attention begins at a constant that crops of val choose, which no stage learns from.
         """
         recipe, stage = self.recipe, getattr(self.recipe, name)
         scales = list(recipe.inference.scales or stage.scales)
