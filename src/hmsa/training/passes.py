@@ -26,6 +26,7 @@ from ..runs.machine import gathered
 from .trainer import Outputs
 
 PASSES = "passes"  # folder in the run folder
+Prior = tuple[float, float]  # see `HMSA`
 HELD_OUT = 5  # one image is held out for this many: attention does not learn from it
 # Constant attentions to choose from, which reach nearly each scale alone
 SHARES = (0.02, 1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 0.98)
@@ -85,19 +86,27 @@ class Passes:
             encoded, label = self.read(drawn.tolist())
             yield network.attend(encoded, label.shape[-2:]), label
 
-    @torch.no_grad()
-    def best_constant(self, numbers: Sequence[int]) -> tuple[float, float]:
-        """The prior of averaging or, where another of `SHARES` is clearly better, of that.
+    def best_constant(self, numbers: Sequence[int]) -> Prior:
+        """The prior of averaging or, where another constant is clearly better, of that.
 
         Clearly: its mean IoU on these images is higher by two standard errors, which are those of
         the bootstrap over images. On few and like images the best of many constants is one by
-        chance. Every fourth row and column counts. All processes agree.
+        chance. All processes agree.
+        """
+        priors, counts = self.try_constants(numbers)
+        return priors[clearly_best(counts)]
+
+    @torch.no_grad()
+    def try_constants(self, numbers: Sequence[int]) -> tuple[list[Prior], np.ndarray[Any, Any]]:
+        """G priors, of averaging the first; `parts_of_iou` of N images by each, `[N,G,2,K]`.
+
+        Every fourth row and column counts.
         """
         scales, every = ordered(self.scales), (..., slice(None, None, 4), slice(None, None, 4))
-        pairs = [(1 / len(scales), 1 / 2), *product(SHARES, repeat=2)]  # averaging is the first
+        pairs = [(1 / len(scales), 1 / 2), *product(SHARES, repeat=2)]
         priors = [prior_of(shares, scales) for shares in pairs]
         mixtures = [constant_weights(prior, scales) for prior in priors]
-        counts = []  # `[G,2,K]` of each image
+        counts = []
         for number in numbers:
             encoded, label = self.read([number])
             size = label.shape[1], label.shape[2]
@@ -107,8 +116,8 @@ class Passes:
                 mixed = torch.stack([w * m for w, m in zip(weights, maps, strict=True)]).sum(0)
                 confusion.add(label[every].cpu(), mixed.argmax(1).cpu())
             counts.append(torch.stack([parts_of_iou(each.matrix) for each in found]))
-        whole = gathered(torch.stack(counts).to(self.fabric.device)).cpu()
-        return priors[clearly_best(whole.numpy())]
+        whole = gathered(torch.stack(counts).to(self.fabric.device))
+        return priors, whole.cpu().numpy()
 
     def file(self, number: int) -> Path:
         return self.folder / f"{number}.pt"
@@ -129,14 +138,13 @@ def clearly_best(counts: np.ndarray[Any, Any], draws: int = 200) -> int:
     drawn = random.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), draws)
     sums = np.tensordot(np.concatenate([np.ones_like(drawn[:1]), drawn]), counts, 1)
     hit, union = sums[..., 0, :], sums[..., 1, :]
-    iou = np.divide(hit, union, where=union > 0, out=np.full(hit.shape, np.nan))
-    whole, *again = np.nan_to_num(np.nanmean(iou, -1))
-    gain = whole - whole[0]
-    noise = np.std(np.stack(again) - np.stack(again)[:, :1], 0) if len(counts) > 1 else np.inf
-    return int(np.where(gain > 2 * noise, gain, 0).argmax())
+    miou = (hit / np.maximum(union, 1)).sum(-1) / np.maximum((union > 0).sum(-1), 1)
+    gain = miou - miou[:, :1]
+    noise = gain[1:].std(0) if len(counts) > 1 else np.inf
+    return int(np.where(gain[0] > 2 * noise, gain[0], 0).argmax())
 
 
-def prior_of(shares: Sequence[float], scales: Sequence[float]) -> tuple[float, float]:
+def prior_of(shares: Sequence[float], scales: Sequence[float]) -> Prior:
     """The prior that gives the coarsest scale, and the finest but one, these attentions."""
     low, high = (math.log(share / (1 - share)) for share in shares)
     first, last = math.log2(scales[0]), math.log2(scales[-2])
