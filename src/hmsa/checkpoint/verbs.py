@@ -1,4 +1,4 @@
-"""`hmsa convert`."""
+"""`hmsa convert` and `hmsa models`."""
 
 from __future__ import annotations
 
@@ -42,3 +42,34 @@ def convert(
     else:
         model.save_pretrained(out)
     return Outcome(notes=[note] if note else [], path=out)
+
+
+def models(
+    name: Annotated[str | None, Parameter(help="of a network: show its card")] = None, /
+) -> Outcome:
+    """List the networks that come with hmsa, and those in the cache of the Hugging Face hub.
+
+    example: hmsa models aerial
+    """
+    from rich.markdown import Markdown
+    from rich.table import Table
+    from rich.text import Text
+
+    from ..runs import did_you_mean
+    from .shipped import networks, read_card
+
+    found = {network.name: network for network in networks()}
+    if name is not None and name not in found:
+        raise InputError(f"no network {name}; {did_you_mean(name, found)}")
+    if name is not None:
+        folder = Path(found[name].folder)
+        text = (folder / "README.md").read_text("utf-8").split("---", 2)[-1]
+        return Outcome(read_card(folder), Markdown(text), long=True)
+    table = Table(title="Networks", caption="CPU s/MP: seconds of one CPU core for a megapixel")
+    for column in ("name", "classes", "licence", "MB", "mIoU %", "of", "CPU s/MP", "where"):
+        table.add_column(column, overflow="fold")
+    for one in found.values():
+        numbers = ["" if n is None else f"{n:.1f}" for n in (one.miou and 100 * one.miou, one.seconds)]
+        row = [one.name, str(one.classes), one.license or "", f"{one.megabytes:.1f}"]
+        table.add_row(*map(Text, [*row, numbers[0], one.measured_on or "", numbers[1], one.folder]))
+    return Outcome({"networks": [one._asdict() for one in found.values()]}, table, long=True)
