@@ -56,7 +56,7 @@ from hmsa.runs.progress import say
 from hmsa.training.train import train
 
 RECIPE = """
-model: {trunk: hrnet_w18_small, width: 64}
+model: {trunk: hrnet_w18_small, pretrained: false, width: 64}
 augment: {color: 0.4, blur: 0.1}
 sampling: {class_uniform: 0.5, tile: 120}
 joint: {batch: 8, crop: [256, 256], lr: 2e-3, weight_decay: 0.02, warmup: 50, ema: 0.995}

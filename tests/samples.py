@@ -5,7 +5,7 @@ from pathlib import Path
 SHARED = Path(__file__).parents[2] / "shared"
 
 TINY_RECIPE = {
-    "model": {"trunk": "hrnet_w18_small", "width": 8},
+    "model": {"trunk": "hrnet_w18_small", "pretrained": False, "width": 8},
     "joint": {"steps": 4, "batch": 2, "crop": [64, 64], "validate_every": 2, "warmup": 1},
     "attention": {"steps": 2, "batch": 2, "crop": [64, 64], "validate_every": 2},
     "precision": "fp32",

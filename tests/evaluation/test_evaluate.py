@@ -120,7 +120,7 @@ def test_camvid_reads_through_every_fusion(hmsa, tmp_path, camvid):
         yaml.safe_dump(
             {
                 "data": {"dataset": str(dataset), "train": "few", "val": "few"},
-                "model": {"trunk": "hrnet_w18_small", "width": 8},
+                "model": {"trunk": "hrnet_w18_small", "pretrained": False, "width": 8},
                 "joint": stage | {"warmup": 0},
                 "attention": stage,
             }

@@ -24,7 +24,7 @@ from hmsa.data.datasets import open_dataset
 
 RECIPE = {
     "data": {"dataset": "scenes/dataset.yaml", "workers": 0},
-    "model": {"trunk": "hrnet_w18_small", "width": 8},
+    "model": {"trunk": "hrnet_w18_small", "pretrained": False, "width": 8},
     "joint": {"steps": 2, "batch": 2, "crop": [32, 32], "validate_every": 1, "warmup": 1},
     "attention": {"steps": 1, "batch": 1, "crop": [32, 32], "pictures": 2},
     "inference": {"scales": [0.5, 1]},

@@ -90,7 +90,7 @@ def test_nothing_labelled_in_the_validation_split(hmsa, folder_dataset):
     [
         (["joint.batch=1"], "joint.batch 1, joint.crop [64, 64]: Expected more than 1 value"),
         (["joint.batch=1", "joint.crop=[128, 128]", "model.head=deeplab", "model.stride=8",
-          "model.trunk=resnet18"], "joint.batch 1"),
+          "model.trunk=resnet18", "model.pretrained=false"], "joint.batch 1"),
         (["joint.batch=1", "joint.crop=[32, 32]", "model.head=ocr"], "joint.batch 1"),
     ],
 )  # fmt: skip

@@ -154,7 +154,7 @@ def test_loss_falls(scenes, hmsa, tmp_path, optimizer, loss):
     lr = {"sgd": 0.05, "adamw": 3e-3}[optimizer]
     content = {
         "data": {"dataset": str(scenes)},
-        "model": {"trunk": "hrnet_w18_small", "width": 16},
+        "model": {"trunk": "hrnet_w18_small", "pretrained": False, "width": 16},
         "augment": {"color": 0},
         "joint": {"steps": 40, "batch": 4, "crop": [64, 96], "resize": [1, 1], "lr": lr,
                   "optimizer": optimizer, "loss": loss, "warmup": 3, "ema": 0,
@@ -245,7 +245,8 @@ def test_begins_from_another_network(recipe, hmsa, trained, tmp_path):
 
 def test_a_folder_is_a_recipe_of_its_dataset(hmsa, scenes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    changes = ["model.trunk=hrnet_w18_small", "model.width=8", "joint.crop=[32, 32]"]
+    changes = ["model.trunk=hrnet_w18_small", "model.pretrained=false", "model.width=8"]
+    changes += ["joint.crop=[32, 32]"]
     changes += ["joint.steps=1", "joint.batch=2", "joint.validate_every=1", "attention.steps=0"]
     ran = hmsa("train", scenes.parent, *(part for each in changes for part in ("--set", each)))
     assert ran.code == 0, ran.err

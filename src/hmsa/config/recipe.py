@@ -34,15 +34,15 @@ class Data(Strict):
 class Model(Strict):
     """The network; see `HMSA` and `Trunk`."""
 
-    trunk: str = "hrnet_w18_small_v2"  # any timm name with features_only
-    # true: ImageNet weights of the trunk; or a local file
-    pretrained: Annotated[bool | str, Field(union_mode="left_to_right")] = False
+    trunk: str = "tf_efficientnet_lite0"  # any timm name with features_only
+    # true: ImageNet weights of the trunk; or a local file; false: random weights
+    pretrained: Annotated[bool | str, Field(union_mode="left_to_right")] = True
     stride: Literal[4, 8] = 4  # pixels per cell of the head; 8 dilates the trunk
     head: Literal["plain", "stacked", "ocr", "deeplab"] = "plain"  # deeplab needs stride 8
     # explicit works at the scales of the joint stage only
     fusion: Literal["hierarchical", "average", "max", "explicit", "pair"] = "hierarchical"
     official: bool = False  # HRNet and ResNet in every detail as in the official code
-    width: Count = 128  # channels in the head; paper: 256
+    width: Count = 96  # channels in the head; paper: 256
 
 
 class Augment(Strict):
@@ -181,4 +181,5 @@ class Recipe(Strict):
     seed: Whole = 0
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: Count | Literal["auto"] = 1  # processes, on this machine
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
+    # auto: bf16 on GPUs that have it; on CPUs that have it, if it trains this network faster
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
