@@ -24,8 +24,8 @@ import numpy as np
 import torch
 import yaml
 
+from hmsa.checkpoint import shipped
 from hmsa.checkpoint.networks import load
-from hmsa.checkpoint.shipped import FOLDER
 from hmsa.data.datasets import Dataset, open_dataset
 from hmsa.evaluation.confusion import Confusion
 from hmsa.evaluation.measure import read_all
@@ -92,7 +92,7 @@ def main() -> None:
     options = parser.parse_args()
     plan = yaml.safe_load(PLAN.read_text("utf-8"))
     texts, by = plan["networks"][options.name], plan["look"]
-    original, name, place = load(options.run), Path(texts["dataset"]), FOLDER / options.name
+    original, name, place = load(options.run), Path(texts["dataset"]), shipped.FOLDER / options.name
     small = rounded(original)
     widened = copy.deepcopy(small).float()
     scales, flip = original.card.scales, original.card.flip
@@ -114,7 +114,7 @@ def main() -> None:
     first = open_dataset(name, next(iter(texts["splits"])), options.data)
     about["speed"] = speed(one, first)
     if texts.get("default"):
-        judge = widened if by == options.name else load(FOLDER / by)
+        judge = widened if by == options.name else load(shipped.FOLDER / by)
         seen = [look(judge, pair.image) for pair in open_dataset(name, "train", options.data).pairs]
         mean = torch.stack(seen).mean(0).tolist()
         about["look"] = {"by": by, "mean": [round(value, 5) for value in mean]}

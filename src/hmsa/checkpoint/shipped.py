@@ -49,6 +49,10 @@ class Network(NamedTuple):
     hardware: str | None
     folder: str
 
+    @property
+    def percent(self) -> float | None:
+        return None if self.miou is None else 100 * self.miou
+
 
 def networks() -> Iterator[Network]:
     """Those that come with hmsa, then those in the cache of the Hugging Face hub."""

@@ -65,11 +65,11 @@ def models(
         folder = Path(found[name].folder)
         text = (folder / "README.md").read_text("utf-8").split("---", 2)[-1]
         return Outcome(read_card(folder), Markdown(text), long=True)
-    table = Table(title="Networks", caption="CPU s/MP: seconds of one CPU core for a megapixel")
+    table = Table(caption="CPU s/MP: seconds of one CPU core for a megapixel")
     for column in ("name", "classes", "licence", "MB", "mIoU %", "of", "CPU s/MP", "where"):
         table.add_column(column, overflow="fold")
     for one in found.values():
-        numbers = ["" if n is None else f"{n:.1f}" for n in (one.miou and 100 * one.miou, one.seconds)]
-        row = [one.name, str(one.classes), one.license or "", f"{one.megabytes:.1f}"]
-        table.add_row(*map(Text, [*row, numbers[0], one.measured_on or "", numbers[1], one.folder]))
+        miou, seconds = ("" if n is None else f"{n:.1f}" for n in (one.percent, one.seconds))
+        row = [one.name, str(one.classes), one.license or "", f"{one.megabytes:.1f}", miou]
+        table.add_row(*map(Text, [*row, one.measured_on or "", seconds, one.folder]))
     return Outcome({"networks": [one._asdict() for one in found.values()]}, table, long=True)

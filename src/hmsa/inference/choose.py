@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checkpoint import shipped
 from ..checkpoint.networks import load
-from ..checkpoint.shipped import FOLDER, names, read_card
 from ..data.images import open_image
 from ..data.rasters import OpenImage
 from ..data.walk import files_below
@@ -59,12 +59,12 @@ def choose(files: Sequence[Path]) -> Path:
 
     Raises InputError if none of those that are looked at can be read.
     """
-    looks = {name: read_card(FOLDER / name)["about"].get("look") for name in names()}
+    looks = {n: shipped.read_card(shipped.FOLDER / n)["about"].get("look") for n in shipped.names()}
     looks = {name: known for name, known in looks.items() if known}  # others never by default
     if not looks:
         raise InputError("this copy of hmsa comes without networks; name a checkpoint first")
     (by,) = {known["by"] for known in looks.values()}
-    model, seen, problems = load(FOLDER / by), [], []
+    model, seen, problems = load(shipped.FOLDER / by), [], []
     for file in files[:: len(files) // FEW + 1]:
         try:
             seen.append(look(model, file))
@@ -74,4 +74,4 @@ def choose(files: Sequence[Path]) -> Path:
         raise problems[0]
     mean = torch.stack(seen).mean(0)
     near = {n: F.cosine_similarity(mean, torch.tensor(k["mean"]), dim=0) for n, k in looks.items()}
-    return FOLDER / max(near, key=lambda name: float(near[name]))
+    return shipped.FOLDER / max(near, key=lambda name: float(near[name]))
