@@ -53,6 +53,10 @@ class Network(NamedTuple):
     def percent(self) -> float | None:
         return None if self.miou is None else 100 * self.miou
 
+    @property
+    def place(self) -> str:
+        return "comes with hmsa" if Path(self.folder).parent == FOLDER else "hub cache"
+
 
 def networks() -> Iterator[Network]:
     """Those that come with hmsa, then those in the cache of the Hugging Face hub."""

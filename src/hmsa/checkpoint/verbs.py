@@ -71,5 +71,5 @@ def models(
     for one in found.values():
         miou, seconds = ("" if n is None else f"{n:.1f}" for n in (one.percent, one.seconds))
         row = [one.name, str(one.classes), one.license or "", f"{one.megabytes:.1f}", miou]
-        table.add_row(*map(Text, [*row, one.measured_on or "", seconds, one.folder]))
+        table.add_row(*map(Text, [*row, one.measured_on or "", seconds, one.place]))
     return Outcome({"networks": [one._asdict() for one in found.values()]}, table, long=True)
