@@ -94,6 +94,7 @@ def test_models_lists_those_of_hmsa_and_of_the_hub(hmsa, box, tmp_path, tiny):
     assert streets["license"] is None
     shown = hmsa("models").out
     assert "meadows" in shown
+    assert json.loads(hmsa("models", "owner/streets").out)["metrics"] == {"val_miou": 0.5}
     assert "25.0" in shown
 
 

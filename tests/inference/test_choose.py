@@ -86,8 +86,8 @@ def test_the_first_argument_is_a_network_or_images(tmp_path, monkeypatch, traine
 def test_what_is_neither_is_said_in_one_line(hmsa, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for arguments, says in [
-        (["foto"], "no images given"),
-        (["foto", "photo.jpg"], "no image matches 'photo.jpg'"),
+        (["streetz"], "after streetz, which is taken for a checkpoint"),
+        (["streetz", "photo.jpg"], "no image matches 'photo.jpg'"),
         (["photo.jpg"], "no image matches 'photo.jpg'"),
         ([], "no images given"),
     ]:

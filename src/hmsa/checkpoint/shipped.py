@@ -55,7 +55,7 @@ class Network(NamedTuple):
 
     @property
     def place(self) -> str:
-        return "comes with hmsa" if Path(self.folder).parent == FOLDER else "hub cache"
+        return "hmsa" if Path(self.folder).parent == FOLDER else "hub cache"
 
 
 def networks() -> Iterator[Network]:

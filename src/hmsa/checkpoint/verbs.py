@@ -51,6 +51,7 @@ def models(
 
     example: hmsa models aerial
     """
+    from rich.box import SIMPLE
     from rich.markdown import Markdown
     from rich.table import Table
     from rich.text import Text
@@ -63,11 +64,14 @@ def models(
         raise InputError(f"no network {name}; {did_you_mean(name, found)}")
     if name is not None:
         folder = Path(found[name].folder)
-        text = (folder / "README.md").read_text("utf-8").split("---", 2)[-1]
-        return Outcome(read_card(folder), Markdown(text), long=True)
-    table = Table(caption="CPU s/MP: seconds of one CPU core for a megapixel")
-    for column in ("name", "classes", "licence", "MB", "mIoU %", "of", "CPU s/MP", "where"):
-        table.add_column(column, overflow="fold")
+        page = folder / "README.md"  # of the hub, only what prediction needs is in the cache
+        text = page.read_text("utf-8").split("---", 2)[-1] if page.is_file() else ""
+        shown = Markdown(text.replace("\x1b", "")) if text else None
+        return Outcome(read_card(folder), shown, long=bool(text))
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
+    table.caption = "CPU s/MP: seconds of one CPU core for a megapixel"
+    for column in ("name", "classes", "licence", "MB", "mIoU %", "of", "CPU s/MP", "from"):
+        table.add_column(column, no_wrap=column == "name", overflow="fold")
     for one in found.values():
         miou, seconds = ("" if n is None else f"{n:.1f}" for n in (one.percent, one.seconds))
         row = [one.name, str(one.classes), one.license or "", f"{one.megabytes:.1f}", miou]

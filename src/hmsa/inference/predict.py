@@ -46,7 +46,8 @@ def predict(
     chosen = not arguments or names_images(arguments[0], SUFFIXES | {*video.SUFFIXES, ".txt"})
     paths = arguments if chosen else arguments[1:]
     if not paths:
-        raise InputError("predict: no images given; name files, folders, globs or .txt lists")
+        after = f" after {arguments[0]}, which is taken for a checkpoint" if arguments else ""
+        raise InputError(f"no images given{after}; name files, folders, globs or .txt lists")
     named, out = out is not None, out or DEFAULT / _name(Path(paths[0]))
     found = find_images(paths, out)
     videos = {name for name, file in found.items() if file.suffix.lower() in video.SUFFIXES}
