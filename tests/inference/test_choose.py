@@ -48,6 +48,15 @@ def test_the_nearest_is_chosen(box, images, kind):
     assert choose(images[kind][1:]) == box / kind
 
 
+def test_a_file_of_any_kind_looks_the_same(tiny, images, tmp_path):
+    pytest.importorskip("rasterio")
+    with Image.open(images["grain"][0]) as image:
+        image.resize((1500, 1000)).save(tmp_path / "large.png")
+        image.resize((1500, 1000)).save(tmp_path / "large.tif")
+    png, tif = (look(tiny, tmp_path / f"large.{suffix}") for suffix in ("png", "tif"))
+    assert png == pytest.approx(tif, abs=1e-5)
+
+
 def test_unreadable_images_do_not_decide(box, images, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_text("nothing")
