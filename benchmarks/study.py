@@ -1,13 +1,14 @@
 """Does learned attention hold? Each drive held out in turn, every fusion of the network judged.
 
     python benchmarks/study.py --out runs/study --data ../shared/camvid
-    python benchmarks/study.py --out runs/study --table
+    python benchmarks/study.py --table
 
 study.yaml says what is trained: variants of one recipe, folds of a dataset, seeds. A cell is one
 variant, fold and seed. Its network is trained jointly, judged, then its attention alone is trained
-on all scales, and it is judged again. Each finished cell is a row of results/study.jsonl beside
-this file, and is not computed again; its confusion matrix of each image stays in OUT, for the
-intervals of --table. Stopped, the same command goes on. The last line is one JSON object.
+on all scales, and it is judged again. Each finished cell is a row of results/study.jsonl next to
+this file, and is not computed again. Stopped, the same command goes on. Readings of one network are
+compared by the bootstrap over images, variants by the spread of their paired cells. The last line
+is one JSON object.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import yaml
+from scipy import stats
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -35,7 +37,6 @@ from hmsa.evaluation.boundary import Boundary
 from hmsa.evaluation.confusion import Confusion
 from hmsa.model import HMSA
 from hmsa.model.fusion import ScaleOutput, average, effective_weights, maximum, resize
-from hmsa.runs.files import replace
 from hmsa.runs.machine import autocast, best_device, describe_machine, keep_memory
 from hmsa.training.train import train
 
@@ -44,6 +45,10 @@ ROWS = Path(__file__).parent / "results" / "study.jsonl"
 CHAINS = ((0.5, 1.0), (0.5, 1.0, 2.0), (0.25, 0.5, 1.0, 2.0))
 SCALES = CHAINS[-1]
 MAIN = CHAINS[1]
+BASES = ("1", "average 0.5,1,2")  # readings that the others of a network are compared with
+BEST = "staged hierarchical 0.5,1,2"
+COLOURS = ("#1b4965", "#62b6cb", "#f4a259")  # of the scales of MAIN
+DRAWS = 1000  # of the bootstrap
 
 
 class Cell(NamedTuple):
@@ -96,9 +101,11 @@ def run_cell(plan: Plan, cell: Cell, out: Path, data: Path | None) -> dict[str, 
         best = train(whole, folder / "attention", source, pictures=data, resume=True)
         seconds["attention"] = time.monotonic() - began
         readings |= judge(HMSA.from_pretrained(best), judged, "staged ")
-    matrices = {name: found["matrices"] for name, found in readings.items()}
-    replace(out / f"{cell.name}.npz", lambda to: np.savez_compressed(to.open("wb"), **matrices))
     scores = {name: score(found) for name, found in readings.items()}
+    for base in (each for each in BASES if each in readings):
+        gaps = bootstrap({n: found["matrices"] for n, found in readings.items()}, base)
+        for name, gap in gaps.items():
+            scores[name].setdefault("against", {})[base] = gap
     model = HMSA.from_pretrained(best)
     return {
         "variant": cell.variant, "fold": cell.fold, "seed": cell.seed, "classes": model.card.names,
@@ -238,57 +245,94 @@ def run_all(plan: Plan, cells: Sequence[Cell], jobs: int, arguments: Sequence[st
         list(pool.map(run, cells))
 
 
-def interval(pairs: list[tuple[np.ndarray, np.ndarray]], draws: int = 1000) -> tuple[float, ...]:
-    """Mean difference of mIoU over cells, and its 95 % interval over images, by the bootstrap."""
-    generator, differences = np.random.default_rng(0), []
+def bootstrap(matrices: dict[str, np.ndarray], base: str) -> dict[str, list[float]]:
+    """By reading: its mIoU minus that of `base`, and the standard deviation of that over images."""
+    generator, k = np.random.default_rng(0), matrices[base].shape[-1]
+    count = len(matrices[base])
+    times = generator.multinomial(count, np.full(count, 1 / count), DRAWS)
+    drawn = np.concatenate([np.ones_like(times[:1]), times])  # first the images as they are
+    mious = {
+        name: [pooled((d @ each.reshape(len(each), -1)).reshape(1, k, k)).miou() for d in drawn]
+        for name, each in matrices.items()
+    }
+    gaps = {name: np.subtract(each, mious[base]) for name, each in mious.items() if name != base}
+    return {n: [round(float(g[0]), 5), round(float(g[1:].std()), 5)] for n, g in gaps.items()}
 
-    for _ in range(draws):
-        gaps = []
-        for one, other in pairs:
-            drawn = generator.integers(0, len(one), len(one))
-            gaps.append(pooled(one[drawn]).miou() - pooled(other[drawn]).miou())
-        differences.append(np.mean(gaps))
-    whole = float(np.mean([pooled(one).miou() - pooled(other).miou() for one, other in pairs]))
-    return whole, *(float(x) for x in np.quantile(differences, [0.025, 0.975]))
+
+def over_images(cells: Sequence[Cell], reading: str, base: str) -> tuple[float, float] | None:
+    """Mean gap to `base` of the same network over cells, and half its 95 % interval, in points."""
+    against = [rows()[cell]["readings"][reading].get("against", {}).get(base) for cell in cells]
+    found = np.array([each for each in against if each])
+    if not len(found):
+        return None
+    return 100 * found[:, 0].mean(), 196 * float(np.sqrt((found[:, 1] ** 2).sum())) / len(found)
 
 
-def table(out: Path, base: str) -> dict[str, Any]:
-    """mIoU of each variant and reading: mean and spread over cells, and against `base`."""
-    found: dict[tuple[str, str], list[Cell]] = {}
-    known = rows()
-    for cell, row in known.items():
-        for reading in row["readings"]:
-            found.setdefault((cell.variant, reading), []).append(cell)
+def over_cells(one: dict[Cell, float], other: dict[Cell, float]) -> tuple[float, float] | None:
+    """Mean gap between two variants over the cells that both have, and half its 95 % interval."""
+    pairs = {cell._replace(variant=""): miou for cell, miou in other.items()}
+    known = [(miou, pairs.get(cell._replace(variant=""))) for cell, miou in one.items()]
+    gaps = np.array([a - b for a, b in known if b is not None])
+    if len(gaps) < 2:
+        return None
+    return gaps.mean(), stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5
+
+
+def table(reference: str) -> dict[str, Any]:
+    """mIoU of each variant and reading: mean, spread over cells, gaps to the base readings of the
+    same networks, and to the same reading of the variant `reference`."""
+    found: dict[tuple[str, str], dict[Cell, float]] = {}
+    for cell, row in rows().items():
+        for reading, of in row["readings"].items():
+            found.setdefault((cell.variant, reading), {})[cell] = 100 * of["miou"]
     summary: dict[str, Any] = {}
-    print(f"{'variant':18} {'reading':34} {'cells':>5} {'mIoU':>6} {'spread':>6}  against {base}")
-    for (variant, reading), cells in found.items():
-        scores = [100 * known[cell]["readings"][reading]["miou"] for cell in cells]
-        line = {"cells": len(cells), "miou": np.mean(scores), "spread": np.std(scores)}
-        files = {cell: out / f"{cell.name}.npz" for cell in cells}
-        held = [
-            np.load(f) for c, f in files.items() if f.is_file() and base in known[c]["readings"]
-        ]
-        text = ""
-        if held and reading != base:
-            gap, low, high = interval([(each[reading], each[base]) for each in held])
-            line |= {"gap": 100 * gap, "low": 100 * low, "high": 100 * high}
-            text = f"{100 * gap:+6.2f} ({100 * low:+.2f} .. {100 * high:+.2f})"
-        print(
-            f"{variant:18} {reading:34} {len(cells):5} {line['miou']:6.2f} {line['spread']:6.2f}"
-            f"  {text}"
-        )
+    print(f"{'variant':10} {'reading':34} cells  mIoU spread  against {BASES} | {reference}")
+    for (variant, reading), scores in found.items():
+        gaps = {base: over_images([*scores], reading, base) for base in BASES}
+        gaps[reference] = None
+        # Variants without attention of their own are compared with that of the reference
+        same = found.get((reference, reading)) or found.get((reference, BEST))
+        if variant != reference and same:
+            gaps[reference] = over_cells(scores, same)
+        mean, spread = np.mean([*scores.values()]), np.std([*scores.values()])
+        text = "  ".join(f"{g[0]:+.2f} +- {g[1]:.2f}" if g else "-" for g in gaps.values())
+        print(f"{variant:10} {reading:34} {len(scores):5} {mean:5.2f} {spread:6.2f}  {text}")
+        line = {"cells": len(scores), "miou": mean, "spread": spread, "against": gaps}
         summary.setdefault(variant, {})[reading] = line
     return summary
+
+
+def draw_weights(variant: str, file: Path) -> None:
+    """The mean weight of each scale on the pixels of each true class, mean over cells, as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    cells = [row for cell, row in rows().items() if cell.variant == variant]
+    mean = np.mean([row["readings"][BEST]["weights"] for row in cells], 0)
+    order = np.argsort(mean[:, -1])
+    figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
+    left = np.zeros(len(mean))
+    for column, (scale, colour) in enumerate(zip(MAIN, COLOURS, strict=True)):
+        share = 100 * mean[order, column]
+        axes.barh(range(len(mean)), share, left=left, color=colour, label=f"{scale:g}x")
+        left += share
+    axes.set_yticks(range(len(mean)), [cells[0]["classes"][k] for k in order])
+    axes.set(xlabel="mean weight of the scale on the pixels of the class, %", xlim=(0, 100))
+    axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    figure.savefig(file, dpi=110)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plan", type=Path, default=PLAN)
-    parser.add_argument("--out", type=Path, required=True, help="folder for networks")
+    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder for networks")
     parser.add_argument("--data", type=Path, help="folder of the dataset's files")
     parser.add_argument("--jobs", type=int, default=1, help="cells at the same time")
     parser.add_argument("--table", action="store_true", help="only read what was computed")
-    parser.add_argument("--base", default="average 0.5,1,2", help="reading to compare with")
+    parser.add_argument("--reference", default="factor1", help="variant to compare with")
+    parser.add_argument("--figure", type=Path, help="PNG file: weights by class")
     parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     plan = Plan(arguments.plan)
@@ -297,11 +341,14 @@ def main() -> None:
         cell = Cell(variant, fold, int(seed))
         print(json.dumps(run_cell(plan, cell, arguments.out, arguments.data)))
         return
+    if arguments.figure:
+        draw_weights(arguments.reference, arguments.figure)
+        return
     if not arguments.table:
         done = rows()
         cells = [cell for cell in plan.cells() if cell not in done]
         run_all(plan, cells, arguments.jobs, sys.argv[1:])
-    print(json.dumps(table(arguments.out, arguments.base)))
+    print(json.dumps(table(arguments.reference)))
 
 
 if __name__ == "__main__":
