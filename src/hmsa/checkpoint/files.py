@@ -17,6 +17,7 @@ from ..model import HMSA
 from ..model.pretrained import Card, read_checkpoint, write_checkpoint
 from ..model.weights import hashed
 from ..runs.errors import InputError, as_input_error
+from .shipped import locate
 
 
 class GatePoint(BaseModel):
@@ -55,7 +56,7 @@ class GateCurve(BaseModel):
 def read(source: str | Path) -> tuple[Path, dict[str, Tensor], Card]:
     """File, weights and card of a checkpoint. Raises InputError."""
     with as_input_error():
-        return read_checkpoint(source)
+        return read_checkpoint(locate(source))
 
 
 def amend(source: str | Path, **fields: Any) -> None:

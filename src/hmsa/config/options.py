@@ -64,7 +64,11 @@ Tile = Annotated[int | Literal["auto"] | None, parsed_by(tile_side)]
 Arithmetic = Literal["auto", "fp32", "bf16", "fp16"]
 
 Checkpoint = Annotated[
-    Path, Parameter(help="a .safetensors file, a run folder, a shared folder or an id on the hub")
+    Path,
+    Parameter(
+        help="a .safetensors file, a run folder, a shared folder, an id on the hub, or one of "
+        "`hmsa models`"
+    ),
 ]
 Dataset = Annotated[Path, Parameter(help="YAML file, folder or known name of a dataset")]
 Files = Annotated[
