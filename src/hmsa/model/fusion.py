@@ -48,7 +48,8 @@ def fuse(lo: Tensor, attention: Tensor, hi: Tensor, size: Sequence[int]) -> Tens
 
     lo `[B,K,h,w]`, attention `[B,1,h,w]` in (0,1), hi `[B,K,H,W]` -> `[B,K,*size]`.
     """
-    return resize(attention * lo, size) + (1 - resize(attention, size)) * resize(hi, size)
+    trusted = resize(attention * lo, size)
+    return trusted.addcmul(1 - resize(attention, size), resize(hi, size))
 
 
 def chain(maps: Mapping[float, ScaleOutput], size: Sequence[int]) -> Tensor:

@@ -247,7 +247,7 @@ class _Job:
         fabric, recipe = self.fabric, self.recipe
         predictor = Predictor(
             model, scales, recipe.precision, fabric.device, recipe.inference.flip,
-            recipe.data.long_edge,
+            recipe.data.long_edge, backend="torch",
         )  # fmt: skip
         confusion = score(predictor, self.val, fabric.global_rank, fabric.world_size)
         confusion.matrix = total(confusion.matrix.to(fabric.device)).cpu()
