@@ -47,6 +47,7 @@ SCALES = CHAINS[-1]
 MAIN = CHAINS[1]
 BASES = ("1", "average 0.5,1,2")  # readings that the others of a network are compared with
 BEST = "staged hierarchical 0.5,1,2"
+COLOURS = ("#1b4965", "#62b6cb", "#f4a259")  # of the scales of MAIN
 DRAWS = 1000  # of the bootstrap
 
 
@@ -301,6 +302,28 @@ def table(reference: str) -> dict[str, Any]:
     return summary
 
 
+def draw_weights(variant: str, file: Path) -> None:
+    """The mean weight of each scale on the pixels of each true class, mean over cells, as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    cells = [row for cell, row in rows().items() if cell.variant == variant]
+    mean = np.mean([row["readings"][BEST]["weights"] for row in cells], 0)
+    order = np.argsort(mean[:, -1])
+    figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
+    left = np.zeros(len(mean))
+    for column, (scale, colour) in enumerate(zip(MAIN, COLOURS, strict=True)):
+        share = 100 * mean[order, column]
+        axes.barh(range(len(mean)), share, left=left, color=colour, label=f"{scale:g}x")
+        left += share
+    axes.set_yticks(range(len(mean)), [cells[0]["classes"][k] for k in order])
+    axes.set(xlabel="mean weight of the scale on the pixels of the class, %", xlim=(0, 100))
+    axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    figure.savefig(file, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plan", type=Path, default=PLAN)
@@ -309,6 +332,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="cells at the same time")
     parser.add_argument("--table", action="store_true", help="only read what was computed")
     parser.add_argument("--reference", default="factor1", help="variant to compare with")
+    parser.add_argument("--figure", type=Path, help="PNG file: weights by class")
     parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     plan = Plan(arguments.plan)
@@ -316,6 +340,9 @@ def main() -> None:
         variant, fold, seed = arguments.cell
         cell = Cell(variant, fold, int(seed))
         print(json.dumps(run_cell(plan, cell, arguments.out, arguments.data)))
+        return
+    if arguments.figure:
+        draw_weights(arguments.reference, arguments.figure)
         return
     if not arguments.table:
         done = rows()

@@ -45,4 +45,8 @@ LAYOUTS = {
     "aerial": [
         ("train val test_large", "{}/images/tile1.jpg", "{}/labels/tile1.png", "classes.json"),
     ],
+    "lums-road": [
+        ("train val test", "images/{}/240_6ba4f55c.jpg", "labels/{}/240_6ba4f55c.png",
+         "classes.json"),
+    ],
 }  # fmt: skip

@@ -146,6 +146,7 @@ class HMSA(Pretrained):
     attention: nn.Sequential | None  # [B,features,h,w] -> [B,maps,h,w], before its sigmoid
     mean: Tensor
     std: Tensor
+    prior: Tensor  # [2], of attention before its sigmoid: at scale 1, and more at each doubling
 
     def __init__(
         self,
@@ -177,13 +178,16 @@ class HMSA(Pretrained):
         levels = Trunk(trunk, pretrained, stride, finest, official, in_channels)
         self.trunk, self.head = levels, HEADS[head](levels.channels, classes, width)
         self.attention = predictor(self.head.features, width, 1, self.head.bias)
-        self._normalise_by(mean or levels.mean, std or levels.std)
+        self._register(mean or levels.mean, std or levels.std)
         if levels.origin:
             self.card.trained_on = {"trunk": levels.origin}
 
-    def _normalise_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def _register(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Numbers that travel with the weights and are not learned by gradients."""
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("prior", torch.zeros(2))
+        self.register_load_state_dict_pre_hook(_without_prior)
 
     @property
     def channels(self) -> int:
@@ -228,6 +232,7 @@ class HMSA(Pretrained):
                 trust = self.attention(one.features)
                 if not torch.is_grad_enabled():  # in training, autocast's precision is enough
                     trust = wide(trust)
+                trust = trust + self.prior[0] + math.log2(scale) * self.prior[1]
                 grids[scale] = one.grid(resize(torch.sigmoid(trust), one.logits.shape[-2:]))
         return grids
 
@@ -265,3 +270,8 @@ class HMSA(Pretrained):
     def strides(self) -> tuple[int, int]:
         """Pixels a cell, of the logits and of the coarsest level that they are made of."""
         return self.trunk.strides[0], max(self.trunk.strides)
+
+
+def _without_prior(model: HMSA, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Checkpoints by older versions, and official ones, have no prior: it adds nothing."""
+    state.setdefault(f"{prefix}prior", torch.zeros_like(model.prior))

@@ -47,7 +47,8 @@ def region_mutual_information(logits: Logits, label: Tensor) -> RMI:
         return 0.5 * entropy + 0.5 * information
 
     loss = logits.sum(part)
-    return RMI(*torch.stack(halves).sum(0), loss)
+    entropy, information = torch.stack(halves).sum(0)
+    return RMI(entropy, information, loss)
 
 
 def binary_cross_entropy(logits: Logits, label: Tensor) -> Tensor:

@@ -18,13 +18,14 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ..checkpoint.files import begin_from
-from ..config.recipe import Recipe, Stage
+from ..config.recipe import Augment, Recipe, Stage
 from ..data.datasets import Dataset, open_dataset
 from ..data.sampling import Mix, TrainingStream, batches, open_mix
 from ..data.transforms import training_transform
 from ..evaluation.measure import score
 from ..inference.predictor import Predictor, store_stretch
 from ..model import HMSA, build
+from ..model.fusion import chain
 from ..runs import InputError, Run, say
 from ..runs.errors import as_input_error
 from ..runs.machine import (
@@ -38,9 +39,9 @@ from ..runs.machine import (
     processes,
     total,
 )
-from .attend import PASSES, Passes
 from .lean import lean, regions
 from .losses import objective
+from .passes import HELD_OUT, PASSES, Passes, begin_at
 from .trainer import BEST, RESUME, Outputs, Trainer, Work, class_weights, note_data
 
 STAGES = ("joint", "attention")
@@ -205,20 +206,34 @@ class _Job:
         return class_weights(pixels, self.recipe.class_balance)
 
     def work(self, name: str, model: HMSA, folder: Path) -> Work:
-        """A stage: on new crops at each step, or on passes in `folder` of a fixed set of crops."""
+        """A stage: on new crops at each step, or on passes in `folder` of a fixed set of crops.
+
+        Attention begins at a constant that crops of val choose, which no stage learns from.
+        """
         recipe, stage = self.recipe, getattr(self.recipe, name)
         scales = list(recipe.inference.scales or stage.scales)
         validate = partial(self._validate, scales)
         if name == "joint":
             return Work(name, stage, model, scales, self._crops, validate)
         rank, world = self.fabric.global_rank, self.fabric.world_size
-        load = stream_of(recipe, name, self.learn, Mix()).__getitem__
+        learn, plain = stream_of(recipe, name, self.learn, Mix()), Augment(flip=0, color=0)
+        whole = training_transform(stage.crop, (1.0, 1.0), plain, recipe.data.long_edge)
+        val = TrainingStream(self.val, whole, recipe.seed)
+        first = world * min(stage.pictures, max(1, len(learn.dataset) // world))  # of val
+        last = first + world * max(1, min(stage.pictures // HELD_OUT, len(self.val) // world))
+
+        def load(number: int) -> tuple[Tensor, Tensor]:
+            return learn[number] if number < first else val[number - first]
+
+        def begin() -> None:
+            if model.fold is chain:  # explicit attention begins as the joint stage left it
+                begin_at(model, passes.best_constant(held))
+
         passes = Passes(folder, self.fabric, model, stage.scales, load)
-        count = min(stage.pictures, max(1, len(self.learn) // world))
-        numbers = range(rank, count * world, world)
+        numbers, held = range(rank, first, world), range(first + rank, last, world)
         outputs = partial(passes.outputs, stage, numbers, [recipe.seed, rank])
-        trained, prepare = cast(nn.Module, model.attention), passes.compute(numbers)
-        return Work(name, stage, trained, scales, outputs, validate, prepare)
+        trained, prepare = cast(nn.Module, model.attention), passes.compute([*numbers, *held])
+        return Work(name, stage, trained, scales, outputs, validate, prepare, begin)
 
     def _crops(self, network: Any, start: int) -> Outputs:
         fabric, stage, workers = self.fabric, self.recipe.joint, self.recipe.data.workers

@@ -55,6 +55,7 @@ class Work:
     outputs: Callable[[Any, int], Outputs]  # of the network, one for each step from this one on
     validate: Callable[[HMSA], float]  # mean IoU
     prepare: Iterable[None] = ()  # what comes before the first step; it can be stopped between two
+    begin: Callable[[], None] | None = None  # sets where training begins, which is validated, too
     patience: int = 0  # validations without a gain that end the stage; 0: nothing ends it
 
 
@@ -110,6 +111,7 @@ class Trainer:
 
             for _ in () if self.state.finished(work) else work.prepare:
                 stop()
+            self._begin(work)
             outputs = work.outputs(network, self.state.step)
             with Progress(work.name, stage.steps, self.state.step) as progress:
                 while not self.state.finished(work):
@@ -117,6 +119,19 @@ class Trainer:
                     stop()
         self.model.load_state_dict(self.validated.state_dict())
         return self.state
+
+    def _begin(self, work: Work) -> None:
+        """Validate and save where a stage begins: what training does not improve is kept."""
+        state = self.state
+        if not work.begin or state.step or state.best >= 0 or state.finished(work):
+            return
+        work.begin()
+        if self.average:
+            self.average.set(self.model)
+        miou = work.validate(self.validated)
+        self._save(work, miou)
+        if self.metrics:
+            self.metrics.write(work.name, state.total, {"val_miou": miou})
 
     def _step(self, work: Work, outputs: Outputs, progress: Progress) -> None:
         state, stage = self.state, work.stage
