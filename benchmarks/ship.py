@@ -5,9 +5,9 @@
 ship.yaml says of each network what people have to know, and on which splits it is judged: with the
 scales of its card, in fp32. The weights of convolutions are rounded, norms and biases are not; the
 original predicts the same images, to show what the rounding changes. Speed is the least of three
-passes over some images, in seconds of one thread. Ship first the network whose trunk compares what
-images look like (`look` in ship.yaml), and after it the others again. The last line is one JSON
-object; hmsa evaluate, as the card has it, gives the same scores.
+passes over some images, in seconds of one thread. The trunk that compares what images look like is
+made of the extra `weights`, if it is not there. The last line is one JSON object; hmsa evaluate, as
+the card has it, gives the same scores.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from safetensors.torch import save_file
+from torch import nn
 
 from hmsa.checkpoint import shipped
 from hmsa.checkpoint.networks import load
 from hmsa.data.datasets import Dataset, open_dataset
 from hmsa.evaluation.confusion import Confusion
 from hmsa.evaluation.measure import read_all
-from hmsa.inference.choose import look
+from hmsa.inference.choose import TRUNK, judge, look
 from hmsa.inference.predictor import Predictor
-from hmsa.model import HMSA
+from hmsa.model.trunk import Trunk
 from hmsa.runs.machine import describe_machine
 
 PLAN = Path(__file__).with_name("ship.yaml")
@@ -39,13 +41,19 @@ LARGEST = 12e6  # bytes of a network
 ENOUGH = 1 << 20  # pixels, to measure speed with
 
 
-def rounded(model: HMSA) -> HMSA:
+def rounded(network: nn.Module) -> Any:
     """A copy, the weights of its convolutions in 16 bits."""
-    model = copy.deepcopy(model)
-    for parameter in model.parameters():
+    network = copy.deepcopy(network)
+    for parameter in network.parameters():
         if parameter.ndim > 1:
             parameter.data = parameter.data.half()
-    return model
+    return network
+
+
+def make_judge() -> None:
+    trunk = rounded(Trunk(TRUNK, pretrained=True, finest=32))
+    shipped.JUDGE.parent.mkdir(exist_ok=True)
+    save_file(trunk.state_dict(), shipped.JUDGE, {key: str(v) for key, v in trunk.origin.items()})
 
 
 def compare(dataset: Dataset, one: Predictor, other: Predictor) -> tuple[dict[str, Any], float]:
@@ -91,7 +99,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the dataset")
     options = parser.parse_args()
     plan = yaml.safe_load(PLAN.read_text("utf-8"))
-    texts, by = plan["networks"][options.name], plan["look"]
+    texts = plan[options.name]
     original, name, place = load(options.run), Path(texts["dataset"]), shipped.FOLDER / options.name
     small = rounded(original)
     widened = copy.deepcopy(small).float()
@@ -114,10 +122,13 @@ def main() -> None:
     first = open_dataset(name, next(iter(texts["splits"])), options.data)
     about["speed"] = speed(one, first)
     if texts.get("default"):
-        judge = widened if by == options.name else load(shipped.FOLDER / by)
-        seen = [look(judge, pair.image) for pair in open_dataset(name, "train", options.data).pairs]
-        mean = torch.stack(seen).mean(0).tolist()
-        about["look"] = {"by": by, "mean": [round(value, 5) for value in mean]}
+        if not shipped.JUDGE.exists():
+            make_judge()
+        pairs, trunk = open_dataset(name, "train", options.data).pairs, judge()
+        mean = torch.stack([look(trunk, pair.image) for pair in pairs]).mean(0)
+        about["look"] = [round(value, 5) for value in mean.tolist()]
+    recipe = Path(__file__).parents[1] / texts["recipe"]
+    small.card.recipe = yaml.safe_load(recipe.read_text("utf-8"))
     small.card.about = about
     small.save_pretrained(place)
     if "notice" in texts:

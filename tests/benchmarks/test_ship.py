@@ -19,13 +19,13 @@ def plan(tmp_path, monkeypatch, scenes):
     texts = {
         "dataset": str(scenes), "default": True, "license": "Apache-2.0", "terms": "Freely.",
         "data": "Generated scenes.", "splits": {"val": "Three."}, "limits": ["Four steps."],
-        "notice": "Made by nobody.",
+        "notice": "Made by nobody.", "recipe": "configs/demo.yaml",
     }  # fmt: skip
     monkeypatch.setattr(shipped, "FOLDER", tmp_path / "box")
     monkeypatch.setattr(ship, "PLAN", tmp_path / "ship.yaml")
     monkeypatch.setattr(ship, "ENOUGH", 1)
     networks = {"meadows": texts, "research": texts | {"default": False}}
-    ship.PLAN.write_text(yaml.safe_dump({"look": "meadows", "networks": networks}))
+    ship.PLAN.write_text(yaml.safe_dump(networks))
 
 
 def ran(monkeypatch, capsys, *arguments) -> dict:
@@ -41,7 +41,8 @@ def test_ship(hmsa, plan, trained, scenes, tmp_path, monkeypatch, capsys):
     assert made["bytes"] < 0.6 * (trained / "best.safetensors").stat().st_size + 1e5
     card = HMSA.from_pretrained("meadows").card
     (result,) = card.about["results"]
-    assert len(card.about["look"]["mean"]) == 128
+    assert len(card.about["look"]) == 320
+    assert card.recipe["joint"]["steps"] == 200
     assert (folder / "NOTICE").read_text() == "Made by nobody."
     page = (folder / "README.md").read_text()
     command = next(line.strip() for line in page.splitlines() if "hmsa evaluate" in line)

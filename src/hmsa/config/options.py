@@ -62,6 +62,7 @@ Size = Annotated[tuple[int, int], parsed_by(height_width)]
 Ranges = Annotated[tuple[tuple[float, float], ...], parsed_by(value_ranges)]
 Tile = Annotated[int | Literal["auto"] | None, parsed_by(tile_side)]
 Arithmetic = Literal["auto", "fp32", "bf16", "fp16"]
+Backend = Literal["auto", "torch", "onnxruntime", "openvino"]
 
 Checkpoint = Annotated[
     Path,
@@ -101,6 +102,8 @@ class Compute:
     """auto: bf16 where the hardware has it, else fp32"""
     device: str | None = None
     """cpu, cuda, cuda:1 or mps; default: the best one"""
+    backend: Backend = "auto"
+    """what runs the network; auto: on CPUs the fastest that is installed and agrees with torch"""
 
 
 @Parameter(name="*")

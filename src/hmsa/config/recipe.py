@@ -107,6 +107,8 @@ class Stage(Strict):
     penalty: Factor = 0.0  # weight of the use of fine scales in the loss
     ema: Decay = 0.0  # decay of the moving average of weights; 0: no average
     validate_every: Count = 500  # steps
+    # lean: backward computes again what is cheap to compute, see `training.lean`; equal results
+    memory: Literal["lean", "plain"] = "lean"
 
 
 class Joint(Stage):

@@ -1,7 +1,8 @@
 """A network that comes with hmsa, chosen by what the images look like.
 
-Its card holds `look`: the mean, over its training images, of the deepest features of one of these
-networks, which is named there. The nearest by cosine is chosen.
+Its card holds `look`: the mean, over its training images, of the deepest features of a trunk with
+ImageNet weights. The nearest by cosine is chosen. Trunks of the networks themselves do not tell
+apart what they have not learnt: docs/results.md.
 """
 
 from __future__ import annotations
@@ -12,20 +13,21 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..checkpoint import shipped
-from ..checkpoint.networks import load
 from ..data.images import open_image
 from ..data.rasters import OpenImage
 from ..data.walk import files_below
-from ..model import HMSA
 from ..model.pretrained import BEST, LAST, WEIGHTS
+from ..model.trunk import Trunk
 from ..runs.errors import InputError
 from . import video
 from .predictor import thinned
 
-FEW, SIDE = 5, 224  # images that are looked at, and the pixels that each is squeezed to
+TRUNK = "tf_efficientnet_lite0"
+FEW, SIDE = 5, 256  # images that are looked at, and the pixels that each is squeezed to
 
 
 def names_images(text: str, known: Collection[str]) -> bool:
@@ -43,15 +45,22 @@ def names_images(text: str, known: Collection[str]) -> bool:
 
 
 @torch.inference_mode()
-def look(model: HMSA, file: Path) -> Tensor:
-    """What the trunk of `model` sees in a whole image, or in the first one of a video: unit vector
-    `[C]`. Raises InputError."""
+def look(trunk: Trunk, file: Path) -> Tensor:
+    """What `trunk` sees in a whole image, or in the first one of a video: unit vector `[C]`.
+    Raises InputError."""
     filmed = file.suffix.lower() in video.SUFFIXES
     with OpenImage(video.first_image(file)) if filmed else open_image(file) as image:
         pixels = thinned(image, max(1, min(image.size) // (2 * SIDE))).float() / 255
     small = F.interpolate(pixels, (SIDE, SIDE), mode="bilinear", antialias=True)
-    deepest = model.trunk(model.normalise(small))[-1]
-    return F.normalize(deepest.mean((0, 2, 3)), dim=0)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (trunk.mean, trunk.std))
+    return F.normalize(trunk((small - mean) / std)[-1].mean((0, 2, 3)), dim=0)
+
+
+def judge() -> Trunk:
+    """The trunk that `look` is asked of."""
+    trunk = Trunk(TRUNK, finest=32)
+    trunk.load_state_dict(load_file(shipped.JUDGE))
+    return trunk.eval()
 
 
 def choose(files: Sequence[Path]) -> Path:
@@ -59,19 +68,19 @@ def choose(files: Sequence[Path]) -> Path:
 
     Raises InputError if none of those that are looked at can be read.
     """
-    looks = {n: shipped.read_card(shipped.FOLDER / n)["about"].get("look") for n in shipped.names()}
-    looks = {name: known for name, known in looks.items() if known}  # others never by default
+    cards = {name: shipped.read_card(shipped.FOLDER / name) for name in shipped.names()}
+    # Those without it are never chosen
+    looks = {n: card["about"]["look"] for n, card in cards.items() if "look" in card["about"]}
     if not looks:
         raise InputError("this copy of hmsa comes without networks; name a checkpoint first")
-    (by,) = {known["by"] for known in looks.values()}
-    model, seen, problems = load(shipped.FOLDER / by), [], []
+    trunk, seen, problems = judge(), [], []
     for file in files[:: len(files) // FEW + 1]:
         try:
-            seen.append(look(model, file))
+            seen.append(look(trunk, file))
         except InputError as problem:
             problems.append(problem)
     if not seen:
         raise problems[0]
     mean = torch.stack(seen).mean(0)
-    near = {n: F.cosine_similarity(mean, torch.tensor(k["mean"]), dim=0) for n, k in looks.items()}
+    near = {n: F.cosine_similarity(mean, torch.tensor(k), dim=0) for n, k in looks.items()}
     return shipped.FOLDER / max(near, key=lambda name: float(near[name]))

@@ -39,6 +39,7 @@ from ..runs.machine import (
     processes,
     total,
 )
+from .lean import lean, regions
 from .losses import objective
 from .passes import HELD_OUT, PASSES, Passes, begin_at
 from .trainer import BEST, RESUME, Outputs, Trainer, Work, class_weights, note_data
@@ -68,8 +69,8 @@ def train(
         raise InputError(f"{folder} has a run; add --resume to continue it, or name another --out")
     world = processes(recipe.accelerator, recipe.devices)
     recipe = recipe.model_copy(update={"devices": world})
-    # Neither the section selftrain nor the number of loader processes has an influence
-    settings = recipe.model_dump(mode="json", exclude={"selftrain": True, "data": {"workers"}})
+    free: Any = {"selftrain": True, "data": {"workers"}} | {name: {"memory"} for name in STAGES}
+    settings = recipe.model_dump(mode="json", exclude=free)  # what has an influence
     mend = "continue with the same recipe, or name another --out"
     place = Run(folder, "train", settings, overwrite=not begun, mend=mend) if is_first() else None
     with place or nullcontext() as run:
@@ -121,13 +122,14 @@ def faster_precision(model: HMSA, stage: Stage, device: torch.device) -> Precisi
 def step_seconds(model: HMSA, stage: Stage, precision: Precision) -> float:
     """Of a training step on a CPU with two crops of at most 256 x 256 pixels; the best of three."""
     trial, best = copy.deepcopy(model).train(), math.inf
+    found = regions(trial) if stage.memory == "lean" else []
     height, width = (min(side, 256) for side in stage.crop)
     image = torch.rand(2, model.channels, height, width, generator=torch.Generator())
     label = torch.zeros(2, height, width, dtype=torch.long)
     with torch.random.fork_rng(devices=()):
         for _ in range(3):
             began = time.perf_counter()
-            with autocast(image.device, precision):
+            with autocast(image.device, precision), lean(found):
                 loss = objective(trial(image, stage.scales), label, stage)["loss"]
             loss.backward()
             best = min(best, time.perf_counter() - began)
@@ -247,7 +249,7 @@ class _Job:
         fabric, recipe = self.fabric, self.recipe
         predictor = Predictor(
             model, scales, recipe.precision, fabric.device, recipe.inference.flip,
-            recipe.data.long_edge,
+            recipe.data.long_edge, backend="torch",
         )  # fmt: skip
         confusion = score(predictor, self.val, fabric.global_rank, fabric.world_size)
         confusion.matrix = total(confusion.matrix.to(fabric.device)).cpu()

@@ -33,6 +33,7 @@ from ..model.pretrained import save
 from ..runs import InputError, Interrupted, Progress, Run, first_line, replace
 from ..runs.machine import total
 from ..runs.progress import interruptible
+from .lean import lean, regions
 from .losses import objective
 
 BEST, LAST, RESUME, METRICS = "best.safetensors", "last.safetensors", "resume.pt", "metrics.csv"
@@ -100,6 +101,7 @@ class Trainer:
         self.validated: HMSA = self.average.module if self.average else self.model
         for name in PARTS if self.saved else ():
             getattr(self, name).load_state_dict(self.saved.pop(name))
+        self.regions = regions(self.model) if stage.memory == "lean" else []
         with interruptible() as interrupted:
 
             def stop() -> None:
@@ -139,7 +141,8 @@ class Trainer:
         if stage.freeze_norms:
             freeze_norms(getattr(work.trained, "trunk", None))
         try:
-            output, label = next(outputs)
+            with lean(self.regions):
+                output, label = next(outputs)
         except InputError:  # a file that cannot be read
             self._save(work)
             raise
