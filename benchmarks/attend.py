@@ -5,8 +5,8 @@
 Three networks from three libraries learn from scratch (no weights can be downloaded where this was
 written), on two of CamVid's three training drives; then `hmsa attend` trains a head for each, the
 network frozen, on the same pictures. Judged on 0006R0, a drive that neither has seen, and on val
-("clip"), out of a drive that they have; neither chooses anything. Stopped, the same command goes on. The last line is one JSON
-object.
+("clip"), out of a drive that they have; neither chooses anything. Stopped, the same command goes
+on. The last line is one JSON object.
 """
 
 from __future__ import annotations
