@@ -4,9 +4,9 @@
 
 Three networks from three libraries learn from scratch (no weights can be downloaded where this was
 written), on two of CamVid's three training drives; then `hmsa attend` trains a head for each, the
-network frozen, on the same pictures. Judged on 0006R0, a drive that neither has seen, and on val, a
-clip out of a drive that they have. Stopped, the same command goes on. The last line is one JSON
-object.
+network frozen, on the same pictures. Judged on 0006R0, a drive that neither has seen, and on val
+("clip"), out of a drive that they have; neither chooses anything. Stopped, the same command goes
+on. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ from hmsa.model.fusion import resize
 from hmsa.runs.files import replace
 from hmsa.runs.machine import autocast, best_device, describe_machine, keep_memory
 from hmsa.runs.progress import Progress
-from hmsa.training.attend import PASSES, HeadJob
+from hmsa.training.attend import HeadJob
 from hmsa.training.losses import cross_entropy
+from hmsa.training.passes import PASSES
 from hmsa.training.trainer import WARMUP, class_weights, make_optimizer, set_learning_rate
 
 LEARNT, UNSEEN = ("0001TP", "0016E5"), "0006R0"
-JUDGED = {"unseen": 3, "val": 6}  # split: every so many of its pictures
+JUDGED = {"unseen": 3, "clip": 6}  # split: every so many of its pictures
 SCALES = (0.5, 1.0, 2.0)
 SHARES = (0.3,)  # of 2x, behind a gate
 IMAGES = 160  # that heads are trained on, and stopped by
@@ -90,7 +91,7 @@ def split(data: Path, out: Path) -> Path:
         rows = [f"train/images/{s}.jpg,train/labels/{s}.png\n" for s in stems if s[:6] in drives]
         text = "".join(["image,label\n", *rows])
         replace(out / f"{name}.csv", lambda file, t=text: file.write_text(t))
-    content["splits"] = {"learn": "learn.csv", "unseen": "unseen.csv", "val": "val"}
+    content["splits"] = {"learn": "learn.csv", "unseen": "unseen.csv", "clip": "val"}
     text = yaml.safe_dump(content, sort_keys=False)
     replace(out / "dataset.yaml", lambda file: file.write_text(text))
     return out / "dataset.yaml"
@@ -254,7 +255,7 @@ def main() -> None:
         found = [proof.scores(m, str(s), s == options.seeds[0])
                  for s, (m, _) in zip(options.seeds, heads, strict=True)]  # fmt: skip
         by_class = proof.scores(each_class, "class", False)
-        spent = {w: work(p, proof.judged["val"]) for w, p in ways(heads[0][0]).items()}
+        spent = {w: work(p, proof.judged["clip"]) for w, p in ways(heads[0][0]).items()}
         told_of = ", ".join(f"{t['seconds']:.0f} s ({t['steps']} steps)" for _, t in heads)
         print(f"\n{name}: passes {looked:.0f} s, heads {told_of}")
         row("mIoU %", [*proof.judged, "GFLOP", "seconds"])

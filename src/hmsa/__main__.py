@@ -51,6 +51,7 @@ VERBS = {
     "gate": "evaluation.verbs:gate",
     "convert": "checkpoint.verbs:convert",
     "export": "inference.verbs:export",
+    "models": "checkpoint.verbs:models",
 }
 DATA_VERBS = {
     "import": "data.verbs:import_masks",

@@ -17,6 +17,7 @@ from ..model import HMSA
 from ..model.pretrained import Card, read_checkpoint, write_checkpoint
 from ..model.weights import hashed
 from ..runs.errors import InputError, as_input_error
+from .shipped import locate
 
 
 class GatePoint(BaseModel):
@@ -55,7 +56,7 @@ class GateCurve(BaseModel):
 def read(source: str | Path) -> tuple[Path, dict[str, Tensor], Card]:
     """File, weights and card of a checkpoint. Raises InputError."""
     with as_input_error():
-        return read_checkpoint(source)
+        return read_checkpoint(locate(source))
 
 
 def amend(source: str | Path, **fields: Any) -> None:
@@ -74,7 +75,7 @@ def begin_from(model: HMSA, source: str | Path) -> list[str]:
     fresh = [n for n, t in wanted.items() if n not in tensors or tensors[n].shape != t.shape]
     for name in fresh:
         came, needed = [*getattr(tensors.get(name), "shape", ())], [*wanted[name].shape]
-        if not name.startswith("attention.") and (not came or came[1:] != needed[1:]):
+        if not name.startswith(("attention.", "prior")) and (not came or came[1:] != needed[1:]):
             raise InputError(
                 f"start: {source} has {came or 'nothing'} for {name} {needed}; begin from a "
                 "checkpoint of the same trunk, head and width"

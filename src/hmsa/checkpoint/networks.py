@@ -7,9 +7,11 @@ A network to put scale attention around is one of
     torchvision:NAME[@FILE]  with torchvision's weights, or with a saved state_dict
     FOLDER                   of save_pretrained, of one of the first two
     MODULE:FUNCTION          your own: Python that is importable here; FUNCTION() returns it
-    CHECKPOINT               of hmsa: a file, a run folder, a folder of save_pretrained
+    CHECKPOINT               of hmsa: a file, a run folder, a folder of save_pretrained, or the name
+                             of one that comes with it
 
-Importing this module lets `ScaleAttention` describe and rebuild all of them.
+Importing this module lets `ScaleAttention` describe and rebuild all of them, and `HMSA` find the
+last by name.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from ..model.pretrained import CONFIG
 from ..model.state_dicts import fitted, read_state_dict, require_finite
 from ..model.weights import hashed
 from ..runs.errors import InputError, as_input_error, first_line
+from .shipped import locate
 
 # Environment variable: the MODULE:FUNCTION that may be imported. A checkpoint, which may be
 # anybody's, can name code but not have it run without this permission
@@ -63,6 +66,7 @@ def find(source: str | Path) -> NetworkInfo:
 
 
 def _find(source: str | Path) -> NetworkInfo:
+    source = locate(source)
     library, _, name = str(source).partition(":")
     with _as_input_error(f"{source} cannot be loaded"):
         if (config := Path(source) / CONFIG).is_file():
@@ -264,3 +268,4 @@ LIBRARIES = {
     ),
 }
 ScaleAttention.describe = staticmethod(describe)
+HMSA.locate = staticmethod(locate)

@@ -1,4 +1,4 @@
-"""`hmsa convert`."""
+"""`hmsa convert` and `hmsa models`."""
 
 from __future__ import annotations
 
@@ -42,3 +42,38 @@ def convert(
     else:
         model.save_pretrained(out)
     return Outcome(notes=[note] if note else [], path=out)
+
+
+def models(
+    name: Annotated[str | None, Parameter(help="of a network: show its card")] = None, /
+) -> Outcome:
+    """List the networks that come with hmsa, and those in the cache of the Hugging Face hub.
+
+    example: hmsa models aerial
+    """
+    from rich.box import SIMPLE
+    from rich.markdown import Markdown
+    from rich.table import Table
+    from rich.text import Text
+
+    from ..runs import did_you_mean
+    from .shipped import networks, read_card
+
+    found = {network.name: network for network in networks()}
+    if name is not None and name not in found:
+        raise InputError(f"no network {name}; {did_you_mean(name, found)}")
+    if name is not None:
+        folder = Path(found[name].folder)
+        page = folder / "README.md"  # of the hub, only what prediction needs is in the cache
+        text = page.read_text("utf-8").split("---", 2)[-1] if page.is_file() else ""
+        shown = Markdown(text.replace("\x1b", "")) if text else None
+        return Outcome(read_card(folder), shown, long=bool(text))
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
+    table.caption = "CPU s/MP: seconds of one CPU core for a megapixel"
+    for column in ("name", "classes", "licence", "MB", "mIoU %", "of", "CPU s/MP", "from"):
+        table.add_column(column, no_wrap=column == "name", overflow="fold")
+    for one in found.values():
+        miou, seconds = ("" if n is None else f"{n:.1f}" for n in (one.percent, one.seconds))
+        row = [one.name, str(one.classes), one.license or "", f"{one.megabytes:.1f}", miou]
+        table.add_row(*map(Text, [*row, one.measured_on or "", seconds, one.place]))
+    return Outcome({"networks": [one._asdict() for one in found.values()]}, table, long=True)

@@ -65,7 +65,11 @@ Arithmetic = Literal["auto", "fp32", "bf16", "fp16"]
 Backend = Literal["auto", "torch", "onnxruntime", "openvino"]
 
 Checkpoint = Annotated[
-    Path, Parameter(help="a .safetensors file, a run folder, a shared folder or an id on the hub")
+    Path,
+    Parameter(
+        help="a .safetensors file, a run folder, a shared folder, an id on the hub, or one of "
+        "`hmsa models`"
+    ),
 ]
 Dataset = Annotated[Path, Parameter(help="YAML file, folder or known name of a dataset")]
 Files = Annotated[
@@ -124,7 +128,7 @@ class HeadTraining:
     split: str = "train"
     """split to train on"""
     val: str | None = None
-    """split to score; default: val if there is one, else the held-out images"""
+    """split that chooses among heads, and is scored; default: val, else the last fifth of SPLIT"""
     scales: ScaleList = (0.5, 1.0, 2.0)
     """two or more scales to fuse"""
     features: str = "auto"
@@ -138,9 +142,9 @@ class HeadTraining:
     penalty: Share = 0.0
     """weight of the use of fine scales in the loss"""
     steps: Count = 1200
-    """optimizer steps at most, of one image each"""
+    """optimizer steps at most, of one image each; it ends where held-out images stop improving"""
     images: Count = 200
-    """images at most, evenly from the split; the last fifth of the split is held out"""
+    """images at most, evenly: four fifths to train on, one fifth to choose by"""
     seed: int = 0
     """of the head's first weights and the order of images"""
     cache: Annotated[float, Parameter(validator=Number(gt=0))] = 4.0

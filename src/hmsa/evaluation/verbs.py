@@ -71,12 +71,14 @@ def gate(
     example: hmsa gate runs/camvid camvid --data CamVid --split val --scales 0.5,1,2
     """
     from ..checkpoint.files import GateCurve, amend, require_classes, trained_on
+    from ..checkpoint.shipped import require_own
     from ..data.datasets import open_dataset
     from ..inference.predictor import Predictor
     from ..report.page import Table
     from ..report.tables import percent, terminal
     from .measure import gate_curve
 
+    require_own(checkpoint)
     predictor = Predictor.load(checkpoint, **vars(chain), **vars(compute))
     card, scales = predictor.model.card, predictor.scales
     gated = predictor.model.attention is not None and predictor.model.tiles

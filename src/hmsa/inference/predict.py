@@ -19,6 +19,7 @@ from ..model.pretrained import Card
 from ..runs import CannotWrite, InputError, Outcome, Progress, Run, say, stamp
 from ..runs.errors import as_input_error
 from . import video
+from .choose import choose, names_images
 from .export import OPEN, Exported
 from .pipeline import flow
 from .predictor import Predictor
@@ -32,20 +33,29 @@ _ROOM = 32 << 20  # pixels read and not yet written: some hundred MiB beside the
 
 
 def predict(
-    source: Path, paths: list[str], out: Path | None, save: list[str], options: Inference,
-    overwrite: bool,
-) -> Outcome:  # fmt: skip
+    arguments: list[str], out: Path | None, save: list[str], options: Inference, overwrite: bool
+) -> Outcome:
     """Write what is in `save`, some of `KINDS`, for each image, and the overlay of each video.
+
+    arguments: paths of images, after a checkpoint or an exported file, unless one is to be chosen.
 
     What an earlier run did in `out` with the same settings is kept, unless `overwrite`. Raises
     InputError for what concerns all files; one that cannot be read is a problem of the outcome.
     out: None: a folder named after the first of the paths, for these paths alone.
     """
+    chosen = not arguments or names_images(arguments[0], SUFFIXES | {*video.SUFFIXES, ".txt"})
+    paths = arguments if chosen else arguments[1:]
+    if not paths:
+        after = f" after {arguments[0]}, which is taken for a checkpoint" if arguments else ""
+        raise InputError(f"no images given{after}; name files, folders, globs or .txt lists")
     named, out = out is not None, out or DEFAULT / _name(Path(paths[0]))
     found = find_images(paths, out)
     videos = {name for name, file in found.items() if file.suffix.lower() in video.SUFFIXES}
     if videos:
         video.pyav()  # better refused now than after hours
+    source = choose([*found.values()]) if chosen else Path(arguments[0])
+    if chosen:
+        say(f"{source.name}: these images are most like its training images; others: hmsa models")
     exported = Exported(source, **vars(options)) if source.suffix in OPEN else None
     predictor: Any = exported or Predictor.load(source, **vars(options))
     card = exported.card if exported else predictor.model.card

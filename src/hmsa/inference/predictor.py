@@ -182,9 +182,7 @@ class Predictor:
         """What a contextual head knows of a very large image, from every n-th pixel of it."""
         if not self.model.head.contextual:
             return None
-        step = math.ceil(max(size) / 1024)
-        rows = (slice(top, top + 1) for top in range(0, size[0], step))
-        small = torch.cat([_window(image, row, slice(None))[..., ::step] for row in rows], 2)
+        small = thinned(image, math.ceil(max(size) / 1024))
         with autocast(self.device, self.precision):
             return Runner(self._network().run, small.to(self.device)).run([1.0]).context
 
@@ -324,6 +322,13 @@ def _window(image: Tensor | OpenImage, rows: slice, columns: slice) -> Tensor:
     if isinstance(image, Tensor):
         return image[..., rows, columns]
     return _tensor(image.read(rows, columns))
+
+
+def thinned(image: Tensor | OpenImage, step: int) -> Tensor:
+    """Every `step`-th pixel of an image that need not fit into memory, `[B,3,h,w]`."""
+    height = image.size[0] if isinstance(image, OpenImage) else image.shape[2]
+    rows = (slice(top, top + 1) for top in range(0, height, step))
+    return torch.cat([_window(image, row, slice(None))[..., ::step] for row in rows], 2)
 
 
 def _room(size: tuple[int, int], like: NDArray[Any]) -> NDArray[Any]:

@@ -11,7 +11,9 @@ from ..runs import Outcome
 
 
 def predict(
-    checkpoint: Annotated[Checkpoint, Parameter(help="as for evaluate, or an exported file")],
+    checkpoint: Annotated[str | None, Parameter(
+        help="as for evaluate, or an exported file; without one, a network of `hmsa models` is "
+        "chosen by what the images look like")] = None,
     /,
     *paths: Annotated[str, Parameter(help="files, folders, globs, or .txt lists of paths")],
     out: Annotated[Out | None, Parameter(
@@ -27,12 +29,9 @@ def predict(
 
     example: hmsa predict runs/camvid photo.jpg folder/ 'more/*.png' -o out --save label,rle
     """
-    from ..runs import InputError
     from .predict import predict as work
 
-    if not paths:
-        raise InputError("predict: no images given; name files, folders, globs or .txt lists")
-    return work(checkpoint, list(paths), out, save, inference, overwrite)
+    return work([*filter(None, [checkpoint]), *paths], out, save, inference, overwrite)
 
 
 def export(

@@ -5,7 +5,8 @@ Needs PyAV, the extra `video`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,34 @@ def redraw(source: Path, target: Path, draw: Callable[[NDArray[np.uint8]], Any])
     Raises InputError, and writes nothing, if `source` cannot be decoded.
     """
     av, (_, container) = pyav(), SUFFIXES[source.suffix.lower()]
-    try:
-        with av.open(str(source)) as taken:
-            first = next(taken.decode(video=0), None) if taken.streams.video else None
-        if first is None:
-            raise InputError(f"{source} has no image that can be decoded; replace or remove it")
+    with _decoding(source):
+        first = _first(source)
         with av.open(str(source)) as taken:
             total = taken.streams.video[0].frames or None  # as the file says
             with Progress(f"predict {source.name}", total) as progress:
                 replace(target, lambda file: _redraw(file, container, taken, first, draw, progress))
         return progress.done
-    except av.error.FFmpegError as error:
+
+
+def first_image(source: Path) -> NDArray[np.uint8]:
+    """The first frame [H,W,3] of a video, upright. Raises InputError if it cannot be decoded."""
+    with _decoding(source):
+        return _upright(_first(source))
+
+
+def _first(source: Path) -> Any:
+    with pyav().open(str(source)) as taken:
+        first = next(taken.decode(video=0), None) if taken.streams.video else None
+    if first is None:
+        raise InputError(f"{source} has no image that can be decoded; replace or remove it")
+    return first
+
+
+@contextmanager
+def _decoding(source: Path) -> Iterator[None]:
+    try:
+        yield
+    except pyav().error.FFmpegError as error:
         reason = error.strerror or error
         raise InputError(f"{source} cannot be decoded ({reason}); replace or remove it") from None
 

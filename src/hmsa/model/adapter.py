@@ -187,7 +187,7 @@ class ScaleAttention(HMSA):
         # Features have the range that the network gives them: the norm makes them alike
         inputs = self.views * self.head.features
         self.attention = nn.Sequential(nn.BatchNorm2d(inputs), predictor(inputs, width, self.maps))
-        self._normalise_by(info.mean, info.std)
+        self._register(info.mean, info.std)
         self.card = Card(
             network={
                 "fusion": self.fusion, "network": dict(info.made), "classes": k,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -56,6 +56,7 @@ class Card:
     trained_on: dict[str, Any] = field(default_factory=dict)  # dataset, split, images
     recipe: dict[str, Any] = field(default_factory=dict)  # of `hmsa train`
     metrics: dict[str, float] = field(default_factory=dict)  # step, and scores at that step
+    about: dict[str, Any] = field(default_factory=dict)  # if shared: licence, results, limits
     gate: dict[str, Any] | None = None  # the curve that `hmsa gate` measured
     bands: list[int] | None = None  # of images, from 1; none: RGB
     stretch: list[list[float]] = field(default_factory=list)  # values that become 0 and 255
@@ -112,7 +113,7 @@ class Card:
             f"bands: null, or numbers of 1 to {_SIZE}",
         )
         _need(all(low < high for low, high in self.stretch), "stretch: pairs of rising numbers")
-        for name in ("trained_on", "recipe", "metrics"):
+        for name in ("trained_on", "recipe", "metrics", "about"):
             _need(isinstance(getattr(self, name), dict), f"{name}: an object")
         _need(isinstance(self.gate, dict | None), "gate: an object, or null")
 
@@ -123,6 +124,7 @@ class Pretrained(nn.Module):
     fusion: str
     card: Card
     external: tuple[str, ...] = ()  # prefixes of the tensors that a checkpoint does not store
+    locate: Callable[[str | Path], str | Path] = staticmethod(lambda source: source)  # of names
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -133,11 +135,12 @@ class Pretrained(nn.Module):
         """The network, in eval mode on the CPU, with its card in `.card`.
 
         source: a .safetensors file, a run folder (best.safetensors, else last.safetensors), a
-        folder of `save_pretrained`, or an id on the Hugging Face hub such as owner/name. network:
+        folder of `save_pretrained`, the name of a network that comes with hmsa, or an id on the
+        Hugging Face hub such as owner/name. network:
         your own network, if the checkpoint holds scale attention around it. hub: revision, token,
         cache_dir, local_files_only, as in huggingface_hub. Raises ValueError for anything else.
         """
-        file, tensors, card = read_checkpoint(source, **hub)
+        file, tensors, card = read_checkpoint(cls.locate(source), **hub)
         # No checkpoint makes us read another file of weights
         arguments = {"fusion": "hierarchical"} | card.network
         fusion, _ = arguments.pop("fusion"), arguments.pop("pretrained", None)
@@ -187,7 +190,10 @@ def _find(source: str | Path, **hub: Any) -> Path:
         return path
     if not path.is_dir():
         if path.parent.is_dir():  # else it may be owner/name
-            raise ValueError(f"no checkpoint {source}; give a file, a run folder or a hub id")
+            raise ValueError(
+                f"no checkpoint {source}; give a file, a run folder, a hub id or a "
+                "name that hmsa models lists"
+            )
         try:
             path = Path(snapshot_download(path.as_posix(), allow_patterns=[WEIGHTS, CONFIG], **hub))
         except (HfHubHTTPError, OSError, ValueError) as error:
