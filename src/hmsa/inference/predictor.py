@@ -38,6 +38,7 @@ from ..runs.progress import say
 from .backends import Network, checked
 from .fold import Pass, decide
 from .result import Prediction, as_array
+from .runtimes import RUNTIMES
 from .tiles import Gate, Runner, tiling
 
 _IN_MEMORY = 1 << 28  # bytes of a map, above which it lies in a file
@@ -239,10 +240,11 @@ class Predictor:
         """Side of the tiles for an image of so many pixels, if it needs any."""
         if self.tile != "auto" or not self.model.tiles:
             return None if self.tile == "auto" else self.tile
-        room = free_memory(self.device) / 2
-        if pixels * (self._need * max(self.scales) ** 2 + self._kept) <= room:
+        room, runtime = free_memory(self.device) / 2, RUNTIMES.get(self._network().backend)
+        need = self._need * (runtime.memory if runtime else 1)
+        if pixels * (need * max(self.scales) ** 2 + self._kept) <= room:
             return None
-        return max(min(_LARGEST, math.isqrt(int(room / self._need))) // 64 * 64, 4 * self.halo)
+        return max(min(_LARGEST, math.isqrt(int(room / need))) // 64 * 64, 4 * self.halo)
 
     @cached_property
     def _need(self) -> float:

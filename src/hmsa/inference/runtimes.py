@@ -41,6 +41,7 @@ class Runtime(NamedTuple):
 
     open: Callable[[bytes, str], Session]  # content of a file, precision
     precisions: tuple[str, ...]
+    memory: float  # measured, of what torch needs for the same network
 
 
 def _openvino(content: bytes, precision: str) -> Session:
@@ -76,8 +77,8 @@ def _onnxruntime(content: bytes, precision: str) -> Session:
 
 
 RUNTIMES = {  # fastest first, on CPUs
-    "openvino": Runtime(_openvino, ("fp32", "bf16")),
-    "onnxruntime": Runtime(_onnxruntime, ("fp32",)),
+    "openvino": Runtime(_openvino, ("fp32", "bf16"), 1.5),
+    "onnxruntime": Runtime(_onnxruntime, ("fp32",), 1.0),
 }
 
 
