@@ -40,8 +40,9 @@ from hmsa.model.fusion import resize
 from hmsa.runs.files import replace
 from hmsa.runs.machine import autocast, best_device, describe_machine, keep_memory
 from hmsa.runs.progress import Progress
-from hmsa.training.attend import PASSES, HeadJob
+from hmsa.training.attend import HeadJob
 from hmsa.training.losses import cross_entropy
+from hmsa.training.passes import PASSES
 from hmsa.training.trainer import WARMUP, class_weights, make_optimizer, set_learning_rate
 
 LEARNT, UNSEEN = ("0001TP", "0016E5"), "0006R0"

@@ -1,11 +1,13 @@
 """What a training step costs: one scale, hierarchical at two, explicit attention over three.
+`ours_lean` is hierarchical as `hmsa train` runs it: with memory `lean`.
 
     python benchmarks/train_step.py [--trunk resnet50 --head deeplab --stride 8] [--batch 2]
 
-Same trunk and head, 19 classes, forward and backward. FLOPs by torch's own counter; `saved` are
-the bytes of distinct storages that autograd keeps for backward, weights left out; `peak` is what
-the process holds above what it held before its first step. Each network has its own process; they
-take their timed steps in turn, and the quickest of each counts.
+Same trunk and head, 19 classes, forward and backward. FLOPs by torch's own counter. `saved` are the
+bytes of all tensors that operations of the forward pass have made and that still exist before
+backward: what autograd keeps, what is kept beside it, and the outputs; `peak` is what the process
+holds above what it held before its first step. Each network has its own process; they take their
+timed steps in turn, and the quickest of each counts (without a GPU, in seconds of the processor).
 Official: what the official code was measured to take for resnet50, deeplab, 256x512, batch 2, on
 two CPU cores. The last line is one JSON object.
 """
@@ -19,20 +21,23 @@ import resource
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import timm
 import torch
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from hmsa.config.recipe import Joint
 from hmsa.model import build
-from hmsa.runs.machine import keep_memory
+from hmsa.runs.machine import autocast, keep_memory
+from hmsa.runs.memory import Alive
+from hmsa.training.lean import lean, regions
 from hmsa.training.losses import objective
 
 KINDS = {
     "single": ("average", (1.0,)),
     "hierarchical": ("hierarchical", (0.5, 1.0)),
+    "ours_lean": ("hierarchical", (0.5, 1.0)),
     "explicit": ("explicit", (0.5, 1.0, 2.0)),
 }
 OFFICIAL = {
@@ -57,39 +62,34 @@ def measure(kind: str, options: argparse.Namespace) -> None:
     model = model.to(device, memory_format=torch.channels_last)
     image = torch.rand(options.batch, 3, *options.size, device=device)
     label = torch.randint(0, CLASSES, (options.batch, *options.size), device=device)
+    found = regions(model) if kind == "ours_lean" else []
     before = _held(device)
 
-    def step() -> None:
+    def step(alive: Alive | None = None) -> int:
         model.zero_grad()
-        objective(model(image, scales), label, STAGE)["loss"].backward()
+        with alive or nullcontext(), autocast(device, options.precision), lean(found):
+            loss = objective(model(image, scales), label, STAGE)["loss"]
+        saved = alive.now if alive else 0
+        loss.backward()
         if device.type == "cuda":
             torch.cuda.synchronize()
+        return saved
 
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    saved: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = objective(model(image, scales), label, STAGE)["loss"]
-    loss.backward()
+    saved = step(Alive())
     peak = _held(device) - before
     with FlopCounterMode(display=False) as counter:
         step()
     counts = {
         "flops": counter.get_total_flops(),
-        "saved_mib": sum(saved.values()) / 2**20,
+        "saved_mib": saved / 2**20,
         "peak_mib": peak / 2**20,
     }
     print(json.dumps(counts), flush=True)
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     for _ in sys.stdin:
-        start = time.perf_counter()
+        start = clock()
         step()
-        print(time.perf_counter() - start, flush=True)
+        print(clock() - start, flush=True)
 
 
 def _held(device: torch.device) -> float:
@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--official", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--size", type=int, nargs=2, default=(256, 512))
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -138,7 +139,7 @@ def main() -> None:
     what = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     print(
         f"{options.trunk}, {options.head} head, stride {options.stride}, {CLASSES} classes, batch "
-        f"{options.batch} of {options.size[0]}x{options.size[1]}, fp32, {what}, "
+        f"{options.batch} of {options.size[0]}x{options.size[1]}, {options.precision}, {what}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}, timm {timm.__version__}"
     )
     print(f"{'':>22}" + "".join(f"{kind:>24}" for kind in KINDS))
@@ -152,7 +153,7 @@ def main() -> None:
             cells.append(f"{value:14,.2f} ({found[kind][measured] / first:.3f}x)")
         print(f"{unit:>22}" + "".join(f"{cell:>24}" for cell in cells))
         if measured in OFFICIAL:
-            row = "".join(f"{value:>24,}" for value in OFFICIAL[measured].values())
+            row = "".join(f"{OFFICIAL[measured].get(kind, ''):>24}" for kind in KINDS)
             print(f"{'official':>22}{row}")
     keys = ("flops", "saved_mib", "peak_mib", "step_s")
     print(json.dumps({key: {kind: found[kind][key] for kind in KINDS} for key in keys}))

@@ -56,6 +56,16 @@ def cache(tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def backends(monkeypatch):
+    """`auto` takes torch, but where a test asks for another backend by name: exports take time."""
+    monkeypatch.setattr("hmsa.inference.backends._candidates", _named)
+
+
+def _named(wanted, *_):
+    return [] if wanted in ("auto", "torch") else [wanted]
+
+
 @pytest.fixture
 def grown():
     """`with grown() as more: ..`, then `more()`: MiB by which the peak of memory grew inside."""

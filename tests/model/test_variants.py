@@ -40,7 +40,7 @@ class TestEvery:
         output = model(torch.rand(2, 3, 64, 96), SCALES)
         aux = output.aux()
         assert (aux is not None) == (head == "ocr")
-        loss = output.logits.square().mean() + (0 if aux is None else aux.square().mean())
+        loss = output.logits.square().mean() + (0 if aux is None else aux.logits.square().mean())
         loss.backward()
         learning = {n: p.grad for n, p in model.named_parameters() if not n.startswith("trunk.")}
         assert all(g is not None and g.isfinite().all() for g in learning.values())

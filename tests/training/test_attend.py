@@ -108,7 +108,7 @@ def test_from_a_folder_to_every_other_verb(hmsa, segformer, scenes, tmp_path):
     assert hashed(model.trunk.module.state_dict()) == found["network"]["sha256"]
     assert model.card.names == list(NAMES)
     assert model.card.gate is not None
-    assert model.card.gate["split"] == "train, 1 held out"
+    assert model.card.gate["split"] == "val, 3 held out"
 
     pictures = scenes.parent / "val" / "images"
     made = hmsa("predict", tmp_path / "run", pictures, "-o", tmp_path / "out", "--budget", "0.3")
@@ -172,6 +172,27 @@ def test_attention_learns_what_a_network_is_good_at(hmsa, somebodys, scenes, tmp
     found = json.loads(done.out.splitlines()[-1])["miou"]
     assert found["attention"] >= max(found["single"].values()) - 1e-6
     assert found["attention"] != found["average"]
+
+
+def test_what_teaches_wrongly_is_not_kept(hmsa, somebodys, folder_dataset, tmp_path):
+    """The fine scale is right in train and wrong in val: the constant that is best on val stays."""
+    wall, sky = (np.full((64, 96), k, np.uint8) for k in (1, 0))
+    wall[:2] = 0
+    names = {"names": list(NAMES), "palette": None}
+    folder_dataset({"a": sky, "b": sky}, **names)
+    (tmp_path / "pictures" / "train").rename(tmp_path / "pictures" / "val")
+    splits = {"train": "train", "val": "val"}
+    file = folder_dataset({"c": wall, "d": wall}, splits=splits, **names)
+    done = hmsa("attend", "somebodys:blind", file, "-o", tmp_path / "run", "--scales", "1,2",
+                "--steps", 40, "--features", "none")  # fmt: skip
+    assert done.code == 0, done.err
+    found = json.loads(done.out.splitlines()[-1])
+    assert (found["steps"], found["held_out_miou"]) == (0, 1.0)
+    assert found["miou"]["attention"] == 1.0
+    assert found["miou"]["average"] == 0.0
+    model = HMSA.from_pretrained(tmp_path / "run")
+    assert not any(parameter.any() for parameter in [*model.attention.modules()][-1].parameters())
+    assert model.prior[0] > 0, "the coarse scale counts more"
 
 
 def test_resumes_after_a_kill(module, scenes, tmp_path):
@@ -268,7 +289,7 @@ def test_passes_are_computed_once_and_equal_the_network(somebodys, scenes, tmp_p
 
     from hmsa.checkpoint.networks import allow, find
     from hmsa.data.datasets import open_dataset
-    from hmsa.training.attend import Passes
+    from hmsa.training.passes import Passes
 
     learn = open_dataset(scenes, "train")
     allow(somebodys)
@@ -302,7 +323,7 @@ def test_the_cache_bounds_the_images(hmsa, somebodys, scenes, tmp_path):
                 "--cache", 150e3 / 2**30)  # fmt: skip
     assert done.code == 0, done.err
     used = HMSA.from_pretrained(tmp_path / "a").card.trained_on["pictures"]
-    assert 2 <= used < 6
+    assert 1 <= used < 6
 
 
 def test_images_are_split_evenly():
@@ -311,6 +332,7 @@ def test_images_are_split_evenly():
     assert split_evenly(6, 200) == ([0, 1, 2, 3, 4], [5])
     assert split_evenly(100, 10) == ([0, 10, 20, 30, 40, 50, 60, 70], [80, 90])
     assert split_evenly(2, 2) == ([0], [1])
+    assert split_evenly(6, 10, val=4) == ([0, 1, 2, 3, 4, 5], [6, 8])
 
 
 def test_refuses(hmsa, somebodys, segformer, scenes, folder_dataset, tmp_path):

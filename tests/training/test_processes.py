@@ -18,8 +18,8 @@ import torch
 from torch import distributed
 from torch.nn.functional import conv2d
 from hmsa.config.recipe import Stage
-from hmsa.model import Output, ScaleOutput
-from hmsa.model.fusion import chain
+from hmsa.model import Output
+from hmsa.model.hmsa import Attended, Grid
 from hmsa.training.losses import objective
 
 file, rank = sys.argv[1], int(sys.argv[2])
@@ -32,9 +32,11 @@ def loss_and_slope(images, factor, **settings):
     kernel = start.clone().requires_grad_()
     hi = conv2d(pixels[images], kernel)
     lo = hi[:, :, ::2, ::2]
-    maps = {0.5: ScaleOutput(lo[:, :K], lo[:, 6:].sigmoid(), lo[:, K:6]),
-            1.0: ScaleOutput(hi[:, :K], None, hi[:, K:6])}
-    output = Output(chain(maps, (32, 32)), maps)
+    grid = lambda maps: Grid(maps, maps.shape[-2:], maps.shape[-2:])
+    trust = grid(lo[:, 6:].sigmoid())
+    scales = {0.5: Attended(grid(lo[:, :K]), trust, grid(lo[:, K:6])),
+              1.0: Attended(grid(hi[:, :K]), None, grid(hi[:, K:6]))}
+    output = Output(scales, (32, 32))
     stage = Stage(steps=1, scales=(0.5, 1), auxiliary=0.4, supervision=0.1, penalty=0.3, **settings)
     weight = torch.tensor([0.2, 1.0, 3.0]).double()
     loss = objective(output, classes[images], stage, weight)["loss"]

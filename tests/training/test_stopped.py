@@ -140,7 +140,7 @@ def test_stopped_while_the_frozen_network_runs(train, place, monkeypatch):
         if len(files) == 2:
             interrupt(signal.SIGTERM)
 
-    monkeypatch.setattr("hmsa.training.attend.replace", stopping)
+    monkeypatch.setattr("hmsa.training.passes.replace", stopping)
     ran = train()
     assert ran.code == 130, ran.err
     assert "stopped and saved: attention, step 0" in ran.err
@@ -149,7 +149,7 @@ def test_stopped_while_the_frozen_network_runs(train, place, monkeypatch):
         "stage": "attention", "step": 0, "total": 4, "best": 0, "best_step": 0
     }  # fmt: skip
     assert train("--resume").code == 0
-    assert sorted(files) == ["0.pt", "1.pt", "2.pt", "3.pt"]
+    assert sorted(files) == ["0.pt", "1.pt", "2.pt", "3.pt", "4.pt", "5.pt"]
 
 
 def test_an_image_that_breaks_on_the_way(train, place, before_step):

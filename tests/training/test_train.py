@@ -46,7 +46,7 @@ def test_a_run_leaves_everything_that_is_promised(trained):
     assert model.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
     log = rows(trained)
     assert [(r["stage"], r["step"]) for r in log] == [
-        ("joint", "2"), ("joint", "4"), ("attention", "6")
+        ("joint", "2"), ("joint", "4"), ("attention", "4"), ("attention", "6")
     ]  # fmt: skip
     assert all(0 <= float(r["val_miou"]) <= 1 for r in log)
 
@@ -57,7 +57,7 @@ def test_attention_stage_trains_the_attention_head_alone(recipe, hmsa, tmp_path)
     before, after = weights(tmp_path / "a" / "last.safetensors"), weights(tmp_path / "b")
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved
-    assert all(name.startswith("attention.") for name in moved)
+    assert all(name.startswith(("attention.", "prior")) for name in moved)
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 5])
@@ -194,7 +194,7 @@ def test_two_processes_learn_as_one(recipe, tmp_path):
                "--set", "devices=2", "--set", "accelerator=cpu"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert len(rows(run)) == 3
+    assert len(rows(run)) == 4
     HMSA.from_pretrained(run)
 
 

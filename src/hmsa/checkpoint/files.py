@@ -75,7 +75,7 @@ def begin_from(model: HMSA, source: str | Path) -> list[str]:
     fresh = [n for n, t in wanted.items() if n not in tensors or tensors[n].shape != t.shape]
     for name in fresh:
         came, needed = [*getattr(tensors.get(name), "shape", ())], [*wanted[name].shape]
-        if not name.startswith("attention.") and (not came or came[1:] != needed[1:]):
+        if not name.startswith(("attention.", "prior")) and (not came or came[1:] != needed[1:]):
             raise InputError(
                 f"start: {source} has {came or 'nothing'} for {name} {needed}; begin from a "
                 "checkpoint of the same trunk, head and width"

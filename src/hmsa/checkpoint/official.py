@@ -54,7 +54,7 @@ def convert(path: Path, labels: LabelSet) -> HMSA:
     arch, weights = read(path)
     model = build(**NETWORKS[arch], classes=len(labels.names), width=256, official=True)
     # The official code normalises outside of the network, by the same numbers
-    weights |= {"mean": model.mean, "std": model.std}
+    weights |= dict(model.named_buffers(recurse=False))
     network = f"{arch} with {len(labels.names)} classes"
     with as_input_error():
         model.load_state_dict(fitted(weights, model.state_dict(), path, network))

@@ -62,6 +62,7 @@ Size = Annotated[tuple[int, int], parsed_by(height_width)]
 Ranges = Annotated[tuple[tuple[float, float], ...], parsed_by(value_ranges)]
 Tile = Annotated[int | Literal["auto"] | None, parsed_by(tile_side)]
 Arithmetic = Literal["auto", "fp32", "bf16", "fp16"]
+Backend = Literal["auto", "torch", "onnxruntime", "openvino"]
 
 Checkpoint = Annotated[
     Path,
@@ -101,6 +102,8 @@ class Compute:
     """auto: bf16 where the hardware has it, else fp32"""
     device: str | None = None
     """cpu, cuda, cuda:1 or mps; default: the best one"""
+    backend: Backend = "auto"
+    """what runs the network; auto: on CPUs the fastest that is installed and agrees with torch"""
 
 
 @Parameter(name="*")
@@ -125,7 +128,7 @@ class HeadTraining:
     split: str = "train"
     """split to train on"""
     val: str | None = None
-    """split to score; default: val if there is one, else the held-out images"""
+    """split that chooses among heads, and is scored; default: val, else the last fifth of SPLIT"""
     scales: ScaleList = (0.5, 1.0, 2.0)
     """two or more scales to fuse"""
     features: str = "auto"
@@ -139,9 +142,9 @@ class HeadTraining:
     penalty: Share = 0.0
     """weight of the use of fine scales in the loss"""
     steps: Count = 1200
-    """optimizer steps at most, of one image each"""
+    """optimizer steps at most, of one image each; it ends where held-out images stop improving"""
     images: Count = 200
-    """images at most, evenly from the split; the last fifth of the split is held out"""
+    """images at most, evenly: four fifths to train on, one fifth to choose by"""
     seed: int = 0
     """of the head's first weights and the order of images"""
     cache: Annotated[float, Parameter(validator=Number(gt=0))] = 4.0

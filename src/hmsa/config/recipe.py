@@ -107,6 +107,8 @@ class Stage(Strict):
     penalty: Factor = 0.0  # weight of the use of fine scales in the loss
     ema: Decay = 0.0  # decay of the moving average of weights; 0: no average
     validate_every: Count = 500  # steps
+    # lean: backward computes again what is cheap to compute, see `training.lean`; equal results
+    memory: Literal["lean", "plain"] = "lean"
 
 
 class Joint(Stage):
@@ -122,12 +124,15 @@ class Joint(Stage):
 class Attention(Stage):
     """The attention head alone, on the whole list of scales; the frozen network runs only once.
 
-    Images are not resized, and best whole: the right scale depends on sizes and surroundings.
+    It begins at averaging or, where other constant weights of the scales are clearly better on val,
+    at these; where no step is better on val, they stay. Images are not resized, and best whole: the
+    right scale depends on sizes and surroundings.
     """
 
     steps: Whole = 150
     batch: Count = 2
-    pictures: Count = 160  # images, for each process; what the network computes of them is on disk
+    # Images, for each process, and a fifth as many of val; what the network says of them is on disk
+    pictures: Count = 160
     crop: Size = (512, 512)
     resize: tuple[Positive, Positive] = (1.0, 1.0)
     scales: Scales = (0.5, 1.0, 2.0)

@@ -8,17 +8,13 @@ carries the card (classes, palette, scales) and the image size that it takes.
 from __future__ import annotations
 
 import importlib
-import io
-import logging
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace as replace_fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from warnings import catch_warnings
 
 import numpy as np
 import torch
@@ -34,6 +30,7 @@ from ..runs import Outcome, replace
 from ..runs.errors import InputError, as_input_error, first_line
 from .predictor import Predictor, stretch_of, with_long_edge
 from .result import Prediction, as_array
+from .runtimes import quiet
 
 AGREEMENT = 0.999  # share of pixels of every image with equal labels: the rest may be ties
 STEPS = 2  # of 255, that a confidence may differ by
@@ -52,7 +49,7 @@ def export(source: Path, out: Path, size: Size | None = None, chain: Chain = Cha
     """
     if out.suffix not in OPEN:
         raise InputError(f"{out} has to end in {' or '.join(OPEN)}")
-    eager = Predictor.load(source, chain.scales, "fp32", chain.flip, device="cpu")
+    eager = Predictor.load(source, chain.scales, "fp32", chain.flip, device="cpu", backend="torch")
     rounded = [f"{s:g}" for s in eager.scales if s != float(np.float32(s))]
     if not size and eager.long_edge:
         raise InputError(f"{source} has a long edge of {eager.long_edge}: give --size HxW")
@@ -65,7 +62,7 @@ def export(source: Path, out: Path, size: Size | None = None, chain: Chain = Cha
     with TemporaryDirectory() as folder:
         file = Path(folder) / f"network{out.suffix}"
         write(file, freeze(eager, size), card, size)
-        with _quiet(f"{out} cannot be compared with the network"):
+        with quiet(f"{out} cannot be compared with the network"):
             run, _ = OPEN[out.suffix](file)
         share, steps = compare(eager, run, [size] if size else SIZES)
         found = f"{share:.3%} of the labels are equal, confidence differs by {steps} of 255"
@@ -100,7 +97,7 @@ def freeze(predictor: Predictor, size: Size | None) -> torch.export.ExportedProg
     channels = predictor.model.channels
     image = torch.zeros(1, channels, *(size or (75, 131)), dtype=torch.uint8)
     any_size = {"image": {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}}
-    with _quiet(f"torch cannot export this network for {show_size(size)} size"), torch.no_grad():
+    with quiet(f"torch cannot export this network for {show_size(size)} size"), torch.no_grad():
         program = torch.export.export(
             Frozen(predictor), (image,), dynamic_shapes=None if size else any_size
         )
@@ -114,7 +111,7 @@ def freeze(predictor: Predictor, size: Size | None) -> torch.export.ExportedProg
 def write(file: Path, program: torch.export.ExportedProgram, card: Card, size: Size | None) -> None:
     """Write `program` to the .onnx or .pt2 `file`, with the header that `Exported` reads."""
     header = {"hmsa": card.to_json(), "size": show_size(size)}
-    with _quiet(f"this network cannot be written as {file.suffix}"):
+    with quiet(f"this network cannot be written as {file.suffix}"):
         if file.suffix == ".onnx":
             made = torch.onnx.export(
                 program, input_names=["image"], output_names=["label", "confidence"], verbose=False
@@ -157,7 +154,7 @@ class Exported:
                 f"{file}: a .pt2 file can run code of whoever made it; export to .onnx"
             )
         self.file = file
-        with _quiet(f"{file} cannot be loaded"):
+        with quiet(f"{file} cannot be loaded"):
             self._run, header = _open_onnx(file)
         if not header.get("hmsa"):
             raise InputError(f"{file} was not written by hmsa export: it does not name its classes")
@@ -166,6 +163,8 @@ class Exported:
             size = header.get("size", show_size(None))
             self.size = None if size == show_size(None) else height_width(size)
         self.channels = self.card.network.get("in_channels", 3)
+        if (backend := options.pop("backend", "auto")) not in ("auto", "onnxruntime"):
+            raise InputError(f"{file} runs in onnxruntime, not in {backend}; use the checkpoint")
         self._ranges = options.pop("stretch", None)  # of what is read, not of the graph
         self.stretch = stretch_of(self.card, self._ranges)
         for name, value in options.items():
@@ -247,19 +246,3 @@ OPEN = {".onnx": _open_onnx, ".pt2": _open_torch}
 
 def show_size(size: Size | None) -> str:
     return f"{size[0]}x{size[1]}" if size else "dynamic"
-
-
-@contextmanager
-def _quiet(failure: str) -> Iterator[None]:
-    """Silence what exporters print and log, and raise what they raise, which may be anything, as
-    InputError."""
-    sink = io.StringIO()
-    logging.disable(logging.CRITICAL)
-    try:
-        with catch_warnings(action="ignore"), redirect_stdout(sink), redirect_stderr(sink):
-            yield
-    except Exception as error:
-        way = '; pip install "hmsa[export]"' if isinstance(error, ImportError) else ""
-        raise InputError(f"{failure} ({first_line(error)}){way}") from None
-    finally:
-        logging.disable(logging.NOTSET)

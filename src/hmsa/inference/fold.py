@@ -94,7 +94,9 @@ class Decision:
     def add(self, logits: Tensor, entropy: bool = False) -> None:
         """logits: of the next C classes, `[B,C,H,W]`. entropy: whether it will be needed."""
         top, index = logits.max(1)
-        label, total = index.to(torch.uint8), logits.logsumexp(1)
+        label, total = index.to(torch.uint8), top
+        if logits.shape[1] > 1:
+            total = (logits - top[:, None]).exp_().sum(1).log_() + top
         mean = (logits * logits.softmax(1)).sum(1) if entropy else total
         if self.classes:
             label = torch.where(top > self.top, label + self.classes, self.label)

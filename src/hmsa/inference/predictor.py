@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ..checkpoint.networks import load
+from ..config.options import Backend
 from ..data.images import open_image
 from ..data.labels import IGNORE, spread
 from ..data.rasters import OpenImage
@@ -34,6 +35,7 @@ from ..runs.errors import InputError, as_input_error
 from ..runs.machine import Precision, autocast, find_device, in_use, trim_memory
 from ..runs.memory import free_memory, peak_of
 from ..runs.progress import say
+from .backends import Network, checked
 from .fold import Pass, decide
 from .result import Prediction, as_array
 from .tiles import Gate, Runner, tiling
@@ -62,6 +64,7 @@ class Predictor:
     tile: pixels of a side that go through the network at once, at each scale; "auto": tiles only
     where an image would not fit into half of the free memory; None: never. halo: see `tiling`.
     gate: leave out finer scales where they would not count.
+    backend: what runs the network; "auto": on CPUs the fastest that is installed and agrees.
     stretch: values of wider types that become 0 and 255, as [(0, 3000)]; default: as in the card.
     """
 
@@ -77,17 +80,20 @@ class Predictor:
         halo: int = 128,
         gate: Gate | None = None,
         stretch: Sequence[tuple[float, float]] | None = None,
+        backend: Backend = "auto",
     ) -> None:
         if model.classes > IGNORE:
             raise InputError(f"labels have 8 bits: {model.classes} classes, at most {IGNORE} fit")
         with as_input_error():
             self.scales, self.flip, self.long_edge = ordered(scales), flip, long_edge
-        self.device = find_device(device)
-        self.precision, self.tile, self.halo, self.gate = precision, tile, halo, gate
+        self.device, self.backend = find_device(device), backend
+        self.precision = checked(backend, self.device, precision)
+        self.tile, self.halo, self.gate = tile, halo, gate
         self.stretch = stretch_of(model.card, stretch)
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
         if isinstance(tile, int):
             tiling(self.model, tile, halo)  # raises what there is to raise
+        self._built: Network | None = None
 
     @classmethod
     def load(
@@ -115,6 +121,8 @@ class Predictor:
         """All that a result depends on but the weights, as JSON has it."""
         settings = {name: getattr(self, name) for name in ("scales", "flip", "long_edge")}
         settings["precision"] = in_use(self.device, self.precision)
+        if (backend := self._network().backend) != "torch":
+            settings["backend"] = backend
         if self.gate:
             settings["gate"] = {n: getattr(self.gate, n) for n in ("share", "cell", "halo")}
         if self.tile != "auto":
@@ -175,7 +183,13 @@ class Predictor:
             return None
         small = thinned(image, math.ceil(max(size) / 1024))
         with autocast(self.device, self.precision):
-            return Runner(self.model, small.to(self.device)).run([1.0]).context
+            return Runner(self._network().run, small.to(self.device)).run([1.0]).context
+
+    def _network(self) -> Network:
+        """The network in its backend, with the weights that it has now."""
+        if self._built is None or self._built.outdated:
+            self._built = Network(self.model, self.backend, self.device, self.precision)
+        return self._built
 
     def _maps(
         self, image: Tensor, context: Tensor | None, **wanted: Unpack[Wanted]
@@ -187,14 +201,15 @@ class Predictor:
         size = image.shape[-2:]
         image = with_long_edge(image, self.long_edge)
         views = [image, image.flip(-1)] if self.flip else [image]
-        tile = self._tile_of(image.shape[2] * image.shape[3])
+        network, tile = self._network(), self._tile_of(image.shape[2] * image.shape[3])
         while True:
             try:
                 with autocast(self.device, self.precision), as_input_error():
                     tiles = tiling(self.model, tile, self.halo) if tile else None
-                    runners = [Runner(self.model, one, tiles, self.gate, context) for one in views]
+                    runners = [Runner(network.run, v, tiles, self.gate, context) for v in views]
                     passes = [runner.run(self.scales) for runner in runners]
                 if math.prod(size) > _BLOCK**2 // 4:
+                    network.release()
                     trim_memory()  # the network's tensors are small, those of the fold are large
                 maps = decide(passes, size, **wanted)
                 return maps, [replace(each, logits={}, attention={}) for each in passes]

@@ -67,8 +67,9 @@ def _maps(value: Any, what: str, needed: str) -> Tensor:
 
 def confidence_of(logits: Tensor) -> Tensor:
     """logits `[B,K,h,w]` -> entropy, top probability and its margin, `[B,3,h,w]` in 0..1."""
-    share = wide(logits).softmax(1)
-    entropy = torch.special.entr(share).sum(1) / math.log(max(2, share.shape[1]))
+    log = wide(logits).log_softmax(1)
+    share = log.exp()
+    entropy = -(share * log).sum(1) / math.log(max(2, share.shape[1]))
     top = share.topk(min(2, share.shape[1]), 1).values
     return torch.stack([entropy, top[:, 0], top[:, 0] - top[:, -1]], 1)
 
@@ -186,7 +187,7 @@ class ScaleAttention(HMSA):
         # Features have the range that the network gives them: the norm makes them alike
         inputs = self.views * self.head.features
         self.attention = nn.Sequential(nn.BatchNorm2d(inputs), predictor(inputs, width, self.maps))
-        self._normalise_by(info.mean, info.std)
+        self._register(info.mean, info.std)
         self.card = Card(
             network={
                 "fusion": self.fusion, "network": dict(info.made), "classes": k,

@@ -25,7 +25,6 @@ class ScaleOutput(NamedTuple):
     # [B,1,h,w] in (0,1): trust in this scale against the next finer one; [B,K,h,w] where each
     # class has an attention of its own; None at the finest scale
     attention: Tensor | None
-    aux: Tensor | None = None  # [B,K,h,w], logits of the auxiliary head where there is one
 
 
 Fold = Callable[[Mapping[float, ScaleOutput], Sequence[int]], Tensor]
@@ -48,7 +47,8 @@ def fuse(lo: Tensor, attention: Tensor, hi: Tensor, size: Sequence[int]) -> Tens
 
     lo `[B,K,h,w]`, attention `[B,1,h,w]` in (0,1), hi `[B,K,H,W]` -> `[B,K,*size]`.
     """
-    return resize(attention * lo, size) + (1 - resize(attention, size)) * resize(hi, size)
+    trusted = resize(attention * lo, size)
+    return trusted.addcmul(1 - resize(attention, size), resize(hi, size))
 
 
 def chain(maps: Mapping[float, ScaleOutput], size: Sequence[int]) -> Tensor:
@@ -60,7 +60,7 @@ def chain(maps: Mapping[float, ScaleOutput], size: Sequence[int]) -> Tensor:
     finest, *coarser = sorted(maps, reverse=True)
     fused = maps[finest].logits
     for scale in coarser:
-        lo, attention, _ = maps[scale]
+        lo, attention = maps[scale]
         assert attention is not None, f"scale {scale} was computed without attention"
         fused = fuse(lo, attention, fused, lo.shape[-2:] if scale >= 1 else fused.shape[-2:])
     return resize(fused, size)

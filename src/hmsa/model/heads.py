@@ -128,8 +128,8 @@ class OCRHead(Head):
         if context is None:
             # The mean of each class's pixels, weighted by how surely they are of it
             share = aux.flatten(2).softmax(2)  # [B,K,hw]
-            context = (share @ pixels.flatten(2).mT).mT[..., None]
-        key, value = self.key(context).flatten(2), self.value(context).flatten(2).mT
+            context = (share @ pixels.flatten(2).transpose(1, 2)).transpose(1, 2)[..., None]
+        key, value = (f(context).flatten(2) for f in (self.key, self.value))
 
         def classify(start: int, stop: int) -> tuple[Tensor, ...]:
             made = self._in_context(pixels[..., start:stop, :], key, value)
@@ -148,9 +148,9 @@ class OCRHead(Head):
 
     def _in_context(self, pixels: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and features of pixels with the context of their region."""
-        query = self.query(pixels).flatten(2).mT
+        query = self.query(pixels).flatten(2).transpose(1, 2)
         belongs = (query @ key / query.shape[-1] ** 0.5).softmax(2)  # [B,hw,K]
-        context = self.context((belongs @ value).mT.unflatten(2, pixels.shape[-2:]))
+        context = self.context((value @ belongs.transpose(1, 2)).unflatten(2, pixels.shape[-2:]))
         conv, norm, relu = cast(tuple[nn.Conv2d, nn.Module, nn.Module], tuple(self.merge))
         features = self.dropout(relu(norm(pointwise(conv, [context, pixels]))))
         return self.semantic(features), features

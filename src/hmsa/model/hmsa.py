@@ -35,8 +35,17 @@ class Grid(NamedTuple):
         if size is None or size == self.size:
             return resize(maps, self.padded)[..., :height, :width]
         cells = maps.shape[2]
+        if (height, width) == (2 * size[0], 2 * size[1]) and self._by_fours():
+            # Each result is the mean of two pixels between the same two cells: one step leads there
+            half = self.padded[0] // 2, self.padded[1] // 2
+            return resize(maps, half)[..., : size[0], : size[1]]
         maps = resize(resize(maps, (cells, self.padded[1]))[..., :width], (cells, size[1]))
         return resize(resize(maps, (self.padded[0], size[1]))[..., :height, :], size)
+
+    def _by_fours(self) -> bool:
+        """Whether a cell is a multiple of four pixels, in height and in width."""
+        cells = self.maps.shape[-2:]
+        return not any(n % (4 * m) for n, m in zip(self.padded, cells, strict=True))
 
     def onto(self, target: Grid) -> Tensor:
         """On the grid of another scale, `[B,C,h,w]`, place by place of the image; both grids may
@@ -67,21 +76,60 @@ class Encoded(NamedTuple):
         return Grid(maps, self.padded, self.size)
 
 
+class Attended(NamedTuple):
+    """One scale after attention, on the trunk's grid."""
+
+    logits: Grid  # K channels
+    attention: Grid | None  # in (0,1); None at the finest scale
+    aux: Grid | None  # K channels
+
+
 class Output(NamedTuple):
-    """What `HMSA.forward` returns."""
+    """What `HMSA.forward` returns: small maps, of which pixels are made when they are asked for.
 
-    logits: Tensor  # [B,K,H,W] on the image's grid
-    maps: dict[float, ScaleOutput]  # per scale, ascending, on the grid of the image at that scale
-    fold: Fold = chain  # what made the logits of the maps
+    Fusion acts on each class by itself: `channels` are the classes to make, by default all.
+    """
 
-    def aux(self) -> Tensor | None:
-        """Auxiliary logits `[B,K,H,W]`, fused by the same attention; None without that head."""
-        aux = {s: m._replace(logits=m.aux) for s, m in self.maps.items() if m.aux is not None}
-        return self.fold(aux, self.logits.shape[-2:]) if aux else None
+    scales: dict[float, Attended]  # ascending
+    size: Size  # of the image
+    fold: Fold = chain
+
+    @property
+    def logits(self) -> Tensor:
+        """Fused, `[B,K,*self.size]`."""
+        return self.fused()
+
+    @property
+    def maps(self) -> dict[float, ScaleOutput]:
+        """Of each scale, on the grid of the image at that scale."""
+        return self._maps(slice(None))
+
+    def fused(self, channels: slice = slice(None)) -> Tensor:
+        return self.fold(self._maps(channels), self.size)
+
+    def aux(self) -> Output | None:
+        """The same for auxiliary logits, fused by the same attention; None without that head."""
+        scales = {s: one._replace(logits=one.aux) for s, one in self.scales.items() if one.aux}
+        return self._replace(scales=scales) if scales else None
+
+    @property
+    def classes(self) -> int:
+        return next(iter(self.scales.values())).logits.maps.shape[1]
 
     def weights(self) -> dict[float, Tensor]:
-        """Effective weight `[B,1,H,W]` of each scale in the logits."""
-        return effective_weights(self.maps, self.logits.shape[-2:], self.fold)
+        """Effective weight `[B,1,*self.size]` of each scale in the logits."""
+        attention = [one.attention for one in self.scales.values() if one.attention]
+        needed = max([1, *(grid.maps.shape[1] for grid in attention)])
+        return effective_weights(self._maps(slice(0, needed)), self.size, self.fold)
+
+    def _maps(self, channels: slice) -> dict[float, ScaleOutput]:
+        def trust(grid: Grid | None) -> Tensor | None:  # of all classes together, or of each
+            return grid and grid.pixels(slice(None) if grid.maps.shape[1] == 1 else channels)
+
+        return {
+            scale: ScaleOutput(one.logits.pixels(channels), trust(one.attention))
+            for scale, one in self.scales.items()
+        }
 
 
 HEADS: dict[str, Callable[[list[int], int, int], Head]]
@@ -107,6 +155,7 @@ class HMSA(Pretrained):
     attention: nn.Sequential | None  # [B,features,h,w] -> [B,maps,h,w], before its sigmoid
     mean: Tensor
     std: Tensor
+    prior: Tensor  # [2], of attention before its sigmoid: at scale 1, and more at each doubling
 
     def __init__(
         self,
@@ -138,13 +187,16 @@ class HMSA(Pretrained):
         levels = Trunk(trunk, pretrained, stride, finest, official, in_channels)
         self.trunk, self.head = levels, HEADS[head](levels.channels, classes, width)
         self.attention = predictor(self.head.features, width, 1, self.head.bias)
-        self._normalise_by(mean or levels.mean, std or levels.std)
+        self._register(mean or levels.mean, std or levels.std)
         if levels.origin:
             self.card.trained_on = {"trunk": levels.origin}
 
-    def _normalise_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def _register(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Numbers that travel with the weights and are not learned by gradients."""
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("prior", torch.zeros(2))
+        self.register_load_state_dict_pre_hook(_without_prior)
 
     @property
     def channels(self) -> int:
@@ -172,14 +224,14 @@ class HMSA(Pretrained):
         return scales[:-1]
 
     def attend(self, encoded: Mapping[float, Encoded], size: Sequence[int]) -> Output:
-        """The cheap half: the attention head on what `encode` returned, then the fold to `size`."""
+        """The cheap half: the attention head on what `encode` returned; the fold is left to do."""
         attention = self.attention_grids(encoded)
-        maps = {}
+        scales = {}
         for scale, one in encoded.items():
-            trust = attention[scale].pixels() if scale in attention else None
-            aux = None if one.aux is None else one.grid(one.aux).pixels()
-            maps[scale] = ScaleOutput(one.grid(one.logits).pixels(), trust, aux)
-        return Output(self.fold(maps, size), maps, self.fold)
+            aux = None if one.aux is None else one.grid(one.aux)
+            scales[scale] = Attended(one.grid(one.logits), attention.get(scale), aux)
+        height, width = size
+        return Output(scales, (height, width), self.fold)
 
     def attention_grids(self, encoded: Mapping[float, Encoded]) -> dict[float, Grid]:
         """The attention of each scale that has one, in (0,1), `[B,maps,h,w]`."""
@@ -189,6 +241,7 @@ class HMSA(Pretrained):
                 trust = self.attention(one.features)
                 if not torch.is_grad_enabled():  # in training, autocast's precision is enough
                     trust = wide(trust)
+                trust = trust + self.prior[0] + math.log2(scale) * self.prior[1]
                 grids[scale] = one.grid(resize(torch.sigmoid(trust), one.logits.shape[-2:]))
         return grids
 
@@ -226,3 +279,8 @@ class HMSA(Pretrained):
     def strides(self) -> tuple[int, int]:
         """Pixels a cell, of the logits and of the coarsest level that they are made of."""
         return self.trunk.strides[0], max(self.trunk.strides)
+
+
+def _without_prior(model: HMSA, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Checkpoints by older versions, and official ones, have no prior: it adds nothing."""
+    state.setdefault(f"{prefix}prior", torch.zeros_like(model.prior))

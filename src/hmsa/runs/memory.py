@@ -46,13 +46,13 @@ def peak_of(module: nn.Module, call: Callable[[Any], Any]) -> int:
 
 
 def _counted(module: nn.Module, call: Callable[[Any], Any]) -> int:
-    with torch.inference_mode(), _Alive() as alive:
+    with torch.inference_mode(), Alive() as alive:
         call(module)
     peak: int = alive.peak
     return peak
 
 
-class _Alive(TorchDispatchMode):
+class Alive(TorchDispatchMode):
     """Counts the bytes of storages that operations make, from then until they are freed."""
 
     def __init__(self) -> None:

@@ -7,24 +7,19 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map, tree_map_only
 
 from ..checkpoint.files import GateCurve, amend, read
 from ..checkpoint.networks import allow, find
 from ..config.options import Compute, HeadTraining
-from ..config.recipe import Attention, Stage
+from ..config.recipe import Attention
 from ..data.datasets import Dataset, open_dataset
 from ..data.descriptions import describe
 from ..data.labels import IGNORE
@@ -32,77 +27,18 @@ from ..data.stretch import Stretch
 from ..evaluation.confusion import Confusion
 from ..evaluation.measure import gate_curve
 from ..inference.predictor import Predictor, store_stretch, stretch_of
-from ..model import HMSA, Encoded, PairScaleAttention, ScaleAttention
+from ..model import HMSA, PairScaleAttention, ScaleAttention
 from ..model.fusion import ordered
 from ..model.weights import hashed
-from ..runs import InputError, Progress, replace, say
+from ..runs import InputError, say
 from ..runs.errors import as_input_error
 from ..runs.machine import in_use, launch
-from .trainer import BEST, LAST, RESUME, Outputs, Trainer, Work, class_weights
+from .passes import HELD_OUT, PASSES, Passes, begin_at
+from .trainer import BEST, LAST, RESUME, Trainer, Work, class_weights
 
-PASSES = "passes"  # folder in the run folder
-HELD_OUT = 5  # one image in this many is held out: the last ones, as neighbours are alike
 VALIDATE_EVERY, PATIENCE = 200, 3  # steps; validations without a gain that end training
 BALANCE = 0.4  # `class_balance` of a recipe
 CURVE = 12  # images for the curve of the gate
-
-
-@dataclass(frozen=True)
-class Passes:
-    """Passes of a frozen network at `scales`: a file for each image, never computed twice.
-
-    load: number -> image `[3,H,W]` and label `[H,W]`, both uint8.
-    """
-
-    folder: Path
-    fabric: Fabric
-    model: HMSA
-    scales: Sequence[float]
-    load: Callable[[int], tuple[Tensor, Tensor]]
-
-    def compute(self, numbers: Sequence[int]) -> Iterator[None]:
-        """Run the network on the images that it has not run on before, one at a time."""
-        with Progress("frozen network", len(numbers)) as progress:
-            for number in numbers:
-                if not self.file(number).is_file():
-                    replace(self.file(number), partial(torch.save, self._run(number)))
-                progress.advance()
-                yield
-
-    @torch.no_grad()
-    def _run(self, number: int) -> Any:
-        image, label = self.load(number)
-        with self.fabric.autocast():
-            image = self.fabric.to_device(image[None])
-            encoded = self.model.eval().encode(image, self.scales)
-        # Training needs no logits on a finer grid than that of attention
-        grids = {s: one.features.shape for s, one in encoded.items() if one.features is not None}
-        cell = max(encoded[s].logits.shape[-1] // grid[-1] for s, grid in grids.items())
-        pooled = {s: F.avg_pool2d(one.logits.float(), cell) for s, one in encoded.items()}
-        kept = {s: tuple(one._replace(logits=pooled[s])) for s, one in encoded.items()}
-        return tree_map_only(Tensor, lambda tensor: tensor.half().cpu(), (kept, label[None]))
-
-    def read(self, numbers: Sequence[int]) -> tuple[dict[float, Encoded], Tensor]:
-        """Images of one size as a batch: output of `HMSA.encode` and label `[B,H,W]`."""
-        kept = [torch.load(self.file(n), self.fabric.device, weights_only=True) for n in numbers]
-        encoded, label = tree_map(
-            lambda one, *more: torch.cat([one, *more]).float() if isinstance(one, Tensor) else one,
-            *kept,
-        )
-        return {scale: Encoded(*one) for scale, one in encoded.items()}, label.long()
-
-    def outputs(
-        self, stage: Stage, numbers: Sequence[int], seed: Sequence[int], network: Any, start: int
-    ) -> Outputs:
-        """Of the attention head on images drawn from `numbers`; see `Work`."""
-        for step in range(start, stage.steps):
-            random = np.random.default_rng((*seed, step))
-            drawn = random.choice(numbers, min(stage.batch, len(numbers)), replace=False)
-            encoded, label = self.read(drawn.tolist())
-            yield network.attend(encoded, label.shape[-2:]), label
-
-    def file(self, number: int) -> Path:
-        return self.folder / f"{number}.pt"
 
 
 class HeadJob:
@@ -119,28 +55,31 @@ class HeadJob:
             scales = ordered(options.scales)
         if len(scales) < 2:
             raise InputError(f"scales {scales[0]:g}: attention needs two or more, such as 0.5,1,2")
-        self.learn = learn = open_dataset(data, options.split, files)
-        _, held = self._split(options.images)
+        learn = open_dataset(data, options.split, files)
         val = options.val or ("val" if "val" in describe(data, files)[1].splits else None)
-        if val:
-            open_dataset(data, val, files).require_labels()
+        self.datasets = [learn, *([open_dataset(data, val, files)] if val else [])]
+        for each in self.datasets[1:]:
+            each.require_labels()
+        pairs = [pair for each in self.datasets for pair in each.pairs]
+        self.images = dataclasses.replace(learn, pairs=tuple(pairs))
+        _, held = self._split(options.images)
         # What to score: a split, and the numbers of its images or all
         self.scored = (val, None) if val else (options.split, held)
         torch.manual_seed(options.seed)
         self.model, self.network = _model(source, learn, options)
-        self.learn = learn = learn.stretched(_stretch(source, learn))
-        store_stretch(self.model.card, learn.stretch)
+        self.images = self.images.stretched(_stretch(source, learn))
+        store_stretch(self.model.card, self.images.stretch)
         self.model.card.scales = scales
         self.fabric = launch(compute.device or "auto", 1, compute.precision)
         self.settings = dataclasses.asdict(options) | self.network | {
             "dataset": str(learn.source.resolve()), "names": [pair.name for pair in learn.pairs],
             "precision": in_use(self.fabric.device, compute.precision),
-            "val": None, "cache": None,  # these may change
+            "val": val, "cache": None,  # this may change
         }  # fmt: skip
 
     def train(self, out: Path) -> dict[str, Any]:
         """Write best.safetensors into the run folder `out`; returns what came of it, as JSON."""
-        began, model, options, learn = time.monotonic(), self.model, self.options, self.learn
+        began, model, options, images = time.monotonic(), self.model, self.options, self.images
         passes = Passes(out / PASSES, self.fabric, model, model.card.scales, self._load)
         self.fabric.to_device(model)
         next(passes.compute([0]))
@@ -148,7 +87,7 @@ class HeadJob:
         if most < 2:
             raise InputError(f"--cache: {options.cache:g} GiB are too little for two images")
         fit, held = self._split(min(most, options.images))
-        model.card.trained_on |= {"pictures": len(fit) + len(held)}
+        model.card.trained_on |= {"pictures": len(fit)}
         stage = Attention(  # one image in a step, as their sizes may differ
             steps=options.steps, batch=1, penalty=options.penalty, validate_every=VALIDATE_EVERY
         )
@@ -156,28 +95,32 @@ class HeadJob:
         validate, scales = partial(_held_out_miou, passes, held), model.card.scales
         work = Work(
             "attention", stage, cast(nn.Module, head), scales, outputs, validate,
-            passes.compute([*fit, *held]), PATIENCE,
+            passes.compute([*fit, *held]), lambda: begin_at(model, passes.best_constant(held)),
+            PATIENCE,
         )  # fmt: skip
-        weight = class_weights(learn.only([*fit, *held]).frequencies(), BALANCE)
+        weight = class_weights(images.only(fit).frequencies(), BALANCE)
         state = Trainer(self.fabric, model, out, weight).run(work)
         if scales[-1] > 1 and not options.pairs:
-            labelled = [number for number in held if (learn.read_label(number) != IGNORE).any()]
-            _keep_gate(out / BEST, scales, learn.only(labelled[:CURVE]), self.fabric.device)
+            labelled = [n for n in held if (images.read_label(n) != IGNORE).any()][:CURVE]
+            judges = dataclasses.replace(images.only(labelled), split=self.datasets[-1].split)
+            _keep_gate(out / BEST, scales, judges, self.fabric.device)
         seconds = round(time.monotonic() - began, 1)
         return {"steps": state.best_step, "held_out_miou": state.best, "seconds": seconds}
 
     def _split(self, most: int) -> tuple[list[int], list[int]]:
         """`split_evenly` of the images. Raises InputError unless both parts have labels."""
-        learn, parts = self.learn, split_evenly(len(self.learn), most)
-        if not all(part and learn.only(part).frequencies().any() for part in parts):
+        learn, *val = self.datasets
+        parts = split_evenly(len(learn), most, sum(map(len, val)))
+        if not all(part and self.images.only(part).frequencies().any() for part in parts):
+            which = "those of val" if val else f"the last ones (1 in {HELD_OUT})"
             raise InputError(
                 f"{learn.source}, split {learn.split}: no labelled pixel in the images to train "
-                f"on, or in the last ones (1 in {HELD_OUT}), which are held out; label more"
+                f"on, or in {which}, which are held out; label more"
             )
         return parts
 
     def _load(self, number: int) -> tuple[Tensor, Tensor]:
-        image, label = self.learn.read(number)
+        image, label = self.images.read(number)
         return torch.from_numpy(image.copy()).permute(2, 0, 1), torch.from_numpy(label)
 
 
@@ -207,13 +150,17 @@ def _held_out_miou(passes: Passes, held: Sequence[int], network: HMSA) -> float:
     return confusion.miou()
 
 
-def split_evenly(count: int, most: int) -> tuple[list[int], list[int]]:
-    """At most `most` of `count` images, evenly: numbers to train on, and numbers to hold out."""
-    cut = count - max(1, count // HELD_OUT)
-    held = max(1, min(most // HELD_OUT, count - cut))
+def split_evenly(count: int, most: int, val: int = 0) -> tuple[list[int], list[int]]:
+    """At most `most` images, evenly: numbers to train on, of `count`, and numbers to hold out.
+
+    Those are the last of the `count`, as neighbours are alike; with `val` images of another split,
+    these, numbered from `count` on.
+    """
+    cut = count if val else count - max(1, count // HELD_OUT)
+    others = val or count - cut
+    held = max(1, min(most // HELD_OUT, others))
     fit = min(max(1, most - held), cut)
-    kept = [cut + i * (count - cut) // held for i in range(held)]
-    return [i * cut // fit for i in range(fit)], kept
+    return [i * cut // fit for i in range(fit)], [cut + i * others // held for i in range(held)]
 
 
 def _stretch(source: str, learn: Dataset) -> Stretch:

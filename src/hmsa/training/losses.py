@@ -16,23 +16,33 @@ from ..config.recipe import Stage
 from ..data.labels import IGNORE
 from ..model import Output
 from ..model.fusion import resize
+from ..model.hmsa import Grid
 from ..runs.machine import gathered, total
+from .groups import Logits, one_hot
 from .rmi import binary_cross_entropy, region_mutual_information
 
 
-def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+def cross_entropy(logits: Logits, label: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean over labelled pixels, weighted by class; 0, with a gradient of 0, if there are none.
 
-    logits `[B,K,H,W]`, label `[B,H,W]` int64 with 255 = ignore, weight `[K]`.
+    logits of `[B,K,H,W]`, label `[B,H,W]` int64 with 255 = ignore, weight `[K]`.
     """
-    summed = F.cross_entropy(logits, label, weight, ignore_index=IGNORE, reduction="sum")
-    labelled = label[label != IGNORE]
-    count = summed.new_tensor(labelled.numel()) if weight is None else weight[labelled].sum()
-    return summed / total(count).clamp(min=1e-6)
+    whole, own = _totals(logits, label)
+    factor = (label != IGNORE).to(whole)
+    if weight is not None:
+        factor *= weight[label.masked_fill(label == IGNORE, 0)]
+
+    def part(some: Tensor, classes: slice) -> Tensor:
+        slope = (some.detach() - whole[:, None]).exp_()
+        slope -= one_hot(label, classes).to(slope)
+        return (slope.mul_(factor[:, None]) * some).sum()
+
+    summed = logits.sum(part, (factor * (whole - own)).sum())
+    return summed / total(factor.sum()).clamp(min=1e-6)
 
 
 def hard_cross_entropy(
-    logits: Tensor,
+    logits: Logits,
     label: Tensor,
     weight: Tensor | None = None,
     *,
@@ -44,15 +54,26 @@ def hard_cross_entropy(
     Never fewer than the hardest `least` share of the labelled pixels. Shapes as `cross_entropy`.
     Source: Shrivastava et al., "Training Region-based Object Detectors with OHEM", 2016.
     """
-    with torch.no_grad():
-        loss = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none")
-        labelled = loss[label != IGNORE]
-        count = max(1, math.ceil(least * int(total(label.new_tensor(labelled.numel())))))
-        own = labelled.topk(min(count, labelled.numel())).values
-        own = F.pad(own, (0, count - own.numel()), value=-math.inf)
-        hardest = gathered(own).topk(count).values[-1]
-        label = label.masked_fill(loss < hardest.clamp(max=-math.log(threshold)), IGNORE)
-    return cross_entropy(logits, label, weight)
+    whole, own = _totals(logits, label)
+    loss = whole - own
+    labelled = loss[label != IGNORE]
+    count = max(1, math.ceil(least * int(total(label.new_tensor(labelled.numel())))))
+    hard = labelled.topk(min(count, labelled.numel())).values
+    hard = F.pad(hard, (0, count - hard.numel()), value=-math.inf)
+    hardest = gathered(hard).topk(count).values[-1]
+    easy = loss < hardest.clamp(max=-math.log(threshold))
+    return cross_entropy(logits, label.masked_fill(easy, IGNORE), weight)
+
+
+@torch.no_grad()
+def _totals(logits: Logits, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Log of the sum of exponentials, and the logit of the true class or 0, `[B,H,W]`."""
+    whole = own = torch.empty(0)
+    for classes, some in logits.groups():
+        part, true = some.logsumexp(1), (some * one_hot(label, classes)).sum(1)
+        first = not classes.start
+        whole, own = (part, true) if first else (whole.logaddexp(part), own + true)
+    return whole, own
 
 
 def objective(
@@ -69,24 +90,29 @@ def objective(
     times stage.penalty; it prefers the cheap scale where scales are equally good.
     """
 
-    def plain(logits: Tensor) -> Tensor:
-        logits = resize(logits, label.shape[-2:])
+    def plain(logits: Logits) -> Tensor:
         if stage.loss == "rmi":
             return binary_cross_entropy(logits, label)
         return cross_entropy(logits, label, weight)
 
+    def single(grid: Grid, classes: slice) -> Tensor:
+        return resize(grid.pixels(classes), label.shape[-2:])
+
+    fused = Logits(Output.fused, output, output.classes)
     if stage.loss == "rmi":
-        whole = region_mutual_information(output.logits, label)
-        terms = whole._asdict() | {"fused": whole.loss}
+        whole = region_mutual_information(fused, label)
+        terms = {"bce": whole.bce, "rmi": whole.rmi, "fused": whole.loss}
     else:
         main = hard_cross_entropy if stage.loss == "ohem" else cross_entropy
-        terms = {"fused": main(output.logits, label, weight)}
+        terms = {"fused": main(fused, label, weight)}
     if stage.auxiliary and (aux := output.aux()) is not None:
-        terms["aux"] = plain(aux)
+        terms["aux"] = plain(Logits(Output.fused, aux, output.classes))
     if stage.supervision:
-        terms["scales"] = torch.stack([plain(one.logits) for one in output.maps.values()]).sum()
+        grids = [one.logits for one in output.scales.values()]
+        alone = [plain(Logits(single, grid, output.classes)) for grid in grids]
+        terms["scales"] = torch.stack(alone).sum()
     if stage.penalty:
-        finest, images = max(output.maps), total(label.new_tensor(len(label)))
+        finest, images = max(output.scales), total(label.new_tensor(len(label)))
         costs = [(s / finest) ** 2 * w.mean((1, 2, 3)).sum() for s, w in output.weights().items()]
         terms["cost"] = torch.stack(costs).sum() / images
     factors = {"aux": stage.auxiliary, "scales": stage.supervision, "cost": stage.penalty}

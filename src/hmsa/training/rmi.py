@@ -13,9 +13,9 @@ from typing import NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from ..runs.machine import total
+from .groups import Logits, one_hot
 
 STRIDE, PADDING = 4, 2  # of the mean pooling before neighbourhoods are taken
 SIDE = 3  # of a neighbourhood
@@ -24,59 +24,60 @@ LEAST = 1e-6  # added to every probability
 
 
 class RMI(NamedTuple):
-    """The two halves of the loss; only `rmi` can be negative."""
+    """The loss and the values of its two halves; only `rmi` can be negative."""
 
     bce: Tensor  # binary cross-entropy, summed over classes, mean over labelled pixels
     rmi: Tensor  # lower bound of the negative region mutual information, summed over classes
-
-    @property
-    def loss(self) -> Tensor:
-        return 0.5 * self.bce + 0.5 * self.rmi
+    loss: Tensor  # the mean of both, which has a gradient
 
 
-def region_mutual_information(logits: Tensor, label: Tensor) -> RMI:
-    """logits `[B,K,H,W]`, label `[B,H,W]` int64; labels outside 0..K-1 are ignored.
-
-    Autograd keeps logits and label only; everything else is computed again for backward.
-    """
-    entropy, information = checkpoint(_sums, logits, label, use_reentrant=False)
+def region_mutual_information(logits: Logits, label: Tensor) -> RMI:
+    """logits of `[B,K,H,W]`, label `[B,H,W]` int64; labels outside 0..K-1 are ignored."""
+    valid, pixels = _labelled(logits, label)
     images = total(label.new_tensor(len(label)))
-    return RMI(entropy / _labelled(logits, label), information / images)
+    halves = []
+
+    def part(some: Tensor, classes: slice) -> Tensor:
+        with torch.autocast(some.device.type, enabled=False):
+            some = some if some.dtype == torch.float64 else some.float()
+            truth = one_hot(label, classes) & valid
+            entropy = _entropy(some, truth, valid) / pixels
+            information = _information(some, truth, valid) / images
+        halves.append(torch.stack([entropy, information]).detach())
+        return 0.5 * entropy + 0.5 * information
+
+    loss = logits.sum(part)
+    entropy, information = torch.stack(halves).sum(0)
+    return RMI(entropy, information, loss)
 
 
-def binary_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+def binary_cross_entropy(logits: Logits, label: Tensor) -> Tensor:
     """The first half alone: summed over classes, mean over labelled pixels (and one more)."""
-    return _entropy(logits, label) / _labelled(logits, label)
+    valid, pixels = _labelled(logits, label)
+
+    def part(some: Tensor, classes: slice) -> Tensor:
+        return _entropy(some, one_hot(label, classes) & valid, valid)
+
+    return logits.sum(part) / pixels
 
 
-def _entropy(logits: Tensor, label: Tensor) -> Tensor:
-    valid, index = _valid(logits, label)
-    losses = F.softplus(logits).sum(1, keepdim=True) - logits.gather(1, index)
-    return (losses * valid).sum()
+def _labelled(logits: Logits, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Which pixels are labelled, `[B,1,H,W]`; how many in all processes together, and one more."""
+    valid = ((label >= 0) & (label < logits.classes))[:, None]
+    return valid, total(valid.sum()) + 1
 
 
-def _labelled(logits: Tensor, label: Tensor) -> Tensor:
-    return total(_valid(logits, label)[0].sum()) + 1
+def _entropy(logits: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    return ((F.softplus(logits) - logits * truth) * valid).sum()
 
 
-def _valid(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Which pixels are labelled, and the class of each, `[B,1,H,W]`."""
-    valid = ((label >= 0) & (label < logits.shape[1]))[:, None]
-    return valid, torch.where(valid, label[:, None], 0)
-
-
-def _sums(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Both halves: summed over pixels, and summed over images."""
-    with torch.autocast(logits.device.type, enabled=False):
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        entropy = _entropy(logits, label)
-        valid, index = _valid(logits, label)
-        predicted, truth = logits.sigmoid() * valid + LEAST, torch.zeros_like(logits)
-        truth.scatter_(1, index, valid.to(truth))
-        p, y = (F.avg_pool2d(maps, STRIDE, STRIDE, PADDING) for maps in (predicted, truth))
-        if min(p.shape[-2:]) < SIDE:  # too small for one neighbourhood
-            return entropy, p.sum() * 0
-        return entropy, _bound(_neighbourhoods(p), _neighbourhoods(y)).to(entropy)
+def _information(logits: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    """The second half, summed over images and classes."""
+    predicted = logits.sigmoid() * valid + LEAST
+    p, y = (F.avg_pool2d(m, STRIDE, STRIDE, PADDING) for m in (predicted, truth.to(logits)))
+    if min(p.shape[-2:]) < SIDE:  # too small for one neighbourhood
+        return p.sum() * 0
+    return _bound(_neighbourhoods(p), _neighbourhoods(y)).to(logits)
 
 
 def _neighbourhoods(maps: Tensor) -> Tensor:

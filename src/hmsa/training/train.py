@@ -18,13 +18,14 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ..checkpoint.files import begin_from
-from ..config.recipe import Recipe, Stage
+from ..config.recipe import Augment, Recipe, Stage
 from ..data.datasets import Dataset, open_dataset
 from ..data.sampling import Mix, TrainingStream, batches, open_mix
 from ..data.transforms import training_transform
 from ..evaluation.measure import score
 from ..inference.predictor import Predictor, store_stretch
 from ..model import HMSA, build
+from ..model.fusion import chain
 from ..runs import InputError, Run, say
 from ..runs.errors import as_input_error
 from ..runs.machine import (
@@ -38,8 +39,9 @@ from ..runs.machine import (
     processes,
     total,
 )
-from .attend import PASSES, Passes
+from .lean import lean, regions
 from .losses import objective
+from .passes import HELD_OUT, PASSES, Passes, begin_at
 from .trainer import BEST, RESUME, Outputs, Trainer, Work, class_weights, note_data
 
 STAGES = ("joint", "attention")
@@ -67,8 +69,8 @@ def train(
         raise InputError(f"{folder} has a run; add --resume to continue it, or name another --out")
     world = processes(recipe.accelerator, recipe.devices)
     recipe = recipe.model_copy(update={"devices": world})
-    # Neither the section selftrain nor the number of loader processes has an influence
-    settings = recipe.model_dump(mode="json", exclude={"selftrain": True, "data": {"workers"}})
+    free: Any = {"selftrain": True, "data": {"workers"}} | {name: {"memory"} for name in STAGES}
+    settings = recipe.model_dump(mode="json", exclude=free)  # what has an influence
     mend = "continue with the same recipe, or name another --out"
     place = Run(folder, "train", settings, overwrite=not begun, mend=mend) if is_first() else None
     with place or nullcontext() as run:
@@ -120,13 +122,14 @@ def faster_precision(model: HMSA, stage: Stage, device: torch.device) -> Precisi
 def step_seconds(model: HMSA, stage: Stage, precision: Precision) -> float:
     """Of a training step on a CPU with two crops of at most 256 x 256 pixels; the best of three."""
     trial, best = copy.deepcopy(model).train(), math.inf
+    found = regions(trial) if stage.memory == "lean" else []
     height, width = (min(side, 256) for side in stage.crop)
     image = torch.rand(2, model.channels, height, width, generator=torch.Generator())
     label = torch.zeros(2, height, width, dtype=torch.long)
     with torch.random.fork_rng(devices=()):
         for _ in range(3):
             began = time.perf_counter()
-            with autocast(image.device, precision):
+            with autocast(image.device, precision), lean(found):
                 loss = objective(trial(image, stage.scales), label, stage)["loss"]
             loss.backward()
             best = min(best, time.perf_counter() - began)
@@ -203,20 +206,34 @@ class _Job:
         return class_weights(pixels, self.recipe.class_balance)
 
     def work(self, name: str, model: HMSA, folder: Path) -> Work:
-        """A stage: on new crops at each step, or on passes in `folder` of a fixed set of crops."""
+        """A stage: on new crops at each step, or on passes in `folder` of a fixed set of crops.
+
+        Attention begins at a constant that crops of val choose, which no stage learns from.
+        """
         recipe, stage = self.recipe, getattr(self.recipe, name)
         scales = list(recipe.inference.scales or stage.scales)
         validate = partial(self._validate, scales)
         if name == "joint":
             return Work(name, stage, model, scales, self._crops, validate)
         rank, world = self.fabric.global_rank, self.fabric.world_size
-        load = stream_of(recipe, name, self.learn, Mix()).__getitem__
+        learn, plain = stream_of(recipe, name, self.learn, Mix()), Augment(flip=0, color=0)
+        whole = training_transform(stage.crop, (1.0, 1.0), plain, recipe.data.long_edge)
+        val = TrainingStream(self.val, whole, recipe.seed)
+        first = world * min(stage.pictures, max(1, len(learn.dataset) // world))  # of val
+        last = first + world * max(1, min(stage.pictures // HELD_OUT, len(self.val) // world))
+
+        def load(number: int) -> tuple[Tensor, Tensor]:
+            return learn[number] if number < first else val[number - first]
+
+        def begin() -> None:
+            if model.fold is chain:  # explicit attention begins as the joint stage left it
+                begin_at(model, passes.best_constant(held))
+
         passes = Passes(folder, self.fabric, model, stage.scales, load)
-        count = min(stage.pictures, max(1, len(self.learn) // world))
-        numbers = range(rank, count * world, world)
+        numbers, held = range(rank, first, world), range(first + rank, last, world)
         outputs = partial(passes.outputs, stage, numbers, [recipe.seed, rank])
-        trained, prepare = cast(nn.Module, model.attention), passes.compute(numbers)
-        return Work(name, stage, trained, scales, outputs, validate, prepare)
+        trained, prepare = cast(nn.Module, model.attention), passes.compute([*numbers, *held])
+        return Work(name, stage, trained, scales, outputs, validate, prepare, begin)
 
     def _crops(self, network: Any, start: int) -> Outputs:
         fabric, stage, workers = self.fabric, self.recipe.joint, self.recipe.data.workers
@@ -232,7 +249,7 @@ class _Job:
         fabric, recipe = self.fabric, self.recipe
         predictor = Predictor(
             model, scales, recipe.precision, fabric.device, recipe.inference.flip,
-            recipe.data.long_edge,
+            recipe.data.long_edge, backend="torch",
         )  # fmt: skip
         confusion = score(predictor, self.val, fabric.global_rank, fabric.world_size)
         confusion.matrix = total(confusion.matrix.to(fabric.device)).cpu()

@@ -33,6 +33,7 @@ from ..model.pretrained import save
 from ..runs import InputError, Interrupted, Progress, Run, first_line, replace
 from ..runs.machine import total
 from ..runs.progress import interruptible
+from .lean import lean, regions
 from .losses import objective
 
 BEST, LAST, RESUME, METRICS = "best.safetensors", "last.safetensors", "resume.pt", "metrics.csv"
@@ -54,6 +55,7 @@ class Work:
     outputs: Callable[[Any, int], Outputs]  # of the network, one for each step from this one on
     validate: Callable[[HMSA], float]  # mean IoU
     prepare: Iterable[None] = ()  # what comes before the first step; it can be stopped between two
+    begin: Callable[[], None] | None = None  # sets where training begins, which is validated, too
     patience: int = 0  # validations without a gain that end the stage; 0: nothing ends it
 
 
@@ -99,6 +101,7 @@ class Trainer:
         self.validated: HMSA = self.average.module if self.average else self.model
         for name in PARTS if self.saved else ():
             getattr(self, name).load_state_dict(self.saved.pop(name))
+        self.regions = regions(self.model) if stage.memory == "lean" else []
         with interruptible() as interrupted:
 
             def stop() -> None:
@@ -108,6 +111,7 @@ class Trainer:
 
             for _ in () if self.state.finished(work) else work.prepare:
                 stop()
+            self._begin(work)
             outputs = work.outputs(network, self.state.step)
             with Progress(work.name, stage.steps, self.state.step) as progress:
                 while not self.state.finished(work):
@@ -115,6 +119,19 @@ class Trainer:
                     stop()
         self.model.load_state_dict(self.validated.state_dict())
         return self.state
+
+    def _begin(self, work: Work) -> None:
+        """Validate and save where a stage begins: what training does not improve is kept."""
+        state = self.state
+        if not work.begin or state.step or state.best >= 0 or state.finished(work):
+            return
+        work.begin()
+        if self.average:
+            self.average.set(self.model)
+        miou = work.validate(self.validated)
+        self._save(work, miou)
+        if self.metrics:
+            self.metrics.write(work.name, state.total, {"val_miou": miou})
 
     def _step(self, work: Work, outputs: Outputs, progress: Progress) -> None:
         state, stage = self.state, work.stage
@@ -124,7 +141,8 @@ class Trainer:
         if stage.freeze_norms:
             freeze_norms(getattr(work.trained, "trunk", None))
         try:
-            output, label = next(outputs)
+            with lean(self.regions):
+                output, label = next(outputs)
         except InputError:  # a file that cannot be read
             self._save(work)
             raise

@@ -85,7 +85,7 @@ def attend(
     with Run(out, "attend", job.settings, overwrite=overwrite) as run:
         if overwrite:
             clear(out)
-        if changed := note_data(run, [job.learn]):
+        if changed := note_data(run, job.datasets):
             raise InputError(f"{out}: {changed}; restore it, or start again with --overwrite")
         job.model.card.trained_on["data"] = run.records["data"][0]["digest"][:16]
         if "attention" not in run.records:

@@ -1,0 +1,174 @@
+"""Runtimes of ONNX graphs on a processor, and graphs that are proven to compute what torch does."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+from warnings import catch_warnings
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..model.weights import hashed
+from ..runs import CannotWrite, cache_folder, replace
+from ..runs.errors import InputError, first_line
+from ..runs.machine import autocast
+
+Arrays = Sequence[NDArray[Any]]
+Inputs = tuple[Tensor, ...]
+_OPSET = 18
+_FAR = 1e-3  # of the largest value: how far a graph in fp32 may be from torch
+_SAME = 0.999  # of the labels of such a graph, at least: the rest may be ties
+_TWICE = 2.0  # times the mean error of torch in bf16: how far a graph in bf16 may be from fp32
+
+
+class Session(NamedTuple):
+    """A graph in memory."""
+
+    run: Callable[[Arrays], Arrays]
+    release: Callable[[], Any]  # frees what it keeps between two runs
+
+
+class Runtime(NamedTuple):
+    """A library that runs ONNX."""
+
+    open: Callable[[bytes, str], Session]  # content of a file, precision
+    precisions: tuple[str, ...]
+
+
+def _openvino(content: bytes, precision: str) -> Session:
+    library: Any = importlib.import_module("openvino")
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+    }
+    core = library.Core()
+    compiled = core.compile_model(core.read_model(content), "CPU", settings)
+
+    def run(arrays: Arrays) -> Arrays:
+        # A request of its own for each call: several threads may share a predictor
+        return [*compiled.create_infer_request().infer([*arrays], share_inputs=True).values()]
+
+    return Session(run, compiled.release_memory)
+
+
+def _onnxruntime(content: bytes, precision: str) -> Session:
+    library: Any = importlib.import_module("onnxruntime")
+    options = library.SessionOptions()
+    options.log_severity_level = 3  # errors
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.enable_cpu_mem_arena = False  # it would keep what the largest image needed
+    session = library.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+
+    def run(arrays: Arrays) -> Arrays:
+        return session.run(None, dict(zip(names, arrays, strict=True)))  # type: ignore[no-any-return]
+
+    return Session(run, lambda: None)
+
+
+RUNTIMES = {  # fastest first, on CPUs
+    "openvino": Runtime(_openvino, ("fp32", "bf16")),
+    "onnxruntime": Runtime(_onnxruntime, ("fp32",)),
+}
+
+
+class Graph:
+    """A module, which takes and returns tensors, as a graph in a runtime.
+
+    inputs: to trace it with; others: of another batch, height and width, to compare it with, which
+    is done whenever it is loaded. about: what the weights do not tell of it. Raises InputError if
+    it cannot be exported, or differs.
+    """
+
+    def __init__(
+        self, module: nn.Module, inputs: Inputs, others: Inputs, about: str, backend: str,
+        precision: str,
+    ) -> None:  # fmt: skip
+        text = f"{about} {len(inputs)} {_OPSET} {torch.__version__}"
+        file = cache_folder() / "graphs" / f"{hashed(module.state_dict(), text)[:32]}.onnx"
+        # Whatever is in force around: it is traced in fp32
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+            with suppress(OSError, InputError):  # none yet, or not what torch computes now
+                self._load(file.read_bytes(), backend, precision)
+                return self._compare(module, others, precision)
+            content = _exported(module, inputs)
+            self._load(content, backend, precision)
+            self._compare(module, others, precision)
+        with suppress(CannotWrite):
+            replace(file, content)
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        try:
+            arrays = [each.float().contiguous().numpy() for each in inputs]
+            return [torch.from_numpy(each) for each in self._session.run(arrays)]
+        except Exception as error:  # each library has its own where memory runs out
+            if "alloc" in str(error):
+                raise MemoryError(first_line(error)) from None
+            raise
+
+    def release(self) -> None:
+        self._session.release()
+
+    def _load(self, content: bytes, backend: str, precision: str) -> None:
+        with quiet(f"{backend} cannot load this network"):
+            self._session = RUNTIMES[backend].open(content, precision)
+
+    def _compare(self, module: nn.Module, inputs: Inputs, precision: str) -> None:
+        """Raises InputError where the graph is further from torch than rounding explains."""
+        with quiet("it takes one size of images only"):
+            found = self(*inputs)
+        rough = exact = module(*inputs)
+        if precision == "bf16":
+            with autocast(torch.device("cpu"), "bf16"):
+                rough = module(*inputs)
+        for index, (one, plain, bf16) in enumerate(zip(found, exact, rough, strict=True)):
+            if one.shape != plain.shape:
+                raise InputError("it takes one size of images only")
+            far = (one - plain).abs()
+            if precision == "bf16":
+                fine = far.mean() <= _TWICE * (bf16.float() - plain).abs().mean() + 1e-6
+            else:
+                same = (one.argmax(1) == plain.argmax(1)).double().mean()  # of the logits
+                fine = far.max() <= _FAR * plain.abs().max() and (index or same >= _SAME)
+            if not fine:
+                raise InputError(f"its results differ from torch's by up to {far.max():.2g}")
+
+
+def _exported(module: nn.Module, inputs: Inputs) -> bytes:
+    """The module as ONNX, for any batch and, of the first input, any height and width."""
+    names = [f"input{index}" for index in range(len(inputs))]
+    axes = {name: {0: "batch"} for name in names}
+    axes[names[0]] |= {2: "height", 3: "width"}
+    with quiet("it cannot be exported"), TemporaryDirectory() as folder:
+        file = Path(folder) / "graph.onnx"
+        # The older exporter: the newer one takes minutes where padding depends on the size
+        torch.onnx.export(
+            module, inputs, file, dynamo=False, opset_version=_OPSET, input_names=names,
+            dynamic_axes=axes,
+        )  # fmt: skip
+        return file.read_bytes()
+
+
+@contextmanager
+def quiet(failure: str) -> Iterator[None]:
+    """Silence what exporters print and log, and raise what they raise, which may be anything, as
+    InputError."""
+    sink = io.StringIO()
+    logging.disable(logging.CRITICAL)
+    try:
+        with catch_warnings(action="ignore"), redirect_stdout(sink), redirect_stderr(sink):
+            yield
+    except Exception as error:
+        way = '; pip install "hmsa[export]"' if isinstance(error, ImportError) else ""
+        raise InputError(f"{failure} ({first_line(error)}){way}") from None
+    finally:
+        logging.disable(logging.NOTSET)
