@@ -130,7 +130,6 @@ def runner(
     fast = predictor._network().run
     if way == "bare":
         return lambda: Runner(fast, pixels).run(list(SCALES)) and None
-    predictor(image)  # graphs are made when they are first needed
     return lambda: predictor(image).label
 
 

@@ -44,9 +44,12 @@ class Pass:
         step = max(1, int(AT_ONCE / values))
         return (slice(k, min(channels, k + step)) for k in range(0, channels, step))
 
-    def fused(self, channels: slice) -> Tensor:
-        """The network's logits of some classes, `[B,C,*self.size]`."""
-        return self.model.fold(self._outputs(channels), self.size)
+    def fused(self, channels: slice, sampled: Size | None = None) -> Tensor:
+        """The network's logits of some classes, `[B,C,*self.size]`.
+
+        sampled: places, of which the result is nearly that of all pixels, for far less work.
+        """
+        return self.model.fold(self._outputs(channels, sampled), sampled or self.size)
 
     def single(self, channels: slice) -> dict[float, ScaleOutput]:
         """Each scale's own logits of some classes, `[B,C,*self.size]`."""
@@ -66,16 +69,16 @@ class Pass:
         """The weight of a scale that is finer than these and not computed yet, `[B,1,*size]`."""
         return known_weight((grid.pixels(size=size) for grid in self.attention.values()), size)
 
-    def _outputs(self, channels: slice) -> dict[float, ScaleOutput]:
+    def _outputs(self, channels: slice, sampled: Size | None = None) -> dict[float, ScaleOutput]:
         """What the model's fold takes: each scale at its own pixels, or where it is needed."""
         sizes = {scale: grid.size for scale, grid in self.logits.items()}
         order = list(sizes)
-        if self.model.fold is not chain:
-            sizes = dict.fromkeys(order, self.size)
+        if sampled or self.model.fold is not chain:
+            sizes = dict.fromkeys(order, sampled or self.size)
         elif len(order) > 1 and order[-2] >= 1:
             sizes[order[-1]] = sizes[order[-2]]  # a chain uses its finest scale on that grid only
         own = channels if self.model.maps > 1 else slice(None)
-        trust = {scale: grid.pixels(own) for scale, grid in self.attention.items()}
+        trust = {scale: grid.pixels(own, sampled) for scale, grid in self.attention.items()}
         return {
             scale: ScaleOutput(grid.pixels(channels, sizes[scale]), trust.get(scale))
             for scale, grid in self.logits.items()

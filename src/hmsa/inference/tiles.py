@@ -31,7 +31,7 @@ def doubt(coarser: Pass, size: Size) -> Tensor:
     """Entropy of the fused result of these scales, in 0..1, `[1,1,*size]`."""
     decision = Decision()
     for classes in coarser.groups(coarser.model.classes):
-        decision.add(resize(coarser.fused(classes), size), entropy=True)
+        decision.add(coarser.fused(classes, size), entropy=True)
     return decision.entropy()[:, None]
 
 
@@ -99,7 +99,8 @@ def _up(pixels: int, align: int) -> int:
 
 def merged(chosen: Tensor, cell: int, largest: int, padded: Size) -> list[Patch]:
     """The chosen cells `[h,w]` of side `cell` as few rectangles of at most `largest` a side: the
-    less edge, the less halo."""
+    less edge, the less halo. Sides are 1, 2, 4, .. cells, and equal sizes follow each other, for a
+    runtime prepares for each anew."""
     free, reach, patches = chosen.clone(), max(1, largest // cell), []
     for top, left in chosen.nonzero().tolist():
         if not free[top, left]:
@@ -107,12 +108,14 @@ def merged(chosen: Tensor, cell: int, largest: int, padded: Size) -> list[Patch]
         bottom, right = top + 1, left
         while right < free.shape[1] and right - left < reach and free[top, right]:
             right += 1
+        right = left + (1 << ((right - left).bit_length() - 1))
         while bottom < len(free) and bottom - top < reach and free[bottom, left:right].all():
             bottom += 1
+        bottom = top + (1 << ((bottom - top).bit_length() - 1))
         free[top:bottom, left:right] = False
         ends = [min(cell * end, n) for end, n in zip((bottom, right), padded, strict=True)]
         patches.append(((cell * top, ends[0]), (cell * left, ends[1])))
-    return patches
+    return sorted(patches, key=lambda patch: [stop - start for start, stop in patch])
 
 
 def blend(
@@ -178,6 +181,7 @@ class Runner:
     context: Tensor | None = None  # of the finest scale that was computed whole
     pixels: int = 0  # that were computed
     all: int = 0  # of all scales in full
+    resized: tuple[float, Tensor] | None = None  # the image at a scale, normalised and padded
 
     def run(self, scales: Sequence[float]) -> Pass:
         """scales ascending. Raises InputError for tiles or a gate where the network has none."""
@@ -244,11 +248,21 @@ class Runner:
         self, scale: float, at: Patch, attended: bool, context: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Logits, attention where it is needed, and ones, of a part of the image; the context."""
-        reading = self.model.see(window(self.model, self.image, scale, at), attended, context)
+        reading = self.model.see(self._window(scale, at), attended, context)
         one = Encoded(reading.features if attended else None, reading.logits, None, (0, 0), (0, 0))
         attention = self.model.attention_grids({scale: one}).values()
         maps = [wide(reading.logits), *(wide(grid.maps) for grid in attention)]
         return torch.cat([*maps, torch.ones_like(maps[0][:, :1])], 1), reading.context
+
+    def _window(self, scale: float, at: Patch) -> Tensor:
+        """As `window`; without tiles the image is resized once for all patches of a scale."""
+        if self.tiling:
+            return window(self.model, self.image, scale, at)
+        if self.resized is None or self.resized[0] != scale:
+            height, width = self.model.frame(self.image.shape[-2:], scale)[1]
+            whole = window(self.model, self.image, scale, ((0, height), (0, width)))
+            self.resized = scale, whole
+        return self.resized[1][..., slice(*at[0]), slice(*at[1])]
 
     def _context(self) -> Tensor | None:
         """What the head knows of the whole image; if none was computed whole, from a low scale."""
