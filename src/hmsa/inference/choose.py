@@ -27,7 +27,7 @@ from . import video
 from .predictor import thinned
 
 TRUNK = "tf_efficientnet_lite0"
-FEW, SIDE = 5, 256  # images that are looked at, and the pixels that each is squeezed to
+FEW, SIDE = 5, 320  # images that are looked at, and the pixels that each is squeezed to
 
 
 def names_images(text: str, known: Collection[str]) -> bool:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import math
 import shutil
 import sys
-import time
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -30,7 +28,6 @@ from ..runs import InputError, Run, say
 from ..runs.errors import as_input_error
 from ..runs.machine import (
     Precision,
-    autocast,
     describe_machine,
     in_use,
     is_first,
@@ -39,9 +36,8 @@ from ..runs.machine import (
     processes,
     total,
 )
-from .lean import lean, regions
-from .losses import objective
 from .passes import HELD_OUT, PASSES, Passes, begin_at
+from .plan import BATCH, SIDE, Plan, plans, step_cost
 from .trainer import BEST, RESUME, Outputs, Trainer, Work, class_weights, note_data
 
 STAGES = ("joint", "attention")
@@ -121,19 +117,18 @@ def faster_precision(model: HMSA, stage: Stage, device: torch.device) -> Precisi
 
 def step_seconds(model: HMSA, stage: Stage, precision: Precision) -> float:
     """Of a training step on a CPU with two crops of at most 256 x 256 pixels; the best of three."""
-    trial, best = copy.deepcopy(model).train(), math.inf
-    found = regions(trial) if stage.memory == "lean" else []
-    height, width = (min(side, 256) for side in stage.crop)
-    image = torch.rand(2, model.channels, height, width, generator=torch.Generator())
-    label = torch.zeros(2, height, width, dtype=torch.long)
+    trial, small = copy.deepcopy(model).train(), [min(side, SIDE) for side in stage.crop]
     with torch.random.fork_rng(devices=()):
-        for _ in range(3):
-            began = time.perf_counter()
-            with autocast(image.device, precision), lean(found):
-                loss = objective(trial(image, stage.scales), label, stage)["loss"]
-            loss.backward()
-            best = min(best, time.perf_counter() - began)
-    return best
+        return min(step_cost(trial, stage, precision, BATCH, small).seconds for _ in range(3))
+
+
+def planned(
+    recipe: Recipe, data: Path, pictures: Path | None, near: Path, memory: float | None
+) -> list[Plan]:
+    """What `plans` says of the recipe and its network; memory: bytes. Trains nothing."""
+    fabric = launch(recipe.accelerator, 1, "fp32")
+    model = _Job(recipe, fabric, data, pictures, near).network({}, fresh=True)
+    return plans(model, recipe, fabric.device, memory)
 
 
 def stream_of(recipe: Recipe, name: str, learn: Dataset, mix: Mix) -> TrainingStream:

@@ -140,6 +140,7 @@ class Trainer:
         work.trained.train()
         if stage.freeze_norms:
             freeze_norms(getattr(work.trained, "trunk", None))
+        self.optimizer.zero_grad()  # first, so that gradients take no memory beside activations
         try:
             with lean(self.regions):
                 output, label = next(outputs)
@@ -154,7 +155,6 @@ class Trainer:
         row |= dict(zip(terms, sums.tolist(), strict=True))
         if not math.isfinite(row["loss"]):
             raise self._diverged(work, f"the loss is {row['loss']}")
-        self.optimizer.zero_grad()
         self.fabric.backward(terms["loss"] * self.fabric.world_size)  # gradients are averaged
         self.optimizer.step()
         state.step, state.total = state.step + 1, state.total + 1

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from ..config.options import (
     Changes,
@@ -22,6 +24,10 @@ from ..config.options import (
 )
 from ..runs import InputError, Outcome, Run, replace
 
+if TYPE_CHECKING:
+    from ..config.recipe import Recipe
+    from .plan import Plan
+
 
 def train(
     config: Annotated[Path, Parameter(help="recipe, a YAML file; or a dataset")],
@@ -34,6 +40,11 @@ def train(
     changed_data: Annotated[
         Flag, Parameter(help="continue although images or labels have changed")
     ] = False,
+    plan: Annotated[Flag, Parameter(help="only say what a step costs and what fits")] = False,
+    memory: Annotated[
+        float | None,
+        Parameter(validator=Number(gt=0), help="GiB to plan for; default: most of what is free"),
+    ] = None,
 ) -> Outcome:
     """Train a network by a recipe.
 
@@ -43,6 +54,7 @@ def train(
     from ..config.recipe import Recipe
     from ..data.descriptions import beside, is_dataset
     from ..runs.machine import keep_memory
+    from .train import planned
     from .train import train as work
 
     keep_memory()
@@ -50,11 +62,33 @@ def train(
     recipe = read(Recipe, None if alone else config, [*alone, *changes])
     folder = out or Path("runs") / config.resolve().stem
     data = beside(config.parent, recipe.data.dataset)
+    if plan:
+        room = None if memory is None else memory * 2**30
+        return _shown(planned(recipe, data, files, config.parent, room), recipe)
     best = work(
         recipe, folder, data, pictures=files, resume=resume, changed_data=changed_data,
         near=config.parent,
     )  # fmt: skip
     return Outcome(path=best, notes=[f"done: {best}"])
+
+
+def _shown(found: Sequence[Plan], recipe: Recipe) -> Outcome:
+    from rich.table import Table
+
+    stage, table = recipe.joint, Table(box=None)
+    crop = "x".join(map(str, stage.crop))
+    for head in (
+        "joint.memory", "precision", "saved MiB", "peak GiB", "s a step", "hours",
+        f"largest batch of {crop}", "its lr", f"largest crop, batch {stage.batch}",
+    ):  # fmt: skip
+        table.add_column(head, justify="right")
+    for each in found:
+        table.add_row(
+            each.memory, each.precision, f"{each.saved / 2**20:,.0f}", f"{each.peak / 2**30:.2f}",
+            f"{each.seconds:.2f}", f"{each.seconds * stage.steps / 3600:.1f}",
+            f"{each.batch or 'none'}", f"{each.lr:.2g}", f"{each.crop or 'none'}",
+        )  # fmt: skip
+    return Outcome(table=table, summary={"plans": [dataclasses.asdict(each) for each in found]})
 
 
 def attend(
