@@ -2,7 +2,7 @@
 
     python benchmarks/rmi.py [--size 512 1024]
 
-19 classes, one picture. `saved`: bytes of tensors that are alive between forward and backward, those
+19 classes, one picture. `saved`: bytes of tensors that are alive before backward, those
 given left out. Official: what the official code was measured to take on two CPU cores for 512x1024.
 The last line is one JSON object.
 """
