@@ -13,13 +13,8 @@ from hmsa.config.recipe import Stage
 from hmsa.model import Output, chain
 from hmsa.model.hmsa import Attended, Grid
 from hmsa.training import groups, losses, rmi
-from hmsa.training.groups import Logits
+from hmsa.training.groups import whole
 from hmsa.training.losses import objective
-
-
-def whole(logits):
-    """All of them are there."""
-    return Logits(lambda source, classes: source[:, classes], logits, logits.shape[1])
 
 
 def cross_entropy(logits, label, weight=None):

@@ -12,16 +12,11 @@ import torch
 from golden.rule import blocky_labels
 from hmsa.runs.memory import Alive
 from hmsa.training import rmi
-from hmsa.training.groups import Logits
+from hmsa.training.groups import whole
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = json.loads((GOLDEN / "rmi.json").read_text())
 GRADIENTS = np.load(GOLDEN / "rmi_grads.npz")
-
-
-def whole(logits):
-    """All of them are there."""
-    return Logits(lambda source, classes: source[:, classes], logits, logits.shape[1])
 
 
 def region_mutual_information(logits, label):

@@ -43,6 +43,11 @@ class Logits(NamedTuple):
         return cast(Tensor, _Sum.apply(self, (leaves, spec), part, value, *tensors))
 
 
+def whole(logits: Tensor) -> Logits:
+    """Those that are already there, `[B,K,H,W]`."""
+    return Logits(lambda source, classes: source[:, classes], logits, logits.shape[1])
+
+
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(
