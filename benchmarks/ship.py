@@ -3,9 +3,9 @@
     python benchmarks/ship.py runs/aerial aerial --data ../shared/aerial
 
 ship.yaml says of each network what people have to know, and on which splits it is judged: with the
-scales of its card, in fp32. The weights of convolutions are rounded, norms and biases are not; the
-original predicts the same images, to show what the rounding changes. Speed is the least of three
-passes over some images, in seconds of one thread. The trunk that compares what images look like is
+scales of its card, in fp32 by torch. The weights of convolutions are rounded, norms and biases are
+not; the original predicts the same images, to show what the rounding changes. Speed is the least of
+three passes over some images, in seconds of one thread. The trunk that compares what images look like is
 made of the extra `weights`, if it is not there. The last line is one JSON object; hmsa evaluate, as
 the card has it, gives the same scores.
 """
@@ -87,8 +87,8 @@ def speed(predictor: Predictor, dataset: Dataset) -> dict[str, Any]:
     return {
         "seconds_per_megapixel": min(passes) / sum(image[..., 0].size for image in images) * 1e6,
         "hardware": describe_machine(predictor.device),
-        "how": f"scales {', '.join(f'{s:g}' for s in predictor.scales)} in fp32, one thread, least "
-        f"of 3 passes over {len(images)} image(s) such as {width}x{height}",
+        "how": f"scales {', '.join(f'{s:g}' for s in predictor.scales)} in fp32 by torch, one thread, "
+        f"least of 3 passes over {len(images)} image(s) such as {width}x{height}",
     }
 
 
@@ -104,13 +104,16 @@ def main() -> None:
     small = rounded(original)
     widened = copy.deepcopy(small).float()
     scales, flip = original.card.scales, original.card.flip
-    one, other = (Predictor(each, scales, "fp32", "cpu", flip) for each in (widened, original))
+    one, other = (
+        Predictor(each, scales, "fp32", "cpu", flip, backend="torch")
+        for each in (widened, original)
+    )
     results, alike = [], []
     for split, note in texts["splits"].items():
         found, share = compare(open_dataset(name, split, options.data), one, other)
         command = f"hmsa evaluate {options.name} {name} --data FOLDER --split {split}"
         found |= {"dataset": str(name), "split": split, "note": note}
-        results.append(found | {"command": f"{command} --precision fp32"})
+        results.append(found | {"command": f"{command} --precision fp32 --backend torch"})
         alike.append(share)
     gaps = [abs(found["miou"] - found.pop("without_rounding")) for found in results]
     about = {key: texts[key].strip() for key in ("license", "terms", "data")}
