@@ -5,9 +5,9 @@
 ship.yaml says of each network what people have to know, and on which splits it is judged: with the
 scales of its card, in fp32 by torch. The weights of convolutions are rounded, norms and biases are
 not; the original predicts the same images, to show what the rounding changes. Speed is the least of
-three passes over some images, in seconds of one thread. The trunk that compares what images look like is
-made of the extra `weights`, if it is not there. The last line is one JSON object; hmsa evaluate, as
-the card has it, gives the same scores.
+three passes over some images, in seconds of one thread. The trunk that compares what images look
+like is made of the extra `weights`, if it is not there. The last line is one JSON object; hmsa
+evaluate, as the card has it, gives the same scores.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def speed(predictor: Predictor, dataset: Dataset) -> dict[str, Any]:
     return {
         "seconds_per_megapixel": min(passes) / sum(image[..., 0].size for image in images) * 1e6,
         "hardware": describe_machine(predictor.device),
-        "how": f"scales {', '.join(f'{s:g}' for s in predictor.scales)} in fp32 by torch, one thread, "
-        f"least of 3 passes over {len(images)} image(s) such as {width}x{height}",
+        "how": f"scales {', '.join(f'{s:g}' for s in predictor.scales)} in fp32 by torch, one "
+        f"thread, least of 3 passes over {len(images)} image(s) such as {width}x{height}",
     }
 
 
