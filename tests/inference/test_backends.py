@@ -119,7 +119,7 @@ def test_tiles_gate_and_resizing(tiny, image, backend, options):
 def test_every_network(image, backend, kind):
     model = network(kind)
     other = predictor(model, backend)
-    assert other.settings["backend"] == backend
+    assert other.backend_in_use == backend
     same(predictor(model, "torch")(image).label, other(image).label)
     assert (other(image[:33]).label == predictor(model, "torch")(image[:33]).label).mean() > 0.999
     if model.tiles:  # whose context is that of the whole image
@@ -160,7 +160,7 @@ class TestAuto:
     def test_takes_the_fastest_and_says_so(self, tiny, image, auto, capsys):
         made = predictor(tiny, "auto")
         same(made(image).label, predictor(tiny, "torch")(image).label)
-        assert made.settings["backend"] == next(iter(RUNTIMES))
+        assert made.backend_in_use == next(iter(RUNTIMES))
         assert capsys.readouterr().err == "the network runs in openvino\n"
 
     def test_falls_back_with_one_line(self, image, auto, capsys):
@@ -175,7 +175,7 @@ class TestAuto:
 
     def test_is_torch_where_nothing_is_installed(self, tiny, auto, monkeypatch):
         monkeypatch.setattr(backends, "find_spec", lambda name: None)
-        assert "backend" not in predictor(tiny, "auto").settings
+        assert predictor(tiny, "auto").backend_in_use == "torch"
         with pytest.raises(InputError, match=r'not installed: pip install "hmsa\[openvino\]"'):
             predictor(tiny, "openvino")
 

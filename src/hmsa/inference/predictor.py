@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, TypedDict, Unpack, overload
+from typing import Any, Literal, TypedDict, Unpack, cast, overload
 
 import numpy as np
 import torch
@@ -119,12 +119,15 @@ class Predictor:
         return cls(model, scales or model.card.scales, precision, long_edge=edge, **options)
 
     @property
+    def backend_in_use(self) -> Backend:
+        """What runs the network. No part of `settings`, as each backend is proven against torch."""
+        return cast(Backend, self._network().backend)
+
+    @property
     def settings(self) -> dict[str, Any]:
         """All that a result depends on but the weights, as JSON has it."""
         settings = {name: getattr(self, name) for name in ("scales", "flip", "long_edge")}
         settings["precision"] = in_use(self.device, self.precision)
-        if (backend := self._network().backend) != "torch":
-            settings["backend"] = backend
         if self.gate:
             settings["gate"] = {n: getattr(self.gate, n) for n in ("share", "cell", "halo")}
         if self.tile != "auto":

@@ -100,7 +100,7 @@ def autolabel(
         options: Row = {"labels": labels, "known": known, "coarse": coarse, "agreement": agreement}
         if cluster or (workers or 1) > 1 or "://" in out:
             path = str(teacher.resolve() if teacher.exists() else teacher)
-            backend = predictor.settings.get("backend", "torch")  # the same in all processes
+            backend = predictor.backend_in_use  # the same in all processes
             inference = dataclasses.replace(inference, backend=backend)
             make = partial(_load, path, weights, inference, options)
             label_with_ray(make, pieces, store, output.write, cluster or "local", workers)
