@@ -56,10 +56,12 @@ def cache(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def backends(monkeypatch):
+@pytest.fixture(scope="session", autouse=True)
+def backends():
     """`auto` takes torch, but where a test asks for another backend by name: exports take time."""
-    monkeypatch.setattr("hmsa.inference.backends._candidates", _named)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hmsa.inference.backends._candidates", _named)
+        yield
 
 
 def _named(wanted, *_):

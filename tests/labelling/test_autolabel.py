@@ -197,7 +197,17 @@ class TestKilled:
         for i in range(24):
             noise = rng.integers(0, 255, (96 + i, 128, 3), dtype=np.uint8)
             Image.fromarray(noise).save(folder / f"{i:02}.png")
-        return ("autolabel", trained, folder, "--scales", "0.5,1", "--json", "-o")
+        return (
+            "autolabel",
+            trained,
+            folder,
+            "--scales",
+            "0.5,1",
+            "--backend",
+            "torch",
+            "--json",
+            "-o",
+        )
 
     @pytest.mark.parametrize("seed", range(2))
     def test_at_random_moments(self, start, words, tmp_path, seed):

@@ -19,7 +19,8 @@ from hmsa.model.fusion import resize
 @pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0), (2, 0.25, 1.5), (0.5,), (0.3, 0.7)])
 def test_any_size_any_scales(tiny, size, scales):
     with torch.no_grad():
-        logits, maps, _ = tiny(torch.rand(1, 3, *size), scales)
+        output = tiny(torch.rand(1, 3, *size), scales)
+    logits, maps = output.logits, output.maps
     assert logits.shape == (1, 4, *size)
     assert logits.isfinite().all()
     assert list(maps) == sorted(float(s) for s in scales)
@@ -41,7 +42,8 @@ def test_one_scale_is_the_plain_network(tiny):
 def test_two_scale_equals_chain_of_the_same_two(tiny):
     image = torch.rand(1, 3, 50, 70)
     with torch.no_grad():
-        logits, maps, _ = tiny(image, (0.5, 1.0))
+        output = tiny(image, (0.5, 1.0))
+        logits, maps = output.logits, output.maps
         by_hand = fuse(maps[0.5].logits, maps[0.5].attention, maps[1.0].logits, (50, 70))
     torch.testing.assert_close(logits, by_hand, atol=0, rtol=0)
 
@@ -87,7 +89,8 @@ def test_learns_attention_from_the_pair(tiny):
 
 def test_fusion_stays_float32_under_autocast(tiny):
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        logits, maps, _ = tiny(torch.rand(1, 3, 32, 32), (0.5, 1.0))
+        output = tiny(torch.rand(1, 3, 32, 32), (0.5, 1.0))
+        logits, maps = output.logits, output.maps
     assert logits.dtype == torch.float32
     assert maps[0.5].attention.dtype == torch.float32
 
