@@ -126,6 +126,7 @@ class Predictor:
     @property
     def settings(self) -> dict[str, Any]:
         """All that a result depends on but the weights, as JSON has it."""
+        self._network()  # refuses a backend that cannot be, before anything is written
         settings = {name: getattr(self, name) for name in ("scales", "flip", "long_edge")}
         settings["precision"] = in_use(self.device, self.precision)
         if self.gate:
