@@ -27,7 +27,7 @@ from . import video
 from .predictor import thinned
 
 TRUNK = "tf_efficientnet_lite0"
-FEW, SIDE = 5, 320  # images that are looked at, and the pixels that each is squeezed to
+FEW, SIDE = 5, 320  # images that are compared, and pixels of the square that each is resized to
 
 
 def names_images(text: str, known: Collection[str]) -> bool:
@@ -57,7 +57,7 @@ def look(trunk: Trunk, file: Path) -> Tensor:
 
 
 def judge() -> Trunk:
-    """The trunk that `look` is asked of."""
+    """The trunk that `look` takes, with its ImageNet weights."""
     trunk = Trunk(TRUNK, finest=32)
     trunk.load_state_dict(load_file(shipped.JUDGE))
     return trunk.eval()
@@ -66,7 +66,7 @@ def judge() -> Trunk:
 def choose(files: Sequence[Path]) -> Path:
     """The folder of the network whose training images are most like the images `files`.
 
-    Raises InputError if none of those that are looked at can be read.
+    Raises InputError if none of those that are compared can be read.
     """
     cards = {name: shipped.read_card(shipped.FOLDER / name) for name in shipped.names()}
     # Those without it are never chosen

@@ -85,7 +85,7 @@ class Attended(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What `HMSA.forward` returns: small maps, of which pixels are made when they are asked for.
+    """What `HMSA.forward` returns: small maps, of which pixels are made on access.
 
     Fusion acts on each class by itself: `channels` are the classes to make, by default all.
     """

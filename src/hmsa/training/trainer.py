@@ -140,7 +140,7 @@ class Trainer:
         work.trained.train()
         if stage.freeze_norms:
             freeze_norms(getattr(work.trained, "trunk", None))
-        self.optimizer.zero_grad()  # first, so that gradients take no memory beside activations
+        self.optimizer.zero_grad()  # first, so that none are held next to activations
         try:
             with lean(self.regions):
                 output, label = next(outputs)
