@@ -13,9 +13,9 @@ SOURCE = Path(hmsa.__file__).parent
 FLOORS = {
     "__main__": 8,
     "labelling": 7,
-    "training": 6, "check": 6,
+    "training": 6,
     "evaluation": 5,
-    "inference": 4,
+    "inference": 4, "check": 4,
     "report": 3, "checkpoint": 3,
     "data": 2,
     "config": 1,

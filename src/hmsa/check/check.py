@@ -205,7 +205,7 @@ def _check_labels(found: Findings, part: Part) -> None:
     """Values of the labels: classes, ignored ones, and what should not be there."""
     classes, known, name = found.classes, found.classes.train_ids(), part.name
     scans = {path: scan for path in part.labels.values() if (scan := found.scans[path]).values}
-    lossy = [path for path, scan in scans.items() if scan.lossy]
+    lossy = [path for path, scan in scans.items() if scan.lossy and classes.encoding != "binary"]
     changed = [p for p in lossy if scans[p].foreign or scans[p].values.keys() - known.keys()]
     found.add("labels spoiled by JPEG" if changed else "lossy labels", name, changed or lossy)
     plain = {

@@ -2,24 +2,30 @@
 
 Files are grouped by folder and by an ending such as _mask; folders below one whose name says what
 it holds (images, gtFine, train, ..) belong to it. These names, or else the content of the files,
-distinguish images from labels; what is left of the names pairs them.
+distinguish images from labels; what is left of the names pairs them. Where two readings are
+possible, an InputError names both and how to choose.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unicodedata import normalize
 
 import yaml
 
+from ..data.lists import list_text
+from ..data.pairs import label_ending, list_files
+from ..data.schema import Split
 from ..data.walk import images_below
 from ..report.page import Table
 from ..runs import InputError
+from .blocks import block
+from .classes import named
 from .encodings import MOST, PLAIN, Guess, Scans, guess
 from .scan import scan, scan_file
 
@@ -31,27 +37,34 @@ _ENDING = re.compile(
     r"[a-z0-9]*([-_. ][a-z]+)*$",
     re.IGNORECASE,
 )
-_HOLD_OUT_OF = 10  # pairs, at least, a fifth of which becomes val where there is none
+_BEGINNING = re.compile(r"(?<![^/])(mask|label|gt|seg|image|img|photo)[-_ ]?(?=\d)", re.IGNORECASE)
+_PARTS = {"train": "train", "val": "val", "valid": "val", "test": "test"}  # in names of lists
+_HELD = "val: {} of {} pairs, neighbours by name, are held out of train: {} to {}"
 _SAMPLE = 8  # files by whose content images are distinguished from labels
-
 
 _IMAGES = Guess("images", "")
 
 
 @dataclass(eq=False)
 class Group:
-    """Files of one folder with one ending, by their path without these and the suffix."""
+    """Files of one folder with one beginning and ending, by their path without these and the
+    suffix. Beginnings are only looked at where names of labels have one, as mask_1 has."""
 
     folder: str
     ending: str
+    beginning: str = ""
     files: dict[str, Path] = field(default_factory=dict)
     scans: Scans = field(default_factory=dict)  # of labels
     guess: Guess = _IMAGES
-    images: Group | None = None  # of labels: what they pair with
+    candidates: list[Group] = field(default_factory=list)  # of labels: what they may pair with
+
+    @property
+    def images(self) -> Group | None:
+        return self.candidates[0] if self.candidates else None
 
     @property
     def pattern(self) -> str:
-        return f"{self.folder}/*{self.ending}".removeprefix("./")
+        return f"{self.folder}/{self.beginning}*{self.ending}".removeprefix("./")
 
     @property
     def split(self) -> str:
@@ -60,8 +73,17 @@ class Group:
         rest = [part for part in Path(self.folder).parts if not _kinds(part)]
         return found[0] if found else "-".join(rest)
 
-    def pairs(self, images: Group) -> int:
+    @property
+    def pairs(self) -> dict[str, tuple[Path, Path]]:
+        """Of labels: image and label by their common name."""
+        images = self.images.files if self.images else {}
+        return {name: (images[name], self.files[name]) for name in self.files if name in images}
+
+    def common(self, images: Group) -> int:
         return len(self.files.keys() & images.files.keys())
+
+    def is_called(self, name: str | None) -> bool:
+        return name is None or name.strip("/") in (self.folder, self.pattern)
 
     def holds_labels(self) -> bool:
         kinds = [kind for kind in _kinds(self.pattern) if kind in ("image", "label")]
@@ -71,74 +93,112 @@ class Group:
         return all(0 < len(scan_file(file, PLAIN).values) <= MOST for file in files)
 
 
-def examine(root: Path) -> list[Group]:
-    """All groups below a folder. Raises InputError if there are none."""
-    found: dict[tuple[str, str], Group] = {}
-    root = root.resolve()
-    files = images_below(root)
+class Draft(NamedTuple):
+    """A description that is not yet written; lists: text of list files that it names."""
+
+    content: dict[str, Any]
+    lists: dict[str, str]
+    notes: list[str]
+
+
+def examine(root: Path, image: str | None = None, label: str | None = None) -> list[Group]:
+    """All groups below a folder. image, label: the folder or pattern of the only ones to pair.
+
+    Raises InputError if there are none.
+    """
+    found: dict[tuple[str, str, str], Group] = {}
+    files = images_below(root := root.resolve())
     mixed = {file.parent for file in files if _ENDING.search(file.stem)}
     for file in files:
         folder, name = _divide(file.relative_to(root), file.parent in mixed)
         ending = match[0] if (match := _ENDING.search(name)) else ""
-        group = found.setdefault((folder, ending), Group(folder, ending))
+        begun = _BEGINNING.search(name)
+        beginning = begun[0] if begun and _kinds(begun[0])[0] == "label" else ""
+        group = found.setdefault((folder, beginning, ending), Group(folder, ending, beginning))
         name = normalize("NFC", name.removesuffix(ending))  # archives of macOS have NFD
+        if beginning:
+            name = _BEGINNING.sub("", name)
         if (other := group.files.setdefault(name, file)) != file:
             raise InputError(
                 f"{other} and {file} have the same name; put images and labels into two folders"
             )
     if not found:
         raise InputError(f"{root}: no image files; name a folder of images and labels")
-    labels = [group for group in found.values() if group.holds_labels()]
-    images = [group for group in found.values() if group not in labels]
-    scans = scan(root.resolve(), {file: PLAIN for each in labels for file in each.files.values()})
+    groups = [*found.values()]
+    for what, chosen in (("--images", image), ("--labels", label)):
+        if not any(group.is_called(chosen) for group in groups):
+            raise InputError(f"{what} {chosen}: not in {root}, which has {_listing(groups)}")
+    labels = [group for group in groups if group.holds_labels()]
+    images = [g for g in groups if (g.is_called(image) if image else g not in labels)]
+    labels = [group for group in groups if group.is_called(label)] if label else labels
+    scans = scan(root, {file: PLAIN for each in labels for file in each.files.values()})
     for group in labels:
         group.scans = {file: scans[file] for file in group.files.values()}
+        _find_images(group, images)
         group.guess = guess(group.scans, group.ending)
-        # Splits may number their images alike, so the split goes before the number of pairs
-        rank = {e: (e.split == group.split, n) for e in images if (n := group.pairs(e))}
-        group.images = max(rank, key=rank.__getitem__, default=None)
-    return [*found.values()]
+    return groups
 
 
-def description(groups: Sequence[Group]) -> dict[str, Any] | None:
-    """What a dataset.yaml in the folder shall hold; None if no usable labels pair with images."""
-    usable = sorted((g for g in groups if g.guess.table and g.images), key=_usefulness)
-    chosen = {group.images: group for group in usable}  # the most useful for each kind of images
-    alike = defaultdict[str, list[Group]](list)
-    for group in chosen.values():
+def draft(root: Path, groups: Sequence[Group]) -> Draft | None:
+    """What a dataset.yaml in the folder shall hold; None if no usable labels pair with images.
+
+    Raises InputError where two readings are possible.
+    """
+    root, alike = root.resolve(), defaultdict[str, list[Group]](list)
+    chosen = _unrivalled(root, [g for g in groups if g.guess.table and g.images])
+    for group in chosen:
         alike[group.guess.what].append(group)
-    most = max(alike.values(), key=lambda same: sum(len(g.files) for g in same), default=None)
-    if not most:
+    by_size = sorted(alike.values(), key=lambda same: -sum(len(g.files) for g in same))
+    for most in [chosen, *by_size]:  # all, if one table reads them
+        scans = {file: facts for group in most for file, facts in group.scans.items()}
+        if scans and (table := guess(scans, most[0].ending).table):
+            break
+    else:
         return None
-    scans = {file: facts for group in most for file, facts in group.scans.items()}
-    if not (table := guess(scans, most[0].ending).table):
-        return None
-    splits: dict[str, Any] = {}
-    for group in sorted(most, key=lambda each: each.folder):
-        name = (group.images.split if group.images and len(most) > 1 else "") or "train"
-        splits[group.pattern if name in splits else name] = _split(group, groups)
-    if splits.keys() == {"train"} and len(most[0].files) >= _HOLD_OUT_OF:
-        splits["val"] = {"held_out_of": "train"}
-    return {"path": ".", "splits": splits, **table}
+    table = named(table, root)
+    parts: dict[str, list[Group]] = {}
+    for group in sorted(most, key=lambda each: each.pattern):
+        split = (group.images.split if group.images else "") or group.split
+        parts.setdefault((split if len(most) > 1 else "") or "train", []).append(group)
+    parts = dict(sorted(parts.items(), key=lambda part: [*_PARTS, part[0]].index(part[0])))
+    if not {*parts} & {*_PARTS}:  # of cities or patients, say
+        parts = {"train": [group for each in parts.values() for group in each]}
+    notes, lists = _left_out(most), dict[str, str]()
+    splits: dict[str, Any] = {name: _split(each[0], groups) for name, each in parts.items()}
+    if listed := _by_lists(root, splits["train"], most[0]) if len(most) == 1 else {}:
+        splits = listed
+    elif not all(len(e) == 1 and _reads(root, splits[name], e[0]) for name, e in parts.items()):
+        splits, lists = _as_lists(root, parts, table, notes)
+    elif "train" in parts and "val" not in parts and len(parts["train"][0].files) > 1:
+        group = parts["train"][0]
+        held = block({name: group.scans[group.files[name]] for name in group.files}, table)
+        splits["val"] = {"held_out_of": "train", "first": held[0], "last": held[-1]}
+        notes.append(_HELD.format(len(held), len(group.files), held[0], held[-1]))
+    return Draft({"path": ".", "splits": splits, **table}, lists, notes)
 
 
-def text(content: dict[str, Any]) -> str:
+def text(content: Mapping[str, Any]) -> str:
     """A description as YAML."""
-    yaml_text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
-    return f"# Written by hmsa data check --fix; give the classes their names\n{yaml_text}"
+    head = "# Written by hmsa, which knows only the files; correct what is wrong, such as names"
+    form: Any = {"sort_keys": False, "default_flow_style": None, "allow_unicode": True}
+    return f"{head}\n{yaml.safe_dump({**content}, **form)}"
 
 
 def table(groups: Sequence[Group]) -> Table:
     """One row for each group."""
     rows = []
     for group in sorted(groups, key=lambda each: (each.folder, each.ending)):
-        pairs = f"{group.pairs(group.images):,} with {group.images.pattern}" if group.images else ""
+        pairs = f"{len(group.pairs):,} with {group.images.pattern}" if group.images else ""
         rows.append([group.pattern, f"{len(group.files):,}", *group.guess[:2], pairs])
     return Table(["files", "number", "guess", "evidence", "pairs"], rows)
 
 
 def _kinds(name: str) -> list[str]:
     return [_KIND[w] for word in _WORD.findall(name) if (w := word.lower()) in _KIND]
+
+
+def _listing(groups: Iterable[Group]) -> str:
+    return ", ".join(sorted(group.pattern for group in groups))
 
 
 def _divide(file: Path, mixed: bool) -> tuple[str, str]:
@@ -151,9 +211,68 @@ def _divide(file: Path, mixed: bool) -> tuple[str, str]:
     return "/".join(parts[:depth]) or ".", "/".join((*parts[depth:], file.stem))
 
 
+def _find_images(group: Group, images: Iterable[Group]) -> None:
+    """Set the candidates of labels, whose names may have an ending or a beginning of their own."""
+    for each in images:
+        if not group.common(each) and (more := label_ending(each.files, group.files)):
+            group.ending = f"{more}{group.ending}"
+            group.files = {name.removesuffix(more): f for name, f in group.files.items()}
+    plain = [*images]
+    if not any(map(group.common, plain)):
+        plain = [
+            replace(each, files={_BEGINNING.sub("", n): file for n, file in each.files.items()})
+            for each in plain
+        ]
+    # Splits may number their images alike, so the split goes before the number of pairs
+    rank = {e: (e.split == group.split, n) for e in plain if (n := group.common(e))}
+    best = [each for each in rank if rank[each] == max(rank.values())]
+    group.candidates = [e for e in best if "image" in _kinds(e.pattern)] or best
+
+
+def _unrivalled(root: Path, usable: Iterable[Group]) -> list[Group]:
+    """The most useful labels for each kind of images. Raises InputError if several are so."""
+    chosen: list[Group] = []
+    choose = f"choose with: hmsa data check {root} --overwrite"
+    for group in sorted(usable, key=_usefulness, reverse=True):
+        taken = {image: label for each in chosen for image, label in each.pairs.values()}
+        both = next((taken[image] for image, _ in group.pairs.values() if image in taken), None)
+        other = next((each for each in chosen if both in each.files.values()), None)
+        if other and _usefulness(other) > _usefulness(group):
+            continue
+        if other:
+            two = [f"{g.pattern} ({g.guess.what}, {g.guess.evidence})" for g in (other, group)]
+            raise InputError(
+                f"{root}: two kinds of labels for the same images: {' and '.join(two)}; "
+                f"{choose} --labels {_short(other, group)}"
+            )
+        if len(group.candidates) > 1:
+            raise InputError(
+                f"{root}: two kinds of images for the labels {group.pattern}: "
+                f"{_listing(group.candidates)}; {choose} --images {_short(*group.candidates)}"
+            )
+        chosen.append(group)
+    return chosen
+
+
+def _short(one: Group, other: Group, *_: Group) -> str:
+    return one.folder if one.folder != other.folder else f"'{one.pattern}'"
+
+
 def _usefulness(group: Group) -> tuple[bool, ...]:
     table, of_objects = group.guess.table or {}, re.search("object|instance", group.pattern.lower())
     return not of_objects, table.get("encoding") != "rgb", "ignore" in table
+
+
+def _left_out(labels: Iterable[Group]) -> list[str]:
+    """Say which files have no partner."""
+    images = {f for g in labels if g.images for f in g.images.files.values()}
+    rest = images - {image for group in labels for image, _ in group.pairs.values()}
+    alone = [f for group in labels for n, f in group.files.items() if n not in group.pairs]
+    return [
+        f"{len(files)} {what}, such as {min(files)}; left out"
+        for what, files in (("image(s) without label", rest), ("label(s) without image", alone))
+        if files
+    ]
 
 
 def _split(labels: Group, groups: Iterable[Group]) -> dict[str, Any]:
@@ -167,3 +286,53 @@ def _split(labels: Group, groups: Iterable[Group]) -> dict[str, Any]:
     plain = {each.folder for each in (images, labels) if not each.ending}
     others = sorted({f"*{each.ending}" for each in groups if each.ending and each.folder in plain})
     return found | ({"exclude": others} if others else {})
+
+
+def _reads(root: Path, split: Mapping[str, Any], labels: Group, some: bool = False) -> bool:
+    """Whether a split means the pairs of these labels, or some of them, and nothing else."""
+    images, partners = list_files(root, Split(**split))
+    if images.keys() != partners.keys() or not images:
+        return False
+    pairs = [(images[name], partners[name]) for name in images]
+    wanted = {*labels.pairs.values()}
+    found = {(one[0], other[0]) for one, other in pairs if len(one) == len(other) == 1}
+    return len(found) == len(pairs) and (found <= wanted if some else found == wanted)
+
+
+def _by_lists(root: Path, split: dict[str, Any], labels: Group) -> dict[str, Any]:
+    """The splits of train.txt, val.txt and test.txt somewhere below the folder, as VOC has them."""
+    for file in sorted(root.rglob("train.txt")):
+        found = {}
+        for other in sorted(file.parent.glob("*.txt")):
+            part = split | {"include": other.relative_to(root).as_posix()}
+            if other.stem in _PARTS and _reads(root, part, labels, some=True):
+                found[_PARTS[other.stem]] = part
+        if {"train", "val"} <= found.keys():
+            return found
+    return {}
+
+
+def _as_lists(
+    root: Path,
+    parts: Mapping[str, Sequence[Group]],
+    table: Mapping[str, Any],
+    notes: list[str],
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Splits as list files, for what folders and endings cannot say; and the text of these."""
+    rows = {
+        split: {f"{g.pattern}/{name}": pair for g in labels for name, pair in g.pairs.items()}
+        for split, labels in parts.items()
+    }
+    if "val" not in rows and len(train := rows.get("train", {})) > 1:
+        scans = {file: facts for group in parts["train"] for file, facts in group.scans.items()}
+        held = block({name: scans[label] for name, (_, label) in train.items()}, table)
+        rows["val"] = {name: train.pop(name) for name in held}
+        notes.append(_HELD.format(len(held), len(held) + len(train), held[0], held[-1]))
+    files = {split: f"hmsa-{split}.csv" for split in rows}
+    paths = {
+        split: [
+            (image.relative_to(root), label.relative_to(root)) for image, label in pairs.values()
+        ]
+        for split, pairs in rows.items()
+    }
+    return files, {files[split]: list_text(paths[split]) for split in rows}

@@ -17,6 +17,7 @@ from .scan import FileScan
 
 MOST = 64  # colours; with more it is no palette
 PLAIN = LabelSet((), (), ())  # values as they are
+_BINARY = {0: "background", 255: "foreground"}
 Scans = Mapping[Path, FileScan]
 
 
@@ -33,12 +34,15 @@ def guess(scans: Scans, ending: str) -> Guess:
     of = f"in {len(good)} of {len(scans)} files"
     if not good:
         return Guess("unreadable", next(iter(scans.values())).broken)
-    if any(facts.lossy for facts in good.values()):
-        return Guess("JPEG masks", "JPEG changes values near edges; export them as PNG")
     pixels, coloured = Counter[int](), any(facts.foreign for facts in good.values())
     for facts in good.values():
         gray = coloured and not facts.foreign
         pixels.update({value * 0x10101 if gray else value: n for value, n in facts.values.items()})
+    if _is_blurred(pixels, coloured) and not any(facts.mode == "P" for facts in good.values()):
+        evidence = f"values near 0 and 255 {of}; from 128 on, they count as 255"
+        return Guess("blurred 0/255 masks", evidence, {"names": _BINARY, "encoding": "binary"})
+    if any(facts.lossy for facts in good.values()):
+        return Guess("JPEG masks", "JPEG changes values near edges; export them as PNG")
     if coloured and any(facts.mode in ("1", "L", "P") for facts in good.values()):
         return Guess("values and colours", "some files hold colours, others not; export all alike")
     if coloured:
@@ -48,6 +52,20 @@ def guess(scans: Scans, ending: str) -> Guess:
     return _values(pixels, ending.lower(), of)
 
 
+def _is_blurred(pixels: Counter[int], coloured: bool) -> bool:
+    """Whether values, or packed colours, are those of a 0/255 mask after JPEG or smoothing."""
+    grays = Counter[int]()
+    for value, n in pixels.items():
+        channels = unpack(value) if coloured else (value,)
+        if not 0 <= min(channels) <= max(channels) <= min(255, min(channels) + 48):
+            return False
+        grays[sum(channels) // len(channels)] += n
+    low, high = (sum(grays[v] for v in ends) for ends in (range(32), range(224, 256)))
+    ends = grays[0] + grays[255] if len(grays) > 8 else grays.total()  # smoothing keeps surfaces
+    enough = low + high >= 0.9 * grays.total() and ends >= 0.5 * grays.total()
+    return enough and min(low, high) >= 0.001 * grays.total() and any(224 <= v < 255 for v in grays)
+
+
 def _colours(encoding: str, pixels: Counter[int], of: str) -> Guess:
     """pixels: of each packed colour."""
     colours = [unpack(value) for value, _ in pixels.most_common()]
@@ -55,6 +73,8 @@ def _colours(encoding: str, pixels: Counter[int], of: str) -> Guess:
     if len(colours) > MOST:
         return Guess("blended colours", f"{evidence}; export again without smoothing")
     names, palette = [f"#{bytes(c).hex()}" for c in colours], [list(c) for c in colours]
+    if len(colours) == 2 and (0, 0, 0) in colours:
+        names = ["foreground" if any(c) else "background" for c in colours]
     found = {"names": names, "palette": palette, "encoding": encoding}
     return Guess("colours" if encoding == "rgb" else "colours of palettes", evidence, found)
 
@@ -91,8 +111,7 @@ def _values(pixels: Counter[int], ending: str, of: str) -> Guess:
     if len(values) > 200:
         return Guess("gray levels", f"{evidence}; export again without smoothing")
     if classes in ([0, 255], [255]):
-        names = {0: "background", 255: "object"}
-        return Guess("0/255 masks", evidence, {"names": names, "encoding": "index"})
+        return Guess("0/255 masks", evidence, {"names": _BINARY, "encoding": "index"})
     streets = yaml.safe_load(KNOWN["cityscapes"].read_text(encoding="utf-8"))
     if ending.endswith("labelids") and {*classes} <= {*streets["names"], *streets["ignore"]}:
         keys = ("names", "palette", "encoding", "ignore")
@@ -100,9 +119,9 @@ def _values(pixels: Counter[int], ending: str, of: str) -> Guess:
     if ending.endswith("labeltrainids") and classes[-1] < len(streets["names"]):
         found = {"names": [*streets["names"].values()], "palette": streets["palette"]}
         return Guess("train ids of Cityscapes", evidence, found)
-    names = {value: f"class {value}" for value in classes}
+    names = {value: f"class_{value}" for value in classes}
     if classes == [0, 1]:
-        names = {0: "background", 1: "object"}
+        names = {0: "background", 1: "foreground"}
     if 255 in values and not spread:
         evidence += ", 255 = no label"
     return Guess("class values", evidence, {"names": names, "encoding": "index"})

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ..data.images import read_image, read_stored
 from ..report.page import SIDE, Card, Cell, Figure, Page, Section, Table
-from ..report.pictures import WRONG, colorize, overlay, thin
-from .check import Findings, Problem
+from ..report.pictures import WRONG, colorize, overlay, panel, shown, thin
+from .check import Findings, Part, Problem
 
 _EXAMPLES = 3  # pairs of each split
 _CASES = 4  # of a problem
@@ -77,16 +79,36 @@ def _card(found: Findings, problem: Problem) -> Card:
 
 def _examples(found: Findings) -> list[Card]:
     """A few pairs of each split, evenly over it."""
-    cards, scans = [], found.scans
+    cards = []
+    for part, pair in _some_pairs(found):
+        image, label = (_figure(found, path) for path in pair)
+        over = overlay(image.image, *_label(found, pair[1]))
+        figures = [image, Figure("label over it", over), label]
+        cards.append(Card(f"{part.name}: {found.short(pair[0])}", [figures]))
+    return cards
+
+
+def _some_pairs(found: Findings) -> Iterator[tuple[Part, tuple[Path, Path]]]:
+    scans = found.scans
     for part in found.parts:
         fit = (p for p in part.pairs if scans[p[0]].size == scans[p[1]].size)
         pairs = [p for p in fit if scans[p[1]].values and not scans[p[1]].foreign]
         for at in np.linspace(0, len(pairs) - 1, min(_EXAMPLES, len(pairs))).astype(int):
-            image, label = (_figure(found, path) for path in pairs[at])
-            over = overlay(image.image, *_label(found, pairs[at][1]))
-            figures = [image, Figure("label over it", over), label]
-            cards.append(Card(f"{part.name}: {found.short(pairs[at][0])}", [figures]))
-    return cards
+            yield part, pairs[at]
+
+
+def sheet(found: Findings) -> Image.Image:
+    """A few images of each split, each beside its label over it, and the colour of each class."""
+    rows: dict[str, list[tuple[str, NDArray[np.uint8]]]] = {}
+    for part, (image, label) in _some_pairs(found):
+        pixels = shown(_figure(found, image).image)
+        over = overlay(pixels, *_label(found, label), 0.6)
+        rows.setdefault(part.name, []).extend(
+            [(f"{part.name}: {image.name}", pixels), (label.name, over)]
+        )
+    classes = zip(found.classes.names, found.classes.palette, strict=True)
+    keys = [(name, np.full((16, 240, 3), colour, np.uint8)) for name, colour in classes]
+    return panel([*rows.values(), *(keys[at : at + 6] for at in range(0, len(keys), 6))], 240)
 
 
 def _figure(found: Findings, path: Path) -> Figure:

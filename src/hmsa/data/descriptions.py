@@ -18,7 +18,7 @@ import yaml
 
 from ..config.reading import read_yaml
 from ..runs import InputError, did_you_mean
-from .labels import IGNORE, LabelSet, pack, spread
+from .labels import COLOURED, IGNORE, LabelSet, pack, spread
 from .schema import Color, Description, read_description
 
 KNOWN = {file.stem: file for file in sorted((Path(__file__).parent / "known").glob("*.yaml"))}
@@ -57,8 +57,8 @@ def locate(path: Path) -> tuple[Path, Path | None]:
         return KNOWN[str(path)], None
     if path.is_dir():
         raise InputError(
-            f"{path} has no dataset.yaml and is in no known layout; hmsa data check {path} --fix "
-            "writes one"
+            f"{path} has no dataset.yaml and is in no known layout; hmsa data check {path} writes "
+            "one"
         )
     if _is_bare(path) and not path.exists():
         raise InputError(f"{path} is no known dataset; {did_you_mean(path.name, KNOWN)}")
@@ -82,7 +82,7 @@ def label_set(description: Description, source: object) -> LabelSet:
     """The class table of a description. Raises InputError, naming `source`, for contradictions."""
     names, encoding, ignore = description.names, description.encoding, description.ignore
     palette = description.palette or spread(len(names))
-    colored = encoding != "index"
+    colored = encoding in COLOURED
     wanted = "colours such as [0, 0, 0]" if colored else "values such as 255"
     raw = tuple(map(_packed, palette) if colored else names)
     # 255 is only ignored where it is no class
@@ -94,10 +94,12 @@ def label_set(description: Description, source: object) -> LabelSet:
     for wrongly, mistake in [
         (twice, f"names has {twice[:1]} twice; every class needs its own name"),
         (colored and not description.palette, f"encoding {encoding} needs a palette"),
+        (encoding == "binary" and {*names} != {0, IGNORE},
+         "encoding binary needs two classes, such as names: {0: background, 255: foreground}"),
         (wrong, f"ignore has {wrong[:1]}, but encoding {encoding} needs {wanted}"),
         (len(set(raw)) < len(raw), "two classes have one colour; give each its own"),
         (both, f"ignore has what is also a class: {both[:1]}; remove it there or from names"),
-    ]:
+    ]:  # fmt: skip
         if wrongly:
             raise InputError(f"{source}: {mistake}")
     return LabelSet(tuple(names.values()), tuple(palette), raw, ignored, encoding)

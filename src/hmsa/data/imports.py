@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import csv
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from .archives import unpacked
 from .descriptions import description_text
 from .exports import read_export
 from .images import read_size
+from .lists import list_text
 from .masks import Export, Mask, by_name
 from .pairs import last_names
 
@@ -134,8 +134,8 @@ def _write_lists(
             "are val (--val 0: none)"
         )
     for name, listed in splits.items():
-        with (target / f"{name}.csv").open("w", encoding="utf-8", newline="") as lines:
-            csv.writer(lines).writerows([("image", "label"), *listed.values()])
+        text = list_text(listed.values())
+        (target / f"{name}.csv").write_text(text, encoding="utf-8")
     text = description_text(export.labels, {name: f"{name}.csv" for name in splits})
     (target / "dataset.yaml").write_text(text, encoding="utf-8")
     counts = ", ".join(f"{len(listed)} in {name}" for name, listed in splits.items())

@@ -20,7 +20,8 @@ from .images import read_stored
 from .rasters import Stored
 
 IGNORE = 255
-Encoding = Literal["index", "palette", "rgb"]
+Encoding = Literal["index", "binary", "palette", "rgb"]
+COLOURED = ("palette", "rgb")  # encodings whose raw values are packed colours
 _UNKNOWN = 254  # in look-up tables only; K is at most 254
 
 
@@ -59,6 +60,9 @@ class LabelSet:
         What the file calls "no data" is ignored, unless it is a class. Raises InputError if the
         file has another encoding.
         """
+        if self.encoding == "binary":  # blurred edges, as of JPEG, go to the nearer of 0 and 255
+            plane = stored.values if stored.values.ndim == 2 else stored.values[..., 0]
+            return np.where(plane < 128, 0, 255).astype(np.uint8)
         if self.encoding == "index":
             raw, nodata = stored.values, stored.nodata
             if raw.ndim == 3:
@@ -118,7 +122,7 @@ class LabelSet:
 
     def value_name(self, raw: int) -> str:
         """A raw value as people write it: 7, or 0,128,192."""
-        return str(raw) if self.encoding == "index" else ",".join(map(str, unpack(raw)))
+        return ",".join(map(str, unpack(raw))) if self.encoding in COLOURED else str(raw)
 
     def guess(self, pixels: Mapping[int, int], lossy: bool = False) -> str:
         """What files of these raw values look like, and how to mend that; lossy: they are JPEG."""
@@ -127,12 +131,12 @@ class LabelSet:
         if lossy:
             return "the files are JPEG, which changes values near edges; export them as PNG"
         if self._is_smoothed(pixels):
-            what = "values" if self.encoding == "index" else "colours"
+            what = "colours" if self.encoding in COLOURED else "values"
             return (
                 f"the unknown {what} lie between those of the table, as if the files were saved "
                 "with smoothing; export them again with nearest neighbour, without antialiasing"
             )
-        if self.encoding != "index":
+        if self.encoding in COLOURED:
             return "colours that are not in the palette; add them to palette or ignore"
         if values <= {0, 255} or (len(values) == 2 and 255 in values):
             named = self.names if k == 2 else ("..", "..")
@@ -156,7 +160,7 @@ class LabelSet:
 
     def _is_smoothed(self, pixels: Mapping[int, int]) -> bool:
         """Whether many unknown values are mixtures of two that are known, not further classes."""
-        table, index = {*self.train_ids()}, self.encoding == "index"
+        table, index = {*self.train_ids()}, self.encoding not in COLOURED
         unknown = sorted(pixels.keys() - table, key=lambda value: -pixels[value])[:64]
         if len(unknown) < (8 if index else 4):
             return False

@@ -11,9 +11,11 @@ or tab between. Paths are relative to the list, or else to the dataset's folder.
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path, PurePath
 from typing import Any
@@ -66,6 +68,13 @@ def read_list(name: str, root: Path, beside: Path, source: str) -> list[Pair]:
     return list(pairs.values())
 
 
+def list_text(rows: Iterable[Sequence[object]]) -> str:
+    """The text of a CSV list of (image, label)."""
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows([("image", "label"), *rows])
+    return lines.getvalue()
+
+
 def _lines(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Place and columns of each line of a .txt file."""
     text = file.read_bytes().decode(_encoding(file), "replace")
@@ -83,7 +92,8 @@ def _lines(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
 def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Place and columns of each row of a CSV or Parquet file."""
     import pyarrow as pa
-    from pyarrow import csv, parquet
+    from pyarrow import csv as tables
+    from pyarrow import parquet
 
     try:
         if file.suffix.lower() == ".parquet":
@@ -93,11 +103,11 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             encoding = _encoding(file)
             with file.open(encoding=encoding, errors="replace") as lines:
                 heading = lines.readline(1000)
-            table = csv.read_csv(
+            table = tables.read_csv(
                 file,
-                csv.ReadOptions(use_threads=False, encoding=encoding.removesuffix("-sig")),
-                csv.ParseOptions(delimiter=max(",;\t", key=heading.count)),
-                csv.ConvertOptions(column_types=types, strings_can_be_null=True),
+                tables.ReadOptions(use_threads=False, encoding=encoding.removesuffix("-sig")),
+                tables.ParseOptions(delimiter=max(",;\t", key=heading.count)),
+                tables.ConvertOptions(column_types=types, strings_can_be_null=True),
             )
         columns, rows = table.column_names, table.to_pylist()
     except (OSError, UnicodeError, pa.ArrowException) as error:

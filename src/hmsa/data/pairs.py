@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from fnmatch import translate
 from glob import escape, has_magic
@@ -42,9 +42,7 @@ def find_split(description: Description, name: str, root: Path, source: object) 
         raise InputError(f"{source} has no split {name!r}; {_mend(name, splits)}")
     split = splits[name]
     whole = split.held_out_of if isinstance(split, HeldOut) else name
-    parts = {
-        n: s.share for n, s in splits.items() if isinstance(s, HeldOut) and s.held_out_of == whole
-    }
+    parts = {n: s for n, s in splits.items() if isinstance(s, HeldOut) and s.held_out_of == whole}
     if not parts and isinstance(split, str) and Path(split).suffix.lower() in LISTS:
         return split
     base = splits.get(whole)
@@ -55,11 +53,16 @@ def find_split(description: Description, name: str, root: Path, source: object) 
         )
     base = _as_split(base, root)
     rest = [*list_files(root, base)[0]] if parts else []
-    for part, share in parts.items():
+    for part, wanted in parts.items():
         if len(rest) < 2:
             raise InputError(f"{source}: {len(rest)} image(s) of {whole} cannot be divided")
-        held = last_names(rest, share)
+        held = _held_out(rest, wanted)
         rest = sorted({*rest} - {*held})
+        if not held or not rest:
+            raise InputError(
+                f"{source}: split {part} would hold {len(held)} image(s) and leave {len(rest)} to "
+                f"{whole}; correct first or last"
+            )
         if part == name:
             return _only(base, held)
     return _only(base, rest) if parts else base
@@ -102,20 +105,34 @@ def _as_split(split: str | Split, root: Path) -> Split:
     return Split(images=[images], labels=[labels])
 
 
+def natural(name: str) -> list[tuple[str, int]]:
+    """What names are sorted by: a2 comes before a10."""
+    return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", name)]
+
+
+def recording(name: str) -> str:
+    """What names of one recording have in common: all before the last number."""
+    return re.sub(r"\d+\D*$", "", name)
+
+
+def _held_out(names: list[str], held: HeldOut) -> list[str]:
+    if held.first is None and held.last is None:
+        return last_names(names, held.share)
+    names = sorted(names, key=natural)
+    first, last = natural(held.first or names[0]), natural(held.last or names[-1])
+    return [name for name in names if first <= natural(name) <= last]
+
+
 def last_names(names: list[str], share: float) -> list[str]:
     """The last of two or more names in natural order, from where a recording ends if that is near.
 
     Neighbours of a recording look alike, so a block of names judges more honestly than a draw.
     """
-
-    def natural(name: str) -> list[tuple[str, int]]:
-        return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", name)]
-
     names = sorted(names, key=natural)
     wanted, slack = len(names) * (1 - share), len(names) * share / 2
-    recording = [re.sub(r"\d+\D*$", "", name) for name in names]
+    of = [*map(recording, names)]
     cuts = range(1, len(names))
-    ends = [i for i in cuts if recording[i - 1] != recording[i] and abs(i - wanted) <= slack]
+    ends = [i for i in cuts if of[i - 1] != of[i] and abs(i - wanted) <= slack]
     return names[min(ends or cuts, key=lambda i: abs(i - wanted)) :]
 
 
@@ -128,13 +145,13 @@ def list_files(root: Path, split: Split) -> tuple[Files, Files]:
     labels = _files(root, split.labels, split.label_ending)
     endings = len(split.image_ending), len(split.label_ending)
     one_folder = split.images == split.labels
-    if endings == (0, 0) and (ending := _label_ending(images, labels, one_folder)):
+    if endings == (0, 0) and (ending := label_ending(images, labels, one_folder)):
         return list_files(root, split.model_copy(update={"label_ending": ending}))
     if endings[0] < endings[1]:  # in one folder, a file is of the kind that its name says more of
         images = _without(images, labels)
     elif endings[0] > endings[1]:
         labels = _without(labels, images)
-    return _chosen(images, split), _chosen(labels, split)
+    return _chosen(images, split, root), _chosen(labels, split, root)
 
 
 def _without(files: Files, others: Files) -> Files:
@@ -160,9 +177,11 @@ def _files(root: Path, names: list[str], ending: str) -> Files:
     return found
 
 
-def _label_ending(images: Files, labels: Files, one_folder: bool) -> str | None:
+def label_ending(
+    images: Collection[str], labels: Collection[str], one_folder: bool = False
+) -> str | None:
     """What labels have behind the names of images, as in a.jpg and a_mask.png, if all do."""
-    if not one_folder and images.keys() & labels.keys():
+    if not one_folder and {*images} & {*labels}:
         return None
     names = sorted({*images, *labels})
     more = Counter(b.removeprefix(a) for a, b in pairwise(names) if b.startswith(a))
@@ -175,9 +194,25 @@ def _label_ending(images: Files, labels: Files, one_folder: bool) -> str | None:
     return None
 
 
-def _chosen(files: Files, split: Split) -> Files:
+def _chosen(files: Files, split: Split, root: Path) -> Files:
     wanted, unwanted = _matcher(split.include), _matcher(split.exclude)
+    if len(split.include) == 1 and split.include[0].lower().endswith(".txt"):
+        listed = {*read_names(root / split.include[0])}
+
+        def wanted(name: str) -> bool:
+            return PurePosixPath(name).name in listed
+
     return {name: files[name] for name in files if wanted(name) and not unwanted(name)}
+
+
+def read_names(file: Path) -> list[str]:
+    """Names of images, without folder and suffix, that a text file lists, one a line."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}; correct `include`") from None
+    first = (PurePosixPath(normalize("NFC", line.split()[0])) for line in lines if line.strip())
+    return [path.stem if path.suffix.lower() in SUFFIXES else path.name for path in first]
 
 
 def _matcher(patterns: list[str]) -> Callable[[str], bool]:
@@ -196,8 +231,8 @@ def pairs_of(root: Path, split: Split, source: str) -> list[Pair]:
             raise InputError(f"{source}: no folder {folder}")
     listed = (
         *list_files(root, split),
-        _chosen(_files(root, split.confidence, split.confidence_ending), split),
-        _chosen(_files(root, split.instances, split.instance_ending), split),
+        _chosen(_files(root, split.confidence, split.confidence_ending), split, root),
+        _chosen(_files(root, split.instances, split.instance_ending), split, root),
     )
     for files in (files for kind in listed for files in kind.values()):
         if len(files) > 1:

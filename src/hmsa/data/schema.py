@@ -8,7 +8,7 @@
       drawn: drawn.csv           # see lists.py
     names: [sky, road, post]     # or value: name, where the values in the files are not 0, 1, 2
     palette: [[70, 130, 180], [128, 64, 128], [220, 220, 0]]
-    encoding: index              # index | palette | rgb
+    encoding: index              # index | palette | rgb | binary (0 and 255, also blurred)
     ignore: [255]                # values, colours or class names that mean "no label"
     bands: [4, 3, 2, 8]          # of images with more than RGB; the network then has 4 channels
     stretch: [0, 3000]           # values of images with more than 8 bits that become 0 and 255
@@ -36,7 +36,7 @@ from pydantic import BeforeValidator, Field
 from ..config.options import Share
 from ..config.reading import Strict, read_yaml, validate
 from ..runs import InputError, did_you_mean
-from .labels import IGNORE, Encoding
+from .labels import COLOURED, IGNORE, Encoding
 
 _Many = BeforeValidator(lambda value: _as_list(value))
 _Pairs = BeforeValidator(
@@ -58,7 +58,7 @@ class Split(Strict):
 
     images: Folders = Field(examples=["train/images"])
     labels: Folders = Field(examples=["train/labels"])
-    include: list[str] = Field(["*"], description="file-name patterns to take")
+    include: Folders = Field(["*"], description="file-name patterns to take, or a .txt of names")
     exclude: list[str] = Field([], description="file-name patterns to leave out")
     image_ending: str = ""
     label_ending: str = ""
@@ -69,10 +69,12 @@ class Split(Strict):
 
 
 class HeldOut(Strict):
-    """The last names of another split, which that split then lacks."""
+    """The last names of another split, or those from `first` to `last`, which that then lacks."""
 
     held_out_of: str
     share: Annotated[Share, Field(gt=0, lt=1)] = 0.2
+    first: str | None = None
+    last: str | None = None
 
 
 class Description(Strict):
@@ -179,7 +181,7 @@ def _name_classes(content: dict[str, Any], file: Path) -> None:
 def _name_ignored(content: dict[str, Any], file: Path) -> None:
     """Make `ignore` values or colours; a class that is named there is none any more."""
     names, palette = content.get("names"), content.get("palette")
-    colored = content.get("encoding", "index") != "index"
+    colored = content.get("encoding") in COLOURED
     if not isinstance(names, dict):
         return
     if "ignore_classes" in content:

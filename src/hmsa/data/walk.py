@@ -24,11 +24,13 @@ _OTHERS = {
     ".mpg", ".mpeg", ".wmv",
 }  # fmt: skip
 
+PREVIEW = "dataset.png"  # drawn beside a dataset.yaml, and none of the images
+
 
 def images_below(folder: Path, suffixes: Collection[str] = SUFFIXES) -> list[Path]:
     """Every file below `folder` with one of the `suffixes`, in sorted order; none if there is no
     such folder. Says how many other images were passed over."""
-    files = [f for f in files_below(folder) if not f.name.startswith(".")]
+    files = [f for f in files_below(folder) if f.name[0] != "." and f.name != PREVIEW]
     say_passed_over(folder, files, suffixes)
     return sorted(f for f in files if f.suffix.lower() in suffixes)
 

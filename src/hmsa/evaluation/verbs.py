@@ -30,6 +30,7 @@ def evaluate(
 
     example: hmsa evaluate runs/camvid camvid --data CamVid --split val --scales 0.5,1,2
     """
+    from ..check.folder import described
     from ..checkpoint.files import require_classes
     from ..data import fingerprint
     from ..data.datasets import open_dataset
@@ -43,7 +44,7 @@ def evaluate(
     page = report or run / f"report-{split}.html"
     require_page(page)
     predictor = Predictor.load(checkpoint, **vars(inference))
-    opened = open_dataset(dataset, split, files)
+    opened = open_dataset(described(dataset), split, files)
     require_classes(predictor.model.card, opened.labels.names, dataset, checkpoint)
     opened = opened if only is None else opened.only(only)
     found = measure(predictor, opened, submission)
@@ -70,6 +71,7 @@ def gate(
 
     example: hmsa gate runs/camvid camvid --data CamVid --split val --scales 0.5,1,2
     """
+    from ..check.folder import described
     from ..checkpoint.files import GateCurve, amend, require_classes, trained_on
     from ..checkpoint.shipped import require_own
     from ..data.datasets import open_dataset
@@ -85,7 +87,7 @@ def gate(
     if not gated or len(scales) < 2 or scales[-1] <= 1:
         needed = "a gate is for scales above 1 after a coarser one, with attention; try 0.5,1,2"
         raise InputError(f"{checkpoint}, {predictor.model.fusion}, scales {scales}: {needed}")
-    opened = open_dataset(dataset, split, files)
+    opened = open_dataset(described(dataset), split, files)
     require_classes(card, opened.labels.names, dataset, checkpoint)
     opened.require_labels()
     if trained_on(card, opened.source, split):

@@ -42,6 +42,7 @@ def autolabel(
         held_out: rule precision: dataset with labels that the teacher has not learnt from
         split: split of the held-out dataset
     """
+    from ..check.folder import described
     from ..data.coarse import Coarse
     from ..data.datasets import open_dataset
     from .autolabel import autolabel as work
@@ -54,13 +55,13 @@ def autolabel(
         raise InputError("--grow is about coarse labels; name them with --coarse DATA")
     people = None
     if coarse:
-        drawn = open_dataset(coarse, coarse_split)
+        drawn = open_dataset(described(coarse), coarse_split)
         named = frozenset(drawn.labels.index(name, "--fill") for name in fill or ())
         people = Coarse(drawn, None if override else named, grow)
     return work(
         teacher, images, out, inference=inference, rules=rules, coarse=people, raw=raw,
-        held_out=open_dataset(held_out, split) if held_out else None, agreement=agreement,
-        workers=workers, cluster=cluster, overwrite=overwrite,
+        held_out=open_dataset(described(held_out), split) if held_out else None,
+        agreement=agreement, workers=workers, cluster=cluster, overwrite=overwrite,
     )  # fmt: skip
 
 
@@ -88,6 +89,7 @@ def review(
         url: prefix of the image addresses for Label Studio; default: its local files
         take: labels that people corrected: CVAT zip (Segmentation mask 1.1) or Label Studio JSON
     """
+    from ..check.folder import described
     from . import review as module
 
     if export and take:
@@ -102,7 +104,7 @@ def review(
         return module.take_back(folder, take)
     return module.review(
         folder, people=(people, people_split) if people else None,
-        truth=(truth, split) if truth else None, before=before,
+        truth=(described(truth), split) if truth else None, before=before,
         report=report or folder / "quality.html", command=command_line(),
     )  # fmt: skip
 

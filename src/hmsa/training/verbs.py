@@ -50,6 +50,7 @@ def train(
 
     example: hmsa train configs/camvid.yaml --data CamVid --set joint.steps=100 --out runs/try
     """
+    from ..check.folder import described
     from ..config.reading import read
     from ..config.recipe import Recipe
     from ..data.descriptions import beside, is_dataset
@@ -61,7 +62,7 @@ def train(
     alone = [f"data.dataset={json.dumps(config.name)}"] if is_dataset(config) else []
     recipe = read(Recipe, None if alone else config, [*alone, *changes])
     folder = out or Path("runs") / config.resolve().stem
-    data = beside(config.parent, recipe.data.dataset)
+    data = described(beside(config.parent, recipe.data.dataset))
     if plan:
         room = None if memory is None else memory * 2**30
         return _shown(planned(recipe, data, files, config.parent, room), recipe)
@@ -109,12 +110,14 @@ def attend(
     example: hmsa attend transformers:nvidia/segformer-b0-finetuned-cityscapes-1024-1024 cityscapes
     --data Cityscapes -o runs/segformer
     """
+    from ..check.folder import described
     from ..evaluation.verbs import evaluate
     from ..runs.machine import keep_memory
     from .attend import HeadJob, clear
     from .trainer import note_data
 
     keep_memory()
+    dataset = described(dataset)
     job = HeadJob(network, dataset, files, head, compute)
     with Run(out, "attend", job.settings, overwrite=overwrite) as run:
         if overwrite:
@@ -149,6 +152,7 @@ def preview(
     """
     from numpy import array, uint8
 
+    from ..check.folder import described
     from ..config.reading import read
     from ..config.recipe import Recipe
     from ..data.datasets import open_dataset
@@ -156,6 +160,7 @@ def preview(
     from ..report.pictures import overlay, panel, shown
     from .train import stream_of
 
+    dataset = described(dataset)
     fixed = f"data.dataset={json.dumps(str(dataset))}"
     checked, near = read(Recipe, recipe, [*changes, fixed]), (recipe or dataset).parent
     stage, sampling = checked.joint, checked.sampling

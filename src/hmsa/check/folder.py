@@ -1,0 +1,112 @@
+"""The front door of every verb: a folder of images and labels without dataset.yaml gets one.
+
+Its classes, splits and encoding are shown as a table, and as a picture beside the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console, Group
+from rich.text import Text
+
+from ..data.descriptions import locate
+from ..data.schema import read_description
+from ..data.walk import PREVIEW
+from ..report.tables import terminal
+from ..runs import CannotWrite, InputError, replace, say
+from . import doctor, show
+from .check import Findings, check
+
+FILE = "dataset.yaml"
+
+
+class Described(NamedTuple):
+    """found: None where nothing can be read; problems of files are in it."""
+
+    file: Path  # the description, written
+    groups: Sequence[doctor.Group]
+    content: dict[str, Any] | None
+    found: Findings | None
+
+
+def described(path: Path) -> Path:
+    """`path`, or the dataset.yaml that is written for a folder without one, which is then shown.
+
+    Raises InputError where the folder cannot be understood, or files of it cannot be used.
+    """
+    if not lacks_description(path):
+        return path
+    kept, whole = _elsewhere(path), str(path.resolve())
+    if kept.is_file() and read_description(kept).path == whole:
+        say(f"{path} is described in {kept}")
+        return kept
+    made = describe_folder(path)
+    if not made.found:
+        raise InputError(
+            f"{path}: no labels that can be read have the names of images; hmsa data check {path} "
+            "lists what is there"
+        )
+    Console(stderr=True).print(summary(made))
+    for problem in made.found.of("warning"):
+        say(f"warning {made.found.short(problem.message)}")
+    if errors := made.found.of("error"):
+        mend = f"mend the files, or correct {made.file}; hmsa data check {made.file} shows all"
+        raise InputError(f"{path}: {made.found.short(errors[0].message)}; {mend}")
+    return made.file
+
+
+def lacks_description(path: Path) -> bool:
+    """Whether `path` is a folder that has no dataset.yaml and is in no known layout."""
+    try:
+        locate(path)
+    except InputError:
+        return path.is_dir()
+    return False
+
+
+def describe_folder(path: Path, image: str | None = None, label: str | None = None) -> Described:
+    """Examine a folder, write its dataset.yaml and check that.
+
+    image, label: the folder or pattern of the only files to take as such. Raises InputError where
+    two readings are possible.
+    """
+    groups = doctor.examine(path, image, label)
+    draft = doctor.draft(path, groups)
+    if not draft:
+        return Described(path / FILE, groups, None, None)
+    for note in draft.notes:
+        say(note)
+    texts = {**draft.lists, FILE: doctor.text(draft.content)}
+    file = path / FILE
+    try:
+        for name, content in texts.items():
+            replace(path / name, content)
+    except CannotWrite as error:
+        file = _elsewhere(path)
+        say(f"{error}; what belongs there goes to {file.parent}")
+        texts[FILE] = doctor.text(draft.content | {"path": str(path.resolve())})
+        for name, content in texts.items():
+            replace(file.parent / name, content)
+    return Described(file, groups, draft.content, check(file))
+
+
+def summary(made: Described) -> Group:
+    """What was understood, for the terminal; draws it beside the description, too."""
+    assert made.found
+    picture = made.file.with_name(PREVIEW)
+    sheet = show.sheet(made.found)
+    replace(picture, lambda temporary: sheet.save(temporary, format="PNG"))
+    what = {group.guess.what: None for group in made.groups if group.guess.table}
+    text = (
+        f"Labels: {', '.join(what)}; encoding {made.found.classes.encoding}.\n"
+        f"Written: {made.file}; look at {picture}, and correct names, splits or colours."
+    )
+    return Group(terminal(show.table(made.found), str(made.file.parent)), Text(text))
+
+
+def _elsewhere(path: Path) -> Path:
+    """The description of a folder that cannot be written to."""
+    return Path("runs") / f"data-{path.resolve().name}" / FILE

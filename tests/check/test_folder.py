@@ -1,0 +1,175 @@
+"""A folder of images and labels, and nothing else, to every verb."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from hmsa.check.blocks import block
+from hmsa.check.scan import FileScan
+from hmsa.data.datasets import open_dataset
+from hmsa.runs import CannotWrite
+from hmsa.runs.files import replace
+from samples import TINY_RECIPE
+
+TINY = [
+    f"--set={section}.{key}={value}"
+    for section in ("model", "joint", "attention")
+    for key, value in TINY_RECIPE[section].items()
+]
+TINY.append("--set=precision=fp32")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def pair(number):
+    """An image of 64x64 with a bright square, and a label: 0, 1 where it is."""
+    rng = np.random.default_rng(number)
+    image, label = rng.integers(0, 90, (64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)
+    top, left = rng.integers(0, 32, 2)
+    label[top : top + 32, left : left + 32] = 1
+    image[label == 1] += 120
+    return image, label
+
+
+def flat(root, scale=1, suffix="png", count=20):
+    root.mkdir()
+    for number in range(count):
+        image, label = pair(number)
+        Image.fromarray(image).save(root / f"a{number}.jpg")
+        Image.fromarray(label * np.uint8(scale)).save(root / f"a{number}_mask.{suffix}")
+    return root
+
+
+def roboflow(root):
+    for number, split in enumerate(["train"] * 12 + ["valid"] * 4 + ["test"] * 4):
+        (root / split).mkdir(parents=True, exist_ok=True)
+        image, label = pair(number)
+        Image.fromarray(image).save(root / split / f"a{number}_jpg.rf.7.jpg")
+        Image.fromarray(label).save(root / split / f"a{number}_jpg.rf.7_mask.png")
+        (root / split / "_classes.csv").write_text("Pixel Value, Class\n0, ground\n1, roof\n")
+    return root
+
+
+PLAIN = ["background", "foreground"]
+
+
+@pytest.mark.parametrize(
+    ("make", "names", "sizes"),
+    [
+        (flat, PLAIN, [16, 4]),
+        (lambda root: flat(root, 255), PLAIN, [16, 4]),
+        (lambda root: flat(root, 255, "jpg"), PLAIN, [16, 4]),
+        (roboflow, ["ground", "roof"], [12, 4, 4]),
+    ],
+    ids=["index", "0/255", "JPEG", "Roboflow"],
+)
+def test_train_and_evaluate(hmsa, tmp_path, make, names, sizes):
+    root = make(tmp_path / "mine")
+    ran = hmsa("train", root, *TINY)
+    assert ran.code == 0, ran.err
+    for word in (*names, "dataset.yaml", "dataset.png"):
+        assert word in ran.err
+    splits = yaml.safe_load((root / "dataset.yaml").read_text())["splits"]
+    opened = [open_dataset(root, split) for split in splits]
+    assert [len(each) for each in opened] == sizes
+    assert [*opened[0].labels.names] == names
+    assert all(np.array_equal(each.read_label(0), pair_of(each)) for each in opened)
+    with Image.open(root / "dataset.png") as sheet:
+        assert sheet.width > 1000
+    assert hmsa("evaluate", "runs/mine", root).code == 0
+
+
+def pair_of(opened):
+    return pair(int("".join(filter(str.isdigit, opened.pairs[0].name.split("_")[0]))))[1]
+
+
+def test_the_picture_is_no_image_of_the_folder(hmsa, tmp_path):
+    root = flat(tmp_path / "mine")
+    assert hmsa("data", "check", root).code == 0
+    assert hmsa("data", "check", root, "--overwrite").code == 0
+    assert len(open_dataset(root, "train")) == 16
+
+
+def test_images_without_label_are_left_out(hmsa, tmp_path):
+    root = flat(tmp_path / "mine")
+    (root / "a3_mask.png").unlink()
+    ran = hmsa("data", "check", root)
+    assert "1 image(s) without label" in ran.err
+    assert "a3" not in {
+        pair.name for split in ("train", "val") for pair in open_dataset(root, split).pairs
+    }
+
+
+def test_lists_of_names(hmsa, tmp_path):
+    root = flat(tmp_path / "mine")
+    for split, numbers in {"train": range(5), "val": range(7, 10)}.items():
+        lines = "".join(f"a{number}\n" for number in numbers)
+        (root / "sets").mkdir(exist_ok=True)
+        (root / "sets" / f"{split}.txt").write_text(lines)
+    assert hmsa("data", "check", root).code == 0
+    assert [len(open_dataset(root, split)) for split in ("train", "val")] == [5, 3]
+
+
+@pytest.mark.parametrize("choice", [["--labels", "masks_b"], ["--labels", "masks_a"]])
+def test_two_kinds_of_labels(hmsa, tmp_path, choice):
+    root = flat(tmp_path / "mine")
+    for folder in ("masks_a", "masks_b"):
+        (root / folder).mkdir()
+        for file in root.glob("*_mask.png"):
+            shutil.copy(file, root / folder / file.name.replace("_mask", ""))
+    for file in root.glob("*_mask.png"):
+        file.unlink()
+    ran = hmsa("train", root)
+    assert (ran.code, ran.out) == (2, "")
+    assert "masks_a/* (class values" in ran.err
+    assert f"hmsa data check {root} --overwrite --labels masks_" in ran.err
+    assert hmsa("data", "check", root, *choice).code == 0
+    splits = yaml.safe_load((root / "dataset.yaml").read_text())["splits"]
+    assert splits["train"]["labels"] == choice[1]
+
+
+def test_two_kinds_of_images(hmsa, tmp_path):
+    root = flat(tmp_path / "mine")
+    for folder in ("rgb", "orig"):
+        (root / folder).mkdir()
+        for file in root.glob("*.jpg"):
+            shutil.copy(file, root / folder)
+    for file in root.glob("*.jpg"):
+        file.unlink()
+    ran = hmsa("data", "check", root)
+    assert (ran.code, "--images orig" in ran.err) == (2, True)
+    assert hmsa("data", "check", root, "--images", "orig").code == 0
+    assert "no such" not in hmsa("data", "check", root).err
+
+
+def test_a_folder_that_cannot_be_written_to(hmsa, tmp_path, monkeypatch):
+    root = flat(tmp_path / "mine")
+
+    def refuse(path, content):
+        if path.is_relative_to(root):
+            raise CannotWrite(f"cannot write into {path.parent}")
+        replace(path, content)
+
+    monkeypatch.setattr("hmsa.check.folder.replace", refuse)
+    ran = hmsa("train", root, *TINY)
+    assert ran.code == 0, ran.err
+    assert "goes to runs/data-mine" in ran.err
+    assert not (root / "dataset.yaml").exists()
+    assert "is described in runs/data-mine" in hmsa("evaluate", "runs/mine", root).err
+
+
+def test_what_is_held_out_has_every_class_and_begins_with_a_recording():
+    labels = {f"a_{n}": FileScan(values={0: 90, 1: 10}) for n in range(6)}
+    labels |= {f"b_{n}": FileScan(values={0: 88, 1: 12}) for n in range(2)}
+    labels |= {f"c_{n}": FileScan(values={0: 100}) for n in range(2)}
+    table = {"names": {0: "x", 1: "y"}, "encoding": "index"}
+    assert block(labels, table) == ["b_0", "b_1"]
+    assert len(block({"a": FileScan(), "b": FileScan()}, table)) == 1
