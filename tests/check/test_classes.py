@@ -38,9 +38,6 @@ NAMES = {0: "void land", 1: "sky", 2: "road"}
         ("labelmap.txt", "# label:color_rgb:parts:actions\nroad:128,64,128::\nland:0,0,0::\n"
          "sky:70,130,180:up,down:shine\n", RGB,
          {"names": ["road", "land", "sky"], "palette": [COLOURS[n] for n in (2, 0, 1)]}),
-        ("labelmap.txt", "land:0,0,0::\nroad:128,64,128::\nsky:70,130,180::",
-         INDEX | {"palette": COLOURS},
-         {"names": {0: "land", 1: "sky", 2: "road"}, "palette": COLOURS}),
         ("classes.txt", "a\nb\n", INDEX | {"names": {0: "class_0", 7: "class_7"}}, {}),
         ("readme.txt", "a\nb\nc\n", INDEX, {}),
     ],

@@ -148,7 +148,7 @@ def test_encodings(hmsa, folder, label, guess, evidence, written):
         written["names"] = (
             names if isinstance(names, list) else {str(k): v for k, v in names.items()}
         )
-        held = {"held_out_of": "train", "first": "2", "last": "2"}
+        held = {"held_out_of": "train", "share": 0.2}
         splits = {"train": {"images": "images", "labels": "labels"}, "val": held}
         rest = {"path": ".", "splits": splits}
         assert found["description"] == rest | written

@@ -9,8 +9,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from hmsa.check.blocks import block
-from hmsa.check.scan import FileScan
 from hmsa.data.datasets import open_dataset
 from hmsa.runs import CannotWrite
 from hmsa.runs.files import replace
@@ -102,7 +100,7 @@ def test_images_without_label_are_left_out(hmsa, tmp_path):
     root = flat(tmp_path / "mine")
     (root / "a3_mask.png").unlink()
     ran = hmsa("data", "check", root)
-    assert "1 image(s) without label" in ran.err
+    assert "1 image(s) without label left out, such as a3.jpg" in ran.err
     assert "a3" not in {
         pair.name for split in ("train", "val") for pair in open_dataset(root, split).pairs
     }
@@ -129,11 +127,10 @@ def test_two_kinds_of_labels(hmsa, tmp_path, choice):
         file.unlink()
     ran = hmsa("train", root)
     assert (ran.code, ran.out) == (2, "")
-    assert "masks_a/* (class values" in ran.err
+    assert "masks_a/* class values" in ran.err
     assert f"hmsa data check {root} --overwrite --labels masks_" in ran.err
     assert hmsa("data", "check", root, *choice).code == 0
-    splits = yaml.safe_load((root / "dataset.yaml").read_text())["splits"]
-    assert splits["train"]["labels"] == choice[1]
+    assert {p.label.parent.name for p in open_dataset(root, "train").pairs} == {choice[1]}
 
 
 def test_two_kinds_of_images(hmsa, tmp_path):
@@ -147,7 +144,6 @@ def test_two_kinds_of_images(hmsa, tmp_path):
     ran = hmsa("data", "check", root)
     assert (ran.code, "--images orig" in ran.err) == (2, True)
     assert hmsa("data", "check", root, "--images", "orig").code == 0
-    assert "no such" not in hmsa("data", "check", root).err
 
 
 def test_a_folder_that_cannot_be_written_to(hmsa, tmp_path, monkeypatch):
@@ -161,15 +157,14 @@ def test_a_folder_that_cannot_be_written_to(hmsa, tmp_path, monkeypatch):
     monkeypatch.setattr("hmsa.check.folder.replace", refuse)
     ran = hmsa("train", root, *TINY)
     assert ran.code == 0, ran.err
-    assert "goes to runs/data-mine" in ran.err
+    assert "is in runs/data-mine" in ran.err
     assert not (root / "dataset.yaml").exists()
     assert "is described in runs/data-mine" in hmsa("evaluate", "runs/mine", root).err
 
 
-def test_what_is_held_out_has_every_class_and_begins_with_a_recording():
-    labels = {f"a_{n}": FileScan(values={0: 90, 1: 10}) for n in range(6)}
-    labels |= {f"b_{n}": FileScan(values={0: 88, 1: 12}) for n in range(2)}
-    labels |= {f"c_{n}": FileScan(values={0: 100}) for n in range(2)}
-    table = {"names": {0: "x", 1: "y"}, "encoding": "index"}
-    assert block(labels, table) == ["b_0", "b_1"]
-    assert len(block({"a": FileScan(), "b": FileScan()}, table)) == 1
+def test_what_is_held_out_has_every_class(hmsa, tmp_path):
+    root = flat(tmp_path / "mine")
+    for number in (16, 17, 18, 19):
+        Image.new("L", (64, 64)).save(root / f"a{number}_mask.png")
+    assert "val: 5 of 20 pairs, the last by name" in hmsa("data", "check", root).err
+    assert open_dataset(root, "val").frequencies().all()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
-from hmsa.config.recipe import Joint
+from hmsa.config.reading import read
+from hmsa.config.recipe import Joint, Recipe
+from hmsa.data.datasets import open_dataset
 from hmsa.model import build
-from hmsa.training.plan import counted, step_cost
+from hmsa.training.plan import counted, forecast, step_cost, suited
 
 
 @pytest.mark.parametrize(
@@ -39,3 +43,43 @@ def test_what_fits(recipe, hmsa, tmp_path):
     assert not (tmp_path / "run").exists()
     tight = hmsa("train", recipe, "--plan", "--memory", "0.0001", "--json")
     assert json.loads(tight.out)["plans"][0]["batch"] == 0
+
+
+@pytest.mark.parametrize(
+    ("side", "count", "settings"),
+    [
+        ((64, 80), 3, ["joint.steps=200", "joint.crop=[64, 64]", "attention.crop=[64, 64]"]),
+        ((360, 480), 30, ["joint.steps=600", "joint.warmup=60"]),
+        ((1024, 2048), 4, ["joint.crop=[512, 512]", "joint.batch=4"]),
+        ((40, 6000), 1, ["attention.scales=[0.25, 0.5, 1.0]"]),
+    ],
+)
+def test_settings_without_a_recipe(folder_dataset, side, count, settings):
+    label = Image.new("L", side[::-1])
+    dataset = open_dataset(folder_dataset({f"a{n}": label for n in range(count)}), "train")
+    found = suited(dataset)
+    assert {*settings} <= {*found}
+    assert sum(setting.startswith("joint.crop") for setting in found) == (min(side) not in (360,))
+    read(Recipe, None, ["data.dataset=x", *found])
+
+
+def test_forecast(folder_dataset):
+    label = Image.new("L", (100, 100))
+    data = open_dataset(folder_dataset({f"a{n}": label for n in range(4)}), "train")
+    changes = ["joint.steps=1000", "joint.crop=[100,100]", "joint.validate_every=1000"]
+    recipe = read(Recipe, None, ["data.dataset=x", *changes, "attention.steps=0"])
+    line = forecast(recipe, data, data, 2.0, 900)
+    # 900 steps of 2 s; 4 images are half of a batch, without backward: a quarter of a second
+    assert line.startswith("about 0:30:00 left at 2.00 s a step: joint stage 0:30:00, validation")
+    assert line.endswith("shorter: --set joint.steps=500")
+    assert forecast(recipe, data, data, 0.01, 900) == ""
+    often = read(Recipe, None, ["data.dataset=x", *changes, "joint.validate_every=1"])
+    many = replace(data, pairs=data.pairs * 50)
+    assert "--set joint.validate_every=1000" in forecast(often, data, many, 2.0, 900)
+
+
+def test_a_long_run_is_forecast(recipe, hmsa, tmp_path, monkeypatch):
+    monkeypatch.setattr("hmsa.training.plan.LONG", 0)
+    ran = hmsa("train", recipe, "--out", tmp_path / "run", "--set", "joint.steps=8")
+    assert ran.code == 0, ran.err
+    assert ran.err.count(" s a step: joint stage 0:00:0") == 1

@@ -19,15 +19,14 @@ from unicodedata import normalize
 import yaml
 
 from ..data.lists import list_text
-from ..data.pairs import label_ending, list_files
+from ..data.pairs import label_ending, last_names, list_files
 from ..data.schema import Split
 from ..data.walk import images_below
 from ..report.page import Table
 from ..runs import InputError
-from .blocks import block
 from .classes import named
 from .encodings import MOST, PLAIN, Guess, Scans, guess
-from .scan import scan, scan_file
+from .scan import FileScan, scan, scan_file
 
 _KINDS = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text(encoding="utf-8"))
 _KIND = {word: kind for kind, words in _KINDS.items() for word in words}
@@ -39,7 +38,8 @@ _ENDING = re.compile(
 )
 _BEGINNING = re.compile(r"(?<![^/])(mask|label|gt|seg|image|img|photo)[-_ ]?(?=\d)", re.IGNORECASE)
 _PARTS = {"train": "train", "val": "val", "valid": "val", "test": "test"}  # in names of lists
-_HELD = "val: {} of {} pairs, neighbours by name, are held out of train: {} to {}"
+_SHARES = (0.2, 0.25, 0.3, 0.35, 0.4)  # of the pairs, to become val where there is none
+_HELD = "val: {} of {} pairs, the last by name, are held out of train: {} to {}"
 _SAMPLE = 8  # files by whose content images are distinguished from labels
 
 _IMAGES = Guess("images", "")
@@ -125,9 +125,10 @@ def examine(root: Path, image: str | None = None, label: str | None = None) -> l
     if not found:
         raise InputError(f"{root}: no image files; name a folder of images and labels")
     groups = [*found.values()]
-    for what, chosen in (("--images", image), ("--labels", label)):
+    for chosen in (image, label):
         if not any(group.is_called(chosen) for group in groups):
-            raise InputError(f"{what} {chosen}: not in {root}, which has {_listing(groups)}")
+            known = ", ".join(sorted(group.pattern for group in groups))
+            raise InputError(f"{root} has no {chosen}, but {known}; name one of these")
     labels = [group for group in groups if group.holds_labels()]
     images = [g for g in groups if (g.is_called(image) if image else g not in labels)]
     labels = [group for group in groups if group.is_called(label)] if label else labels
@@ -171,8 +172,8 @@ def draft(root: Path, groups: Sequence[Group]) -> Draft | None:
         splits, lists = _as_lists(root, parts, table, notes)
     elif "train" in parts and "val" not in parts and len(parts["train"][0].files) > 1:
         group = parts["train"][0]
-        held = block({name: group.scans[group.files[name]] for name in group.files}, table)
-        splits["val"] = {"held_out_of": "train", "first": held[0], "last": held[-1]}
+        held, share = _held_out({n: group.scans[f] for n, f in group.files.items()}, table)
+        splits["val"] = {"held_out_of": "train", "share": share}
         notes.append(_HELD.format(len(held), len(group.files), held[0], held[-1]))
     return Draft({"path": ".", "splits": splits, **table}, lists, notes)
 
@@ -195,10 +196,6 @@ def table(groups: Sequence[Group]) -> Table:
 
 def _kinds(name: str) -> list[str]:
     return [_KIND[w] for word in _WORD.findall(name) if (w := word.lower()) in _KIND]
-
-
-def _listing(groups: Iterable[Group]) -> str:
-    return ", ".join(sorted(group.pattern for group in groups))
 
 
 def _divide(file: Path, mixed: bool) -> tuple[str, str]:
@@ -232,30 +229,24 @@ def _find_images(group: Group, images: Iterable[Group]) -> None:
 def _unrivalled(root: Path, usable: Iterable[Group]) -> list[Group]:
     """The most useful labels for each kind of images. Raises InputError if several are so."""
     chosen: list[Group] = []
-    choose = f"choose with: hmsa data check {root} --overwrite"
     for group in sorted(usable, key=_usefulness, reverse=True):
-        taken = {image: label for each in chosen for image, label in each.pairs.values()}
-        both = next((taken[image] for image, _ in group.pairs.values() if image in taken), None)
-        other = next((each for each in chosen if both in each.files.values()), None)
-        if other and _usefulness(other) > _usefulness(group):
+        images = {image for image, _ in group.pairs.values()}
+        others = [e for e in chosen if images & {image for image, _ in e.pairs.values()}]
+        if others and _usefulness(others[0]) > _usefulness(group):
             continue
-        if other:
-            two = [f"{g.pattern} ({g.guess.what}, {g.guess.evidence})" for g in (other, group)]
-            raise InputError(
-                f"{root}: two kinds of labels for the same images: {' and '.join(two)}; "
-                f"{choose} --labels {_short(other, group)}"
-            )
-        if len(group.candidates) > 1:
-            raise InputError(
-                f"{root}: two kinds of images for the labels {group.pattern}: "
-                f"{_listing(group.candidates)}; {choose} --images {_short(*group.candidates)}"
-            )
+        for what, of, two in (
+            ("labels", group.images, [*others[:1], group]),
+            ("images", group, group.candidates),
+        ):
+            if len(two) > 1:
+                said = " or ".join(" ".join([e.pattern, *filter(None, e.guess[:2])]) for e in two)
+                name = "{0.pattern!r}" if two[0].folder == two[1].folder else "{0.folder}"
+                raise InputError(
+                    f"{root}: the {what} of {of.pattern if of else ''} could be {said}; choose "
+                    f"with: hmsa data check {root} --overwrite --{what} {name.format(two[0])}"
+                )
         chosen.append(group)
     return chosen
-
-
-def _short(one: Group, other: Group, *_: Group) -> str:
-    return one.folder if one.folder != other.folder else f"'{one.pattern}'"
 
 
 def _usefulness(group: Group) -> tuple[bool, ...]:
@@ -264,15 +255,14 @@ def _usefulness(group: Group) -> tuple[bool, ...]:
 
 
 def _left_out(labels: Iterable[Group]) -> list[str]:
-    """Say which files have no partner."""
-    images = {f for g in labels if g.images for f in g.images.files.values()}
-    rest = images - {image for group in labels for image, _ in group.pairs.values()}
-    alone = [f for group in labels for n, f in group.files.items() if n not in group.pairs]
-    return [
-        f"{len(files)} {what}, such as {min(files)}; left out"
-        for what, files in (("image(s) without label", rest), ("label(s) without image", alone))
-        if files
-    ]
+    """Say how many files have no partner."""
+    pairs = {pair for group in labels for pair in group.pairs.values()}
+    images = {f for g in labels if g.images for f in g.images.files.values()} - {
+        i for i, _ in pairs
+    }
+    alone = {f for g in labels for f in g.files.values()} - {label for _, label in pairs}
+    found = (("image(s) without label", images), ("label(s) without image", alone))
+    return [f"{len(f)} {what} left out, such as {min(f).name}" for what, f in found if f]
 
 
 def _split(labels: Group, groups: Iterable[Group]) -> dict[str, Any]:
@@ -312,6 +302,21 @@ def _by_lists(root: Path, split: dict[str, Any], labels: Group) -> dict[str, Any
     return {}
 
 
+def _held_out(labels: Mapping[str, FileScan], table: Mapping[str, Any]) -> tuple[list[str], float]:
+    """The last names, and their share: a fifth, or more if else one of two parts lacks a class."""
+    width = 128 if table["encoding"] == "binary" else 1
+
+    def classes(names: Iterable[str]) -> set[int]:
+        return {value // width for name in names for value in labels[name].values}
+
+    held = {share: last_names([*labels], share) for share in _SHARES}
+    share = max(
+        held,  # the first of several that are equally good
+        key=lambda share: len(classes(held[share]) & classes(labels.keys() - {*held[share]})),
+    )
+    return held[share], share
+
+
 def _as_lists(
     root: Path,
     parts: Mapping[str, Sequence[Group]],
@@ -325,7 +330,7 @@ def _as_lists(
     }
     if "val" not in rows and len(train := rows.get("train", {})) > 1:
         scans = {file: facts for group in parts["train"] for file, facts in group.scans.items()}
-        held = block({name: scans[label] for name, (_, label) in train.items()}, table)
+        held, _ = _held_out({name: scans[label] for name, (_, label) in train.items()}, table)
         rows["val"] = {name: train.pop(name) for name in held}
         notes.append(_HELD.format(len(held), len(held) + len(train), held[0], held[-1]))
     files = {split: f"hmsa-{split}.csv" for split in rows}

@@ -68,7 +68,7 @@ def lacks_description(path: Path) -> bool:
 
 
 def describe_folder(path: Path, image: str | None = None, label: str | None = None) -> Described:
-    """Examine a folder, write its dataset.yaml and check that.
+    """Examine a folder, write its dataset.yaml, check that, and draw some of it.
 
     image, label: the folder or pattern of the only files to take as such. Raises InputError where
     two readings are possible.
@@ -78,31 +78,32 @@ def describe_folder(path: Path, image: str | None = None, label: str | None = No
     if not draft:
         return Described(path / FILE, groups, None, None)
     for note in draft.notes:
-        say(note)
-    texts = {**draft.lists, FILE: doctor.text(draft.content)}
-    file = path / FILE
+        say(f"{path}: {note}")
     try:
-        for name, content in texts.items():
-            replace(path / name, content)
+        file = _write(path, draft)
     except CannotWrite as error:
-        file = _elsewhere(path)
-        say(f"{error}; what belongs there goes to {file.parent}")
-        texts[FILE] = doctor.text(draft.content | {"path": str(path.resolve())})
-        for name, content in texts.items():
-            replace(file.parent / name, content)
-    return Described(file, groups, draft.content, check(file))
+        file = _write(_elsewhere(path).parent, draft, path.resolve())
+        say(f"{error}; meanwhile what belongs there is in {file.parent}")
+    found = check(file)
+    sheet = show.sheet(found)
+    replace(file.with_name(PREVIEW), lambda temporary: sheet.save(temporary, format="PNG"))
+    return Described(file, groups, draft.content, found)
+
+
+def _write(place: Path, draft: doctor.Draft, root: Path | None = None) -> Path:
+    content = draft.content | ({"path": str(root)} if root else {})
+    for name, text in {**draft.lists, FILE: doctor.text(content)}.items():
+        replace(place / name, text)
+    return place / FILE
 
 
 def summary(made: Described) -> Group:
-    """What was understood, for the terminal; draws it beside the description, too."""
+    """What was understood, for the terminal."""
     assert made.found
-    picture = made.file.with_name(PREVIEW)
-    sheet = show.sheet(made.found)
-    replace(picture, lambda temporary: sheet.save(temporary, format="PNG"))
-    what = {group.guess.what: None for group in made.groups if group.guess.table}
+    what = ", ".join({group.guess.what: None for group in made.groups if group.guess.table})
     text = (
-        f"Labels: {', '.join(what)}; encoding {made.found.classes.encoding}.\n"
-        f"Written: {made.file}; look at {picture}, and correct names, splits or colours."
+        f"Labels: {what}; encoding {made.found.classes.encoding}. Written: {made.file}\n"
+        f"Look at {made.file.with_name(PREVIEW)}, and correct names, splits or colours."
     )
     return Group(terminal(show.table(made.found), str(made.file.parent)), Text(text))
 

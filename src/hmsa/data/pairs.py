@@ -42,7 +42,9 @@ def find_split(description: Description, name: str, root: Path, source: object) 
         raise InputError(f"{source} has no split {name!r}; {_mend(name, splits)}")
     split = splits[name]
     whole = split.held_out_of if isinstance(split, HeldOut) else name
-    parts = {n: s for n, s in splits.items() if isinstance(s, HeldOut) and s.held_out_of == whole}
+    parts = {
+        n: s.share for n, s in splits.items() if isinstance(s, HeldOut) and s.held_out_of == whole
+    }
     if not parts and isinstance(split, str) and Path(split).suffix.lower() in LISTS:
         return split
     base = splits.get(whole)
@@ -53,16 +55,11 @@ def find_split(description: Description, name: str, root: Path, source: object) 
         )
     base = _as_split(base, root)
     rest = [*list_files(root, base)[0]] if parts else []
-    for part, wanted in parts.items():
+    for part, share in parts.items():
         if len(rest) < 2:
             raise InputError(f"{source}: {len(rest)} image(s) of {whole} cannot be divided")
-        held = _held_out(rest, wanted)
+        held = last_names(rest, share)
         rest = sorted({*rest} - {*held})
-        if not held or not rest:
-            raise InputError(
-                f"{source}: split {part} would hold {len(held)} image(s) and leave {len(rest)} to "
-                f"{whole}; correct first or last"
-            )
         if part == name:
             return _only(base, held)
     return _only(base, rest) if parts else base
@@ -105,34 +102,20 @@ def _as_split(split: str | Split, root: Path) -> Split:
     return Split(images=[images], labels=[labels])
 
 
-def natural(name: str) -> list[tuple[str, int]]:
-    """What names are sorted by: a2 comes before a10."""
-    return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", name)]
-
-
-def recording(name: str) -> str:
-    """What names of one recording have in common: all before the last number."""
-    return re.sub(r"\d+\D*$", "", name)
-
-
-def _held_out(names: list[str], held: HeldOut) -> list[str]:
-    if held.first is None and held.last is None:
-        return last_names(names, held.share)
-    names = sorted(names, key=natural)
-    first, last = natural(held.first or names[0]), natural(held.last or names[-1])
-    return [name for name in names if first <= natural(name) <= last]
-
-
 def last_names(names: list[str], share: float) -> list[str]:
     """The last of two or more names in natural order, from where a recording ends if that is near.
 
     Neighbours of a recording look alike, so a block of names judges more honestly than a draw.
     """
+
+    def natural(name: str) -> list[tuple[str, int]]:
+        return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", name)]
+
     names = sorted(names, key=natural)
     wanted, slack = len(names) * (1 - share), len(names) * share / 2
-    of = [*map(recording, names)]
+    recording = [re.sub(r"\d+\D*$", "", name) for name in names]
     cuts = range(1, len(names))
-    ends = [i for i in cuts if of[i - 1] != of[i] and abs(i - wanted) <= slack]
+    ends = [i for i in cuts if recording[i - 1] != recording[i] and abs(i - wanted) <= slack]
     return names[min(ends or cuts, key=lambda i: abs(i - wanted)) :]
 
 
@@ -198,10 +181,8 @@ def _chosen(files: Files, split: Split, root: Path) -> Files:
     wanted, unwanted = _matcher(split.include), _matcher(split.exclude)
     if len(split.include) == 1 and split.include[0].lower().endswith(".txt"):
         listed = {*read_names(root / split.include[0])}
-
-        def wanted(name: str) -> bool:
-            return PurePosixPath(name).name in listed
-
+        files = {name: files[name] for name in files if PurePosixPath(name).name in listed}
+        wanted = _matcher(["*"])
     return {name: files[name] for name in files if wanted(name) and not unwanted(name)}
 
 

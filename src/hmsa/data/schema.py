@@ -69,12 +69,10 @@ class Split(Strict):
 
 
 class HeldOut(Strict):
-    """The last names of another split, or those from `first` to `last`, which that then lacks."""
+    """The last names of another split, which that split then lacks."""
 
     held_out_of: str
     share: Annotated[Share, Field(gt=0, lt=1)] = 0.2
-    first: str | None = None
-    last: str | None = None
 
 
 class Description(Strict):

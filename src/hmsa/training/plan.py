@@ -1,4 +1,5 @@
-"""`hmsa train --plan`: what a step of the joint stage costs, and what fits into memory.
+"""Settings for data without a recipe, how long a run will take, and `hmsa train --plan`: what a
+step of the joint stage costs, and what fits into memory.
 
 Bytes are counted on tensors without content, at the recipe's crop and batch. Seconds are those of
 one small step, by the number of pixels. What libraries need beside tensors is not counted.
@@ -11,12 +12,16 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
 from ..config.recipe import Recipe, Stage
+from ..data.datasets import Dataset
+from ..data.images import read_size
 from ..model import HMSA
 from ..runs.machine import Precision, autocast, fast_bf16
 from ..runs.memory import Alive, free_memory
@@ -24,6 +29,9 @@ from .lean import lean, regions
 from .losses import objective
 
 SIDE, BATCH = 256, 2  # at most, of a step that is timed
+BACKWARD = 4  # cost of a training step, relative to a forward pass of the same pixels
+HEAD = 0.3  # cost of a step of the attention head, relative to a forward pass of the network
+LONG = 60  # seconds
 SHARE = 0.9  # of the free memory that a plan uses
 Memory = Literal["lean", "plain"]
 
@@ -119,3 +127,63 @@ def _plan(
     power = 0.5 if stage.optimizer == "adamw" else 1.0
     lr = stage.lr * (largest / stage.batch) ** power
     return Plan(memory, precision, one.saved * narrower, peak, seconds, largest, lr, side)
+
+
+def suited(learn: Dataset) -> list[str]:
+    """Settings as of --set for a dataset without a recipe: fewer steps for fewer images, all
+    classes in turn, crops of the size of small images, and larger ones of large images."""
+    sizes = _sizes(learn)
+    small, large = np.median(sizes.min(1)), np.median(sizes.max(1))
+    steps = max(200, min(3000, 20 * len(learn)) // 50 * 50)
+    found: dict[str, Any] = {
+        "joint.steps": steps, "joint.warmup": min(100, steps // 10),
+        "joint.validate_every": max(100, steps // 6),
+        "sampling.class_uniform": 0.5, "class_balance": 0.3,
+    }  # fmt: skip
+    if small < 256:
+        side = max(64, math.ceil(small / 32) * 32)
+        found |= {"joint.crop": [side, side], "attention.crop": [side, side]}
+    elif small >= 1024:
+        found |= {"joint.crop": [512, 512], "joint.batch": 4}
+    if large > 2048:  # at scale 2 these would take most of the time
+        found |= {"attention.crop": [1024, 1024], "attention.scales": [0.25, 0.5, 1.0]}
+    return [f"{name}={value}" for name, value in found.items()]
+
+
+def forecast(recipe: Recipe, learn: Dataset, val: Dataset, seconds: float, steps: int) -> str:
+    """How long a run will take and what would shorten it, for people; empty if it is short.
+
+    seconds: of a step of the joint stage, with backward; steps: of it that are left. All other
+    parts go by the pixels that the network sees.
+    """
+    joint, attention, scales = recipe.joint, recipe.attention, recipe.inference.scales
+    pixel = seconds / (BACKWARD * joint.batch * math.prod(joint.crop) * _area(joint.scales))
+    passes = math.ceil(steps / joint.validate_every) * _area(scales or joint.scales)
+    parts = {"joint stage": (seconds * steps, f"joint.steps={joint.steps // 2}")}
+    if attention.steps:
+        images = min(attention.pictures, len(learn)) + min(attention.pictures // 5, len(val))
+        once = pixel * math.prod(attention.crop) * _area(attention.scales)
+        stage = once * (images + HEAD * attention.steps * attention.batch)
+        parts["attention stage"] = (stage, f"attention.steps={attention.steps // 2}")
+        times = 1 + math.ceil(attention.steps / attention.validate_every)
+        passes += times * _area(scales or attention.scales)
+    whole = pixel * passes * len(val) * float(_sizes(val).prod(1).mean())
+    parts["validation"] = (whole, f"joint.validate_every={joint.steps}")
+    if (total := sum(part for part, _ in parts.values())) < LONG:
+        return ""
+    each = ", ".join(f"{what} {_time(part)}" for what, (part, _) in parts.items())
+    shorter = max(parts.values())[1]
+    return f"about {_time(total)} left at {seconds:.2f} s a step: {each}; shorter: --set {shorter}"
+
+
+def _area(scales: Sequence[float]) -> float:
+    return sum(scale**2 for scale in scales)
+
+
+def _sizes(data: Dataset) -> np.ndarray[Any, Any]:
+    """Heights and widths `[N,2]` of some images, evenly over the dataset."""
+    return np.array([read_size(pair.image) for pair in data.pairs[:: len(data) // 50 + 1]])
+
+
+def _time(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

@@ -37,7 +37,7 @@ from ..runs.machine import (
     total,
 )
 from .passes import HELD_OUT, PASSES, Passes, begin_at
-from .plan import BATCH, SIDE, Plan, plans, step_cost
+from .plan import BATCH, SIDE, Plan, forecast, plans, step_cost
 from .trainer import BEST, RESUME, Outputs, Trainer, Work, class_weights, note_data
 
 STAGES = ("joint", "attention")
@@ -209,7 +209,8 @@ class _Job:
         scales = list(recipe.inference.scales or stage.scales)
         validate = partial(self._validate, scales)
         if name == "joint":
-            return Work(name, stage, model, scales, self._crops, validate)
+            told = partial(forecast, recipe, self.learn, self.val)
+            return Work(name, stage, model, scales, self._crops, validate, forecast=told)
         rank, world = self.fabric.global_rank, self.fabric.world_size
         learn, plain = stream_of(recipe, name, self.learn, Mix()), Augment(flip=0, color=0)
         whole = training_transform(stage.crop, (1.0, 1.0), plain, recipe.data.long_edge)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,7 +32,7 @@ from ..data import fingerprint
 from ..data.datasets import Dataset
 from ..model import HMSA, Output
 from ..model.pretrained import save
-from ..runs import InputError, Interrupted, Progress, Run, first_line, replace
+from ..runs import InputError, Interrupted, Progress, Run, first_line, replace, say
 from ..runs.machine import total
 from ..runs.progress import interruptible
 from .lean import lean, regions
@@ -38,6 +40,7 @@ from .losses import objective
 
 BEST, LAST, RESUME, METRICS = "best.safetensors", "last.safetensors", "resume.pt", "metrics.csv"
 LOG_EVERY = 10  # steps
+TIMED = 8  # steps after which the rest is forecast, from the median of these
 WARMUP = {"warmup_gamma": 9, "warmup_power": 1}
 PARTS = ("model", "optimizer", "validated")  # attributes of `Trainer` in resume.pt
 
@@ -57,6 +60,8 @@ class Work:
     prepare: Iterable[None] = ()  # what comes before the first step; it can be stopped between two
     begin: Callable[[], None] | None = None  # sets where training begins, which is validated, too
     patience: int = 0  # validations without a gain that end the stage; 0: nothing ends it
+    # What to say of how long it will take, by the seconds a step and the steps that are left
+    forecast: Callable[[float, int], str] | None = None
 
 
 @dataclass
@@ -114,8 +119,15 @@ class Trainer:
             self._begin(work)
             outputs = work.outputs(network, self.state.step)
             with Progress(work.name, stage.steps, self.state.step) as progress:
+                times = [time.monotonic()]
                 while not self.state.finished(work):
                     self._step(work, outputs, progress)
+                    times.append(time.monotonic())
+                    if len(times) == TIMED and work.forecast and fabric.is_global_zero:
+                        rest = stage.steps - self.state.step
+                        step = statistics.median(b - a for a, b in pairwise(times))
+                        if line := work.forecast(step, rest):
+                            say(line)
                     stop()
         self.model.load_state_dict(self.validated.state_dict())
         return self.state

@@ -22,7 +22,7 @@ from ..config.options import (
     Inference,
     Out,
 )
-from ..runs import InputError, Outcome, Run, replace
+from ..runs import InputError, Outcome, Run, replace, say
 
 if TYPE_CHECKING:
     from ..config.recipe import Recipe
@@ -53,8 +53,10 @@ def train(
     from ..check.folder import described
     from ..config.reading import read
     from ..config.recipe import Recipe
+    from ..data.datasets import open_dataset
     from ..data.descriptions import beside, is_dataset
     from ..runs.machine import keep_memory
+    from .plan import suited
     from .train import planned
     from .train import train as work
 
@@ -63,6 +65,10 @@ def train(
     recipe = read(Recipe, None if alone else config, [*alone, *changes])
     folder = out or Path("runs") / config.resolve().stem
     data = described(beside(config.parent, recipe.data.dataset))
+    if alone:
+        found = suited(open_dataset(data, recipe.data.train, files))
+        say(f"without a recipe, by the number and sizes of images: --set {' '.join(found)}")
+        recipe = read(Recipe, None, [*alone, *found, *changes])
     if plan:
         room = None if memory is None else memory * 2**30
         return _shown(planned(recipe, data, files, config.parent, room), recipe)
