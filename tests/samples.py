@@ -42,6 +42,10 @@ LAYOUTS = {
     "camvid-segnet": [
         ("train val test", "{}/0001TP_1.png", "{}annot/0001TP_1.png", "{}.txt"),
     ],
+    "voc": [  # whose lists begin with the word "neither", see `layout`
+        ("train val", "JPEGImages/neither.jpg", "SegmentationClass/neither.png",
+         "ImageSets/Segmentation/{}.txt ImageSets/Segmentation/trainval.txt ImageSets/Layout"),
+    ],
     "aerial": [
         ("train val test_large", "{}/images/tile1.jpg", "{}/labels/tile1.png", "classes.json"),
     ],

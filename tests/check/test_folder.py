@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from hmsa.check.folder import described
 from hmsa.data.datasets import open_dataset
-from hmsa.runs import CannotWrite
+from hmsa.runs import CannotWrite, InputError
 from hmsa.runs.files import replace
 from samples import TINY_RECIPE
 
@@ -131,6 +133,27 @@ def test_two_kinds_of_labels(hmsa, tmp_path, choice):
     assert f"hmsa data check {root} --overwrite --labels masks_" in ran.err
     assert hmsa("data", "check", root, *choice).code == 0
     assert {p.label.parent.name for p in open_dataset(root, "train").pairs} == {choice[1]}
+
+
+def test_a_folder_of_labelme(tmp_path):
+    root = flat(tmp_path / "mine")
+    for file in root.glob("*_mask.png"):
+        file.unlink()
+        name, corners = file.name.replace("_mask.png", ".jpg"), [[0, 0], [30, 0], [30, 63], [0, 63]]
+        shape = {"label": "roof", "points": corners, "shape_type": "polygon"}
+        content = {"shapes": [shape], "imagePath": name, "imageHeight": 64, "imageWidth": 64}
+        (root / name).with_suffix(".json").write_text(json.dumps(content))
+    made = described(root)
+    assert made == described(root) == tmp_path / "mine-labels"
+    assert [len(open_dataset(made, split)) for split in ("train", "val")] == [16, 4]
+
+
+def test_nothing_to_read(tmp_path):
+    root = flat(tmp_path / "mine")
+    for file in root.glob("*_mask.png"):
+        file.unlink()
+    with pytest.raises(InputError, match="data check .* lists what is there.* is no export"):
+        described(root)
 
 
 def test_two_kinds_of_images(hmsa, tmp_path):

@@ -23,11 +23,12 @@ VALUES = {
     "ade20k": ([0, 1, 150], [255, 0, 149]),
     "camvid": ([0, 10, 11], [0, 10, 255]),
     "camvid-segnet": ([0, 10, 11], [0, 10, 255]),
+    "voc": ([0, 20, 255], [0, 20, 255]),
     "aerial": ([0, 4, 255], [0, 4, 255]),
     "lums-road": ([0, 4], [0, 4]),
 }
 COUNTS = {"cityscapes": 19, "mapillary": 65, "mapillary-v2": 116, "ade20k": 150, "camvid": 11,
-          "camvid-segnet": 11, "aerial": 5, "lums-road": 5}  # fmt: skip
+          "camvid-segnet": 11, "voc": 21, "aerial": 5, "lums-road": 5}  # fmt: skip
 
 
 def test_every_known_dataset_is_tested():

@@ -13,6 +13,7 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from ..data.descriptions import locate
+from ..data.imports import import_masks
 from ..data.schema import read_description
 from ..data.walk import PREVIEW
 from ..report.tables import terminal
@@ -45,10 +46,7 @@ def described(path: Path) -> Path:
         return kept
     made = describe_folder(path)
     if not made.found:
-        raise InputError(
-            f"{path}: no labels that can be read have the names of images; hmsa data check {path} "
-            "lists what is there"
-        )
+        return _imported(path)
     Console(stderr=True).print(summary(made))
     for problem in made.found.of("warning"):
         say(f"warning {made.found.short(problem.message)}")
@@ -56,6 +54,22 @@ def described(path: Path) -> Path:
         mend = f"mend the files, or correct {made.file}; hmsa data check {made.file} shows all"
         raise InputError(f"{path}: {made.found.short(errors[0].message)}; {mend}")
     return made.file
+
+
+def _imported(path: Path) -> Path:
+    """The folder that is made, once, of the export of an annotation tool."""
+    made = path.resolve().with_name(f"{path.resolve().name}-labels")
+    if not (made / FILE).is_file():
+        try:
+            outcome = import_masks(path, made)
+        except InputError as error:
+            raise InputError(
+                f"{path}: no labels that can be read have the names of images, hmsa data check "
+                f"{path} lists what is there; as an export: {error}"
+            ) from None
+        for note in (*outcome.notes, f"made of the export in {path}: {made}"):
+            say(note)
+    return made
 
 
 def lacks_description(path: Path) -> bool:
