@@ -72,6 +72,7 @@ LAYOUTS = {
     "names that say nothing": [("A/{}.png", "B/{}.png", INDEX)],
     "endings that nobody knows": [("pics/{}.jpg", "labels/{}_L.png", INDEX)],
     "beginnings": [("imgs/img_{}.jpg", "seg/mask_{}.png", INDEX)],
+    "names that begin like labels": [("images/seg2_{}.jpg", "masks/seg2_{}.png", INDEX)],
     "beginnings in one folder": [("image{}.jpg", "mask{}.png", INDEX)],
     "cities and no splits": [(f"{s}/img/{{}}.jpg", f"{s}/gt/{{}}.png", INDEX) for s in "ab"],
     "Roboflow": [

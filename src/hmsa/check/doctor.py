@@ -109,11 +109,12 @@ def examine(root: Path, image: str | None = None, label: str | None = None) -> l
     found: dict[tuple[str, str, str], Group] = {}
     files = images_below(root := root.resolve())
     mixed = {file.parent for file in files if _ENDING.search(file.stem)}
+    others = {file.parent for file in files if not _beginning(file.stem)}
     for file in files:
         folder, name = _divide(file.relative_to(root), file.parent in mixed)
         ending = match[0] if (match := _ENDING.search(name)) else ""
-        begun = _BEGINNING.search(name)
-        beginning = begun[0] if begun and _kinds(begun[0])[0] == "label" else ""
+        apart = file.parent in others or "image" not in _kinds(folder)
+        beginning = _beginning(file.stem) if apart else ""  # not of images/seg2_001.jpg
         group = found.setdefault((folder, beginning, ending), Group(folder, ending, beginning))
         name = normalize("NFC", name.removesuffix(ending))  # archives of macOS have NFD
         if beginning:
@@ -198,6 +199,12 @@ def _kinds(name: str) -> list[str]:
     return [_KIND[w] for word in _WORD.findall(name) if (w := word.lower()) in _KIND]
 
 
+def _beginning(stem: str) -> str:
+    """What names of labels may begin with, as in mask_1."""
+    found = _BEGINNING.match(stem)
+    return found[0] if found and "label" in _kinds(found[0]) else ""
+
+
 def _divide(file: Path, mixed: bool) -> tuple[str, str]:
     """The folder that a file belongs to, and its path below that without suffix; mixed: whether
     endings tell the files of its own folder apart."""
@@ -256,11 +263,9 @@ def _usefulness(group: Group) -> tuple[bool, ...]:
 
 def _left_out(labels: Iterable[Group]) -> list[str]:
     """Say how many files have no partner."""
-    pairs = {pair for group in labels for pair in group.pairs.values()}
-    images = {f for g in labels if g.images for f in g.images.files.values()} - {
-        i for i, _ in pairs
-    }
-    alone = {f for g in labels for f in g.files.values()} - {label for _, label in pairs}
+    paired = {file for group in labels for pair in group.pairs.values() for file in pair}
+    images = {f for g in labels if g.images for f in g.images.files.values()} - paired
+    alone = {f for g in labels for f in g.files.values()} - paired
     found = (("image(s) without label", images), ("label(s) without image", alone))
     return [f"{len(f)} {what} left out, such as {min(f).name}" for what, f in found if f]
 

@@ -27,7 +27,7 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow import ArrowException, parquet
 from pyarrow.fs import FileSystem
 
-from ..data.walk import SUFFIXES, files_below, say_passed_over
+from ..data.walk import PREVIEW, SUFFIXES, files_below, say_passed_over
 from ..runs import InputError, first_line
 
 Row = dict[str, Any]  # what is known of one image, by column
@@ -62,7 +62,8 @@ def find(address: str) -> Source:
         return _of_images({_beside(address, line): line for line in lines}, address)
     found: dict[str, dict[str, str]] = {}
     below = _below(address)
-    paths = [path for path in map(PurePosixPath, sorted(below)) if not path.name.startswith(".")]
+    paths = [*map(PurePosixPath, sorted(below))]
+    paths = [path for path in paths if path.name[0] != "." and path.name != PREVIEW]
     say_passed_over(address, paths)
     for path in paths:
         for kind, suffixes in _KINDS.items():
