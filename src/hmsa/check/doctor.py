@@ -246,11 +246,12 @@ def _unrivalled(root: Path, usable: Iterable[Group]) -> list[Group]:
             ("images", group, group.candidates),
         ):
             if len(two) > 1:
-                said = " or ".join(" ".join([e.pattern, *filter(None, e.guess[:2])]) for e in two)
+                said = " or ".join(f"{each.pattern} ({each.guess.what})" for each in two)
                 name = "{0.pattern!r}" if two[0].folder == two[1].folder else "{0.folder}"
+                names = " or ".join(f"--{what} {name.format(each)}" for each in two)
                 raise InputError(
                     f"{root}: the {what} of {of.pattern if of else ''} could be {said}; choose "
-                    f"with: hmsa data check {root} --overwrite --{what} {name.format(two[0])}"
+                    f"with: hmsa data check {root} --overwrite {names}"
                 )
         chosen.append(group)
     return chosen
