@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -186,6 +189,32 @@ class TestAuto:
             tiny.head.semantic[-1].bias += torch.tensor([0, 9.0, 0, 0])
         same(made(image).label, predictor(tiny, "torch")(image).label)
         assert (made(image).label != before).any()
+
+
+FREED = """
+import faulthandler, signal, threading
+from onnx import TensorProto as Type, helper
+from hmsa.inference.runtimes import RUNTIMES
+
+faulthandler.enable()
+signal.signal(signal.SIGTERM, lambda *_: print("went on"))
+ends = [helper.make_tensor_value_info(name, Type.FLOAT, [1]) for name in "xy"]
+graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:])
+opset = helper.make_opsetid("", 18)
+content = helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString()
+sessions = [RUNTIMES[{backend!r}].open(content, "fp32")]
+freeing = threading.Thread(target=sessions.clear)
+freeing.start()
+freeing.join()
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+@ON
+def test_a_signal_after_a_network_was_freed_in_another_thread(backend):
+    words = [sys.executable, "-c", FREED.format(backend=backend)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
 
 
 @ON

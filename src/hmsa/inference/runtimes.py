@@ -7,6 +7,7 @@ import io
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -44,14 +45,20 @@ class Runtime(NamedTuple):
     memory: float  # measured, of what torch needs for the same network
 
 
+@cache
+def _core() -> Any:
+    """OpenVINO, never freed: freed in another thread than it was made in, it leaves the latter
+    without a stack for signals, and the next signal ends the process (seen with 2026.4)."""
+    return importlib.import_module("openvino").Core()
+
+
 def _openvino(content: bytes, precision: str) -> Session:
-    library: Any = importlib.import_module("openvino")
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
     }
-    core = library.Core()
+    core = _core()
     compiled = core.compile_model(core.read_model(content), "CPU", settings)
 
     def run(arrays: Arrays) -> Arrays:
