@@ -202,8 +202,10 @@ PERSON = """<script>
   const content = Uint8Array.from(atob("IMAGE"), letter => letter.charCodeAt(0));
   files.items.add(new File([content], "photo.png", { type: "image/png" }));
   $("file").files = files.files; $("scales").value = "SCALES"; $("form").requestSubmit();
-  while ($("go").disabled || !$("said").textContent) await new Promise(next => setTimeout(next, 50));
-  document.body.dataset.said = [$("said").textContent, $("label").download, $("result").hidden].join("; ");
+  while ($("go").disabled || !$("said").textContent)
+    await new Promise(next => setTimeout(next, 50));
+  const found = [$("said").textContent, $("label").download, $("result").hidden];
+  document.body.dataset.said = found.join("; ");
 })();
 </script></body>"""
 

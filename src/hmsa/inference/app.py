@@ -219,7 +219,7 @@ def serve(
     for name, predictor in networks.items():
         if predictor.model.channels != 3:
             raise InputError(f"{name} takes {predictor.model.channels} bands; uploads have 3")
-        say(f"{name} runs in {predictor.backend_in_use}")
+        predictor(np.zeros((256, 256, 3), np.uint8))  # so that the first answer waits for nothing
     try:
         local = host == "localhost" or ip_address(host).is_loopback
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
