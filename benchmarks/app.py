@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
+import torch
 
 from hmsa.runs.machine import describe_machine
 from hmsa.runs.progress import Progress
@@ -65,8 +66,9 @@ def measure(address: str, options: argparse.Namespace, server: psutil.Process) -
             memory.append(server.memory_info().rss / 2**20)
     used = server.cpu_times()
     cpu = used.user + used.system - before[0].user - before[0].system
+    machine = describe_machine(torch.device("cpu"))
     return {
-        "machine": describe_machine("cpu"), "clients": options.clients, "answers": answers,
+        "machine": machine, "clients": options.clients, "answers": answers,
         "wrong": wrong, "per_second": round(answers / (time.monotonic() - before[1]), 2),
         "cpu_seconds_each": round(cpu / answers, 3), "memory_mib": [round(each) for each in memory],
     }  # fmt: skip

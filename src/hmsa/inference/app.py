@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import uvicorn
@@ -41,8 +41,8 @@ from .viewer import view_item, view_page
 
 NAME = Path("upload")
 KINDS = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
-WANTED = ("label", "overlay", "view")
-_SCALES, _FINEST = 5, 4.0  # of a request, at most
+Wanted = Literal["label", "overlay", "view"]
+_SCALES = 5  # of a request, at most
 _WORK = 4  # pixels of an image at its finest scale, at most, as a multiple of the largest image's
 
 
@@ -78,16 +78,8 @@ class Service:
 
     def page(self) -> HTMLResponse:
         """The page for people."""
-        about = self.about()
-        return HTMLResponse(render("app.html.j2", networks=about["networks"], limits=self.limits))
-
-    def about(self) -> dict[str, Any]:
-        """Networks with their classes and default scales, and the limits of a request."""
-        networks = {
-            name: {"classes": each.model.card.names, "scales": each.model.card.scales}
-            for name, each in self.networks.items()
-        }
-        return {"version": __version__, "networks": networks, "limits": self.limits._asdict()}
+        scales = {name: each.scales for name, each in self.networks.items()}
+        return HTMLResponse(render("app.html.j2", networks=scales, limits=self.limits))
 
     async def predict(
         self,
@@ -97,20 +89,18 @@ class Service:
         budget: Annotated[float | None, Query(
             ge=0, le=1, description="share of the image that scales above 1 run on")] = None,
         tile: Annotated[str, Query(description="auto, none or pixels")] = "auto",
-        want: Annotated[str, Query(description=f"some of {','.join(WANTED)}")] = "label",
+        want: Annotated[Sequence[Wanted], Query(description="once for each")] = ("label",),
     ) -> Response:  # fmt: skip
         """Predict the PNG, JPEG or WebP image that is the body of the request."""
         if self.busy >= self.limits.queue:
-            raise HTTPException(
-                503, "too many requests wait; try again later", {"Retry-After": "5"}
-            )
+            raise HTTPException(503, "too many requests wait; try later", {"Retry-After": "5"})
         self.busy += 1
         try:
             async with asyncio.timeout(self.limits.seconds):
                 content = await self._read(request)
                 name = network or next(iter(self.networks))
                 predictor = self._predictor(name, scales, budget, tile, _pixels(content))
-                work = partial(_answer, content, name, predictor, _wanted(want))
+                work = partial(_answer, content, name, predictor, want)
                 answer = await asyncio.wrap_future(self.worker.submit(work))
         except TimeoutError:
             raise HTTPException(504, f"not done after {self.limits.seconds:g} seconds") from None
@@ -140,7 +130,7 @@ class Service:
         with as_input_error():
             predictor.tile = tile_side(tile)
             predictor.scales = ordered(scale_list(scales)) if scales else predictor.scales
-        finest = min(_FINEST, math.sqrt(_WORK * most / pixels))
+        finest = math.sqrt(_WORK * most / pixels)
         if len(predictor.scales) > _SCALES or max(predictor.scales) > finest:
             raise InputError(f"scales: at most {_SCALES}, and up to {finest:.2g} for this image")
         predictor.gate = None if budget is None else Gate(budget)
@@ -155,24 +145,17 @@ def _pixels(content: bytes) -> int:
         return image.width * image.height
 
 
-def _wanted(text: str) -> set[str]:
-    wanted = set(text.split(","))
-    if unknown := wanted - {*WANTED}:
-        raise InputError(f"want: {unknown.pop()!r} is not one of {', '.join(WANTED)}")
-    return wanted
-
-
-def _answer(content: bytes, name: str, predictor: Predictor, wanted: set[str]) -> str:
+def _answer(content: bytes, name: str, predictor: Predictor, want: Sequence[Wanted]) -> str:
     """The JSON of an `Answer`."""
     image, began = read_image(NAME, content, predictor.stretch), time.monotonic()
-    view = "view" in wanted
+    view = "view" in want
     made = predictor(image, detail=view, probabilities=view)
-    card, answer = predictor.model.card, {}
-    if "label" in wanted:
-        answer["label"] = _text(png_bytes(palette_png(made.label, made.colours)))
-    if "overlay" in wanted:
+    card, answer = predictor.model.card, dict[str, Any]()
+    if "label" in want:
+        answer["label"] = b64encode(png_bytes(palette_png(made.label, made.colours)))
+    if "overlay" in want:
         made.overlay(image).save(stream := io.BytesIO(), "JPEG", quality=92)
-        answer["overlay"] = _text(stream.getvalue())
+        answer["overlay"] = b64encode(stream.getvalue())
     if view:
         items = [view_item("image", image, made)]
         answer["view"] = view_page(name, items, card, predictor.scales, made.palette)
@@ -195,7 +178,6 @@ def make_app(networks: Mapping[str, Predictor], limits: Limits, local: bool = Tr
     image = {"schema": {"type": "string", "format": "binary"}}
     refusals = {413: "too large", 415: "no image", 503: "too many requests", 504: "too slow"}
     app.add_api_route("/", service.page, include_in_schema=False)
-    app.add_api_route("/about", service.about)
     app.add_api_route(
         "/predict", service.predict, methods=["POST"],
         responses={200: {"model": Answer}, **{n: {"description": d} for n, d in refusals.items()}},
@@ -230,7 +212,3 @@ def serve(
     say(f"http://{place}:{listening.getsockname()[1]}/, until Ctrl-C")
     config = uvicorn.Config(make_app(networks, limits, local), log_level="warning")
     uvicorn.Server(config).run([listening])
-
-
-def _text(content: bytes) -> str:
-    return b64encode(content).decode("ascii")
