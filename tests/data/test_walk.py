@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from hmsa.data.images import read_image
-from hmsa.data.walk import SUFFIXES, images_below, say_passed_over
-from hmsa.inference.predict import find_images
+from hmsa.data.walk import SUFFIXES, find_images, images_below, say_passed_over
 from hmsa.labelling.sources import find
 from hmsa.runs import progress
 

@@ -74,7 +74,7 @@ def test_the_maps_are_the_predictors_own(page, seen):
         image, truth, made = seen[item["name"]]
         maps = maps_of(item)
         assert (maps["labels"] == [*made.single.values(), made.label]).all()
-        assert (maps["confidence"] == made.confidence).all()
+        assert (maps["confidence"] == made.confidence8).all()
         assert (maps["truth"] == truth).all()
         weights = np.stack([*made.weights.values()])
         assert np.abs(maps["weights"] / 255 - weights).max() <= 0.51 / 255
@@ -103,7 +103,7 @@ def test_large_maps_are_thinned_and_photos_are_not_larger_than_a_screen():
     maps = maps_of(item, 1)
     assert item["fine"] == (650, 350)
     assert (maps["labels"] == [made.single[1.0][::2, ::2], made.label[::2, ::2]]).all()
-    assert (maps["confidence"] == made.confidence[::2, ::2]).all()
+    assert (maps["confidence"] == made.confidence8[::2, ::2]).all()
     rough = made.weights[1.0][::2, ::2][::3, ::3]
     assert np.abs(maps["weights"] / 255 - rough).max() <= 0.51 / 255
     assert (maps["top"][0] == made.label[::2, ::2][::3, ::3]).all()
@@ -127,7 +127,7 @@ def test_images_without_labels_and_one_that_is_broken(hmsa, trained, scenes, tmp
     assert "1 that are better were left out" in ran.err
     assert ran.out.strip() == str(trained / "view-mine.html")
     data, predictor = data_of(trained / "view-mine.html"), Predictor.load(trained)
-    mean = {file.stem: predictor(file).confidence.mean() / 255
+    mean = {file.stem: predictor(file).confidence8.mean() / 255
             for file in images.iterdir() if file.stem != "broken"}  # fmt: skip
     kept = {item["name"]: item["confidence"] for item in data["items"]}
     assert kept == {name: pytest.approx(mean[name]) for name in sorted(mean, key=mean.get)[:2]}
@@ -147,7 +147,7 @@ def test_mistakes(hmsa, trained, scenes, tmp_path, folder_dataset):
         ([scenes, "--split", "vall"], "did you mean val"),
         ([other, "--split", "train"], "need the same classes"),
         ([tmp_path / "b.png"], "b.png is not an image that can be read"),
-        ([tmp_path / "c.mp4"], "is a video"),
+        ([tmp_path / "c.mp4"], "c.mp4 is not an image that can be read"),
         ([tmp_path / "a.png", "-o", tmp_path / "mine.html"], "is not a page of hmsa"),
     ):
         ran = hmsa("view", trained, *words)

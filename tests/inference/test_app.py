@@ -87,7 +87,7 @@ def test_an_answer_is_the_predictors_own(url, trained):
     with Image.open(io.BytesIO(base64.b64decode(answer["overlay"]))) as overlay:
         assert overlay.size == (80, 48)
     assert [answer["width"], answer["height"], answer["network"]] == [80, 48, "mine"]
-    assert answer["confidence"] == pytest.approx(made.confidence.mean() / 255)
+    assert answer["confidence"] == pytest.approx(made.confidence8.mean() / 255)
     assert list(answer["classes"].values()) == [
         (made.label == k).mean() for k in range(len(answer["classes"]))
     ]

@@ -239,7 +239,7 @@ def test_any_size(model, program, tmp_path, suffix):
         (label, confidence), other = run(image), eager(image)
         assert label.shape == size
         assert (label == other.label).mean() > 0.999
-        assert np.abs(confidence.astype(int) - other.confidence).max() <= 1
+        assert np.abs(confidence.astype(int) - other.confidence8).max() <= 1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20, 90), (31, 31)])
@@ -247,10 +247,10 @@ def test_images_smaller_than_a_graph_takes_are_padded(model, onnx, size):
     """As the network pads them: labels differ at the padded border at most."""
     image = scene(3, (64, 128))[0][: size[0], : size[1]]
     found, expected = onnx(image), Predictor(model, (0.5, 1.0), "fp32", "cpu")(image)
-    assert found.label.shape == found.confidence.shape == size
+    assert found.label.shape == found.confidence8.shape == size
     inside = np.s_[: max(1, size[0] - 8), : max(1, size[1] - 8)]
     assert (found.label[inside] == expected.label[inside]).mean() > 0.98
-    assert np.abs(found.confidence[inside].astype(int) - expected.confidence[inside]).max() < 8
+    assert np.abs(found.confidence8[inside].astype(int) - expected.confidence8[inside]).max() < 8
 
 
 def test_only_label_and_confidence(onnx):

@@ -17,7 +17,7 @@ from PIL import Image
 
 from hmsa import Predictor
 from hmsa.data.images import read_image
-from hmsa.inference.predict import find_images
+from hmsa.data.walk import find_images
 from hmsa.inference.writer import KINDS
 from hmsa.runs.errors import InputError
 
@@ -61,7 +61,7 @@ def test_every_kind_of_picture(hmsa, trained, odd_pictures, tmp_path):
         assert (np.asarray(label) == seen.label).all()
         assert label.getpalette()[:3] == [70, 130, 180]
     with Image.open(out / "confidence" / "gray.png") as confidence:
-        assert (np.asarray(confidence) == seen.confidence).all()
+        assert (np.asarray(confidence) == seen.confidence8).all()
 
 
 def test_without_a_folder_for_results(hmsa, trained, odd_pictures, tmp_path, monkeypatch):
@@ -142,7 +142,7 @@ class TestSaving:
         seen = Predictor.load(trained, (0.5, 1))(one, detail=True)
         with np.load(out / "npz" / "odd.npz") as held:
             assert (held["label"] == seen.label).all()
-            assert (held["confidence"] == seen.confidence).all()
+            assert (held["confidence"] == seen.confidence8).all()
             assert held["scales"].tolist() == [0.5, 1]
             assert held["weights"].shape == (2, 37, 50)
             np.testing.assert_allclose(held["weights"][1], seen.weights[1], atol=1e-3)
@@ -195,7 +195,10 @@ class TestRasters:
         seen = Predictor.load(trained, (0.5, 1))(read_image(raster))
         with Image.open(out / "label" / "s.png") as label:
             assert (np.asarray(label) == seen.label).all()
-        for part, map_, nothing in (("label", seen.label, 255), ("confidence", seen.confidence, 0)):
+        for part, map_, nothing in (
+            ("label", seen.label, 255),
+            ("confidence", seen.confidence8, 0),
+        ):
             with rasterio.open(out / "geotiff" / part / "s.tif") as made:
                 assert made.crs.to_epsg() == 32633
                 assert made.transform == rasterio.Affine(10, 0, 6e5, 0, -10, 5e6)
@@ -241,10 +244,12 @@ class TestWhatThePredictorIsCalledFor:
             made = call(self, image, detail=detail)
             height, width = made.label.shape
             maps = {
-                "probabilities": np.full((4, height, width), 0.25, np.float16),
-                "entropy": np.full((height, width), 255, np.uint8),
+                "probabilities": {"probabilities": np.full((4, height, width), 0.25, np.float16)},
+                "entropy": {"entropy8": np.full((height, width), 255, np.uint8)},
             }
-            return dataclasses.replace(made, **{name: maps[name] for name in calls[-1]})
+            for name in calls[-1]:
+                made = dataclasses.replace(made, **maps[name])
+            return made
 
         monkeypatch.setattr(Predictor, "__call__", predict)
         return calls

@@ -23,10 +23,10 @@ def test_equals_the_plain_formula(tiny, image):
     with torch.no_grad():
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
         probability = tiny(pixels, (0.5, 1, 2)).logits.softmax(1)[0]
-    assert prediction.label.dtype == prediction.confidence.dtype == np.uint8
+    assert prediction.label.dtype == prediction.confidence8.dtype == np.uint8
     assert (prediction.label == probability.argmax(0).numpy()).all()
     expected = (probability.max(0).values * 255).floor().numpy()
-    assert np.abs(prediction.confidence - expected).max() <= 1
+    assert np.abs(prediction.confidence8 - expected).max() <= 1
     assert not prediction.weights
 
 
@@ -89,7 +89,7 @@ def test_confidence_never_claims_more_than_the_model_did():
     prediction = Predictor(model, (1,), precision="fp32", device="cpu")(
         np.zeros((8, 8, 3), np.uint8)
     )
-    assert set(prediction.confidence.ravel()) == {127}
+    assert set(prediction.confidence8.ravel()) == {127}
 
 
 def test_bf16_agrees(tiny, image):
@@ -218,7 +218,7 @@ class TestWhatItGives:
         share = prediction.probabilities.astype(np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
             entropy = -np.nansum(share * np.log(share), 0) / np.log(len(share))
-        np.testing.assert_allclose(prediction.entropy, entropy * 255, atol=1.5)
+        np.testing.assert_allclose(prediction.entropy, entropy, atol=1.5 / 255)
 
     def test_save_and_overlay(self, predictor, image, tmp_path):
         prediction = predictor(image, detail=True, entropy=True)
@@ -228,7 +228,7 @@ class TestWhatItGives:
             assert (np.array(written) == prediction.label).all()
         prediction.save(tmp_path / "all.npz")
         with np.load(tmp_path / "all.npz") as held:
-            assert (held["entropy"] == prediction.entropy).all()
+            assert (held["entropy"] == prediction.entropy8).all()
             assert held["weights"].shape == (3, 41, 67)
         Image.fromarray(image).save(tmp_path / "a.png")
         drawn = prediction.overlay(tmp_path / "a.png")

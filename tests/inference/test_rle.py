@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from hmsa.inference.result import Prediction
 from hmsa.inference.writer import write_coco
 
 pytest.importorskip("pycocotools")
@@ -42,7 +43,7 @@ def coco(tmp_path_factory):
     file = tmp_path_factory.mktemp("coco") / "a.json"
 
     def coco(label):
-        write_coco(file, label, "a.jpg", NAMES)
+        write_coco(file, Prediction(label, label), "a.jpg", NAMES)
         return json.loads(file.read_text())
 
     return coco

@@ -90,7 +90,7 @@ def test_probabilities(write):
 
 def test_entropy(write):
     entropy = np.random.default_rng(1).integers(0, 256, (60, 90), np.uint8)
-    (file,) = write("entropy", seen=replace(seen_of(60, 90), entropy=entropy))
+    (file,) = write("entropy", seen=replace(seen_of(60, 90), entropy8=entropy))
     assert file.parts[-3:] == ("entropy", "sub", "a.png")
     with Image.open(file) as picture:
         assert picture.mode == "L"
@@ -145,7 +145,7 @@ class TestGeotiff:
             assert made.nodata == 0
             assert made.crs.to_epsg() == 32633
             assert not made.read(1)[:5].any()
-            assert (made.read(1)[5:] == seen.confidence[5:]).all()
+            assert (made.read(1)[5:] == seen.confidence8[5:]).all()
         with Image.open(label) as picture:
             assert picture.mode == "P", "any viewer shows its colours"
 
@@ -224,11 +224,11 @@ def test_maps_on_disk_make_the_same_files(write, image, tmp_path):
     """Of a giant picture the predictor keeps no map in memory."""
     save = [kind for kind in KINDS if kind not in ("weights", "geotiff")]
     seen = seen_of(
-        60, 90, probabilities=np.ones((4, 60, 90), np.float16), entropy=np.ones((60, 90), np.uint8)
+        60, 90, probabilities=np.ones((4, 60, 90), np.float16), entropy8=np.ones((60, 90), np.uint8)
     )
     first = {file: file.read_bytes() for file in write(*save, seen=seen)}
     on_disk = {}
-    for field in ("label", "confidence", "probabilities", "entropy"):
+    for field in ("label", "confidence8", "probabilities", "entropy8"):
         values = getattr(seen, field)
         on_disk[field] = np.memmap(
             tmp_path.parent / f"{field}.bin", values.dtype, "w+", shape=values.shape
@@ -248,7 +248,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, kind):
     label, confidence = random.integers(0, 4, (2, 600, 700), np.uint8)
     maps = {1.0: random.random((600, 700), np.float32)}
     seen = Prediction(
-        label, confidence, single={1.0: label}, weights=maps, entropy=label,
+        label, confidence, single={1.0: label}, weights=maps, entropy8=label,
         probabilities=random.random((4, 600, 700), np.float32).astype(np.float16),
     )  # fmt: skip
     image = OpenImage(random.integers(0, 256, (600, 700, 3), np.uint8))
@@ -272,8 +272,8 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, kind):
 
 def test_28_megapixels_take_little_memory(tmp_path, grown):
     small = seen_of(317, 307)
-    label, confidence = (np.tile(each, (14, 21)) for each in (small.label, small.confidence))
-    seen = Prediction(label, confidence, entropy=confidence)
+    label, confidence = (np.tile(each, (14, 21)) for each in (small.label, small.confidence8))
+    seen = Prediction(label, confidence, entropy8=confidence)
     pixels = OpenImage(np.broadcast_to(np.uint8(99), (4438, 6447, 3)))
     save = ["label", "overlay", "confidence", "rle", "entropy"]
     made = Writer(tmp_path, save, Card(names=NAMES, network={}), (1,))

@@ -52,7 +52,7 @@ def test_labels_thresholds_and_training(hmsa, trained, scenes, pictures, recipe,
     for i in range(len(val)):
         image, label = val.read(i)
         prediction = predictor(image)
-        arrays = label, prediction.label, prediction.confidence
+        arrays = label, prediction.label, prediction.confidence8
         calibration.add(*map(torch.from_numpy, arrays))
     for name, expected in zip(val.labels.names, precise(calibration.counts, 0.2), strict=True):
         assert found["precision"][name] == (1 if expected is None else expected)

@@ -97,7 +97,7 @@ def test_round_trip_through_datasets(run, predict, out):
         assert (everything.read_label(i) == prediction.label).all()
         assert (nothing.read_label(i) == 255).all()
         needed = np.array([0.9, 0.3, 0, 0])[prediction.label]
-        kept = np.where(prediction.confidence / 255 >= needed, prediction.label, 255)
+        kept = np.where(prediction.confidence8 / 255 >= needed, prediction.label, 255)
         assert (middle.read_label(i) == kept).all()
         with Image.open(pair.label) as stored:
             assert stored.mode == "P"
@@ -303,7 +303,7 @@ class TestCoarse:
         found = open_dataset(out, "auto")
         confidence = np.asarray(Image.open(found.pairs[0].confidence))
         assert (found.read_label(0) == np.where(counts, drawn, prediction.label)).all()
-        assert (confidence == np.where(counts, 255, prediction.confidence)).all()
+        assert (confidence == np.where(counts, 255, prediction.confidence8)).all()
         first, second, *_ = manifest(out)
         assert first["coarse_pixels"] == counts.sum()
         assert second["coarse_pixels"] is None

@@ -13,7 +13,7 @@ from PIL import Image
 from hmsa import HMSA, Predictor
 from hmsa.data.images import read_image
 from hmsa.data.rasters import rasterio
-from hmsa.inference.predictor import stretch_of
+from hmsa.data.stretch import stretch_of
 from hmsa.model.trunk import Trunk
 from samples import TINY_RECIPE
 

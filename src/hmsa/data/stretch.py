@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..model.pretrained import Card
 from ..runs import InputError, say_once
 
 Range = tuple[float, float]
@@ -66,6 +67,18 @@ class Stretch:
             scaled = np.nan_to_num((values - low) * (255 / (high - low)), copy=False)
         pixels = scaled.round().clip(0, 255).astype(np.uint8)
         return pixels
+
+
+def stretch_of(card: Card, ranges: Sequence[tuple[float, float]] | None = None) -> Stretch:
+    """How the images of a network become 8 bits; ranges: others than those of its card."""
+    stored = [(low, high) for low, high in card.stretch]
+    return Stretch(tuple(card.bands) if card.bands else None, tuple(ranges or stored))
+
+
+def store_stretch(card: Card, stretch: Stretch) -> None:
+    """Keep in the card of a network how the images that it learns from become 8 bits."""
+    card.bands = [*stretch.bands] if stretch.bands else None
+    card.stretch = [[low, high] for low, high in stretch.ranges]
 
 
 @dataclass(frozen=True)

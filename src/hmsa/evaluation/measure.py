@@ -64,7 +64,7 @@ class Evaluation:
         for name, predicted in (single | prediction.pooled | {self.own: prediction.label}).items():
             self.confusion[name].add(label, predicted)
         self.boundary.add(label, prediction.label)
-        self.calibration.add(label, prediction.label, prediction.confidence)
+        self.calibration.add(label, prediction.label, prediction.confidence8)
         if self.instances and (ids := self.dataset.read_instances(index)) is not None:
             self.instances.add(label, prediction.label, ids)
         for column, weight in enumerate(prediction.weights.values()):
@@ -121,7 +121,7 @@ def measure(predictor: Predictor, dataset: Dataset, submission: Path | None = No
     found = Evaluation(dataset, predictor.scales, predictor.model.fusion)
     for index, image, label in read_all(dataset, "evaluate"):
         prediction = predictor(image, detail=True)
-        if not prediction.confidence.all():  # the highest of K probabilities is at least 1 / K
+        if not prediction.confidence8.all():  # the highest of K probabilities is at least 1 / K
             raise InputError(
                 f"{dataset.pairs[index].image}: the network's output is not a number there; try "
                 "--precision fp32, or another checkpoint"

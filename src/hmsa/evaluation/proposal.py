@@ -26,7 +26,7 @@ def calibrate(predictor: Predictor, dataset: Dataset) -> Calibration:
     calibration = Calibration(len(dataset.labels.names))
     for _, image, label in read_all(dataset, "held-out"):
         prediction = predictor(image)
-        calibration.add(label, prediction.label, prediction.confidence)
+        calibration.add(label, prediction.label, prediction.confidence8)
     return calibration
 
 

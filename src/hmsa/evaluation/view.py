@@ -16,8 +16,7 @@ from ..config.options import Inference
 from ..data.datasets import open_dataset
 from ..data.images import decide, read_image
 from ..data.labels import spread
-from ..inference import video
-from ..inference.predict import find_images
+from ..data.walk import find_images
 from ..inference.predictor import Predictor
 from ..inference.viewer import view_item, view_page
 from ..report.page import require_page
@@ -94,10 +93,7 @@ def _labelled(
 
 
 def _unlabelled(predictor: Predictor, paths: Sequence[str]) -> dict[str, Read]:
-    found = find_images(list(paths))
-    for file in found.values():
-        if file.suffix.lower() in video.SUFFIXES:
-            raise InputError(f"{file} is a video; hmsa predict draws its overlay")
+    found = find_images(paths)
     stretch = decide([*found.values()], predictor.stretch)
     return {
         n: partial(lambda f: (read_image(f, stretch=stretch), None), f) for n, f in found.items()

@@ -154,7 +154,7 @@ def _answer(content: bytes, name: str, predictor: Predictor, want: Sequence[Want
     if "label" in want:
         answer["label"] = b64encode(png_bytes(palette_png(made.label, made.colours)))
     if "overlay" in want:
-        made.overlay(image).save(stream := io.BytesIO(), "JPEG", quality=92)
+        made.overlay().save(stream := io.BytesIO(), "JPEG", quality=92)
         answer["overlay"] = b64encode(stream.getvalue())
     if view:
         items = [view_item("image", image, made)]
@@ -162,7 +162,7 @@ def _answer(content: bytes, name: str, predictor: Predictor, want: Sequence[Want
     shares = np.bincount(made.label.ravel(), minlength=len(card.names)) / made.label.size
     return Answer(
         network=name, width=image.shape[1], height=image.shape[0], **answer,
-        seconds=time.monotonic() - began, confidence=float(made.confidence.mean()) / 255,
+        seconds=time.monotonic() - began, confidence=float(made.confidence8.mean()) / 255,
         classes=dict(zip(card.names, shares.tolist(), strict=True)),
     ).model_dump_json()  # fmt: skip
 

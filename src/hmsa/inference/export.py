@@ -24,11 +24,12 @@ from torch import Tensor, nn
 
 from ..config.options import Chain, height_width
 from ..data.rasters import OpenImage
+from ..data.stretch import stretch_of
 from ..model.fusion import ordered, resize
 from ..model.pretrained import Card
 from ..runs import Outcome, replace
 from ..runs.errors import InputError, as_input_error, first_line
-from .predictor import Predictor, stretch_of, with_long_edge
+from .predictor import Predictor, with_long_edge
 from .result import Prediction, as_array
 from .runtimes import quiet
 
@@ -136,7 +137,7 @@ def compare(eager: Predictor, run: Run, sizes: Sequence[Size]) -> tuple[float, i
         for image in (spots, fine):
             one, (label, confidence) = eager(image), run(image)
             shares.append(float((one.label == label).mean()))
-            steps.append(int(np.abs(one.confidence.astype(int) - confidence).max()))
+            steps.append(int(np.abs(one.confidence8.astype(int) - confidence).max()))
     return min(shares), max(steps)
 
 
@@ -208,7 +209,7 @@ class Exported:
         right = all(map_.shape == size and map_.dtype == np.uint8 for map_ in (label, confidence))
         if not right or label.max() >= len(self.card.names):
             raise InputError(f"{self.file} returns something else than labels of its classes")
-        return Prediction(label, confidence, palette=self.card.palette)
+        return Prediction(label, confidence, palette=self.card.palette, names=self.card.names)
 
 
 def _open_onnx(file: Path) -> tuple[Run, Mapping[str, str]]:

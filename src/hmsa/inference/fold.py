@@ -137,9 +137,9 @@ def decide(
     maps: dict[str, Any] = tree_map(lambda decision: decision.label, decisions)
     fused = decisions["label"]
     confidence = fused.probability(fused.top[:, None])[:, 0]
-    maps["confidence"] = (confidence * 255).floor().to(torch.uint8)
+    maps["confidence8"] = (confidence * 255).floor().to(torch.uint8)
     if entropy:
-        maps["entropy"] = (fused.entropy() * 255).floor().to(torch.uint8)
+        maps["entropy8"] = (fused.entropy() * 255).floor().to(torch.uint8)
     if probabilities:
         parts = (fused.probability(_logits(passes, c, size)["label"]).half() for c in groups)
         maps["probabilities"] = torch.cat(list(parts), 1)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import glob
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from ..checkpoint.files import GateCurve, fingerprint
 from ..config.options import Inference
 from ..data.images import decide, open_image, read_size
 from ..data.rasters import OpenImage
-from ..data.walk import SUFFIXES, images_below, say_passed_over
+from ..data.walk import SUFFIXES, find_images
 from ..model.pretrained import Card
 from ..runs import CannotWrite, InputError, Outcome, Progress, Run, say, stamp
-from ..runs.errors import as_input_error
 from . import video
 from .choose import choose, names_images
 from .export import OPEN, Exported
@@ -43,13 +41,14 @@ def predict(
     InputError for what concerns all files; one that cannot be read is a problem of the outcome.
     out: None: a folder named after the first of the paths, for these paths alone.
     """
-    chosen = not arguments or names_images(arguments[0], SUFFIXES | {*video.SUFFIXES, ".txt"})
+    known = SUFFIXES | video.SUFFIXES.keys()
+    chosen = not arguments or names_images(arguments[0], known | {".txt"})
     paths = arguments if chosen else arguments[1:]
     if not paths:
         after = f" after {arguments[0]}, which is taken for a checkpoint" if arguments else ""
         raise InputError(f"no images given{after}; name files, folders, globs or .txt lists")
     named, out = out is not None, out or DEFAULT / _name(Path(paths[0]))
-    found = find_images(paths, out)
+    found = find_images(paths, known, lambda file: _is_result(file, out))
     videos = {name for name, file in found.items() if file.suffix.lower() in video.SUFFIXES}
     if videos:
         video.pyav()  # better refused now than after hours
@@ -133,52 +132,5 @@ def _named(file: Path, problem: Exception) -> str:
     return str(problem) if str(file) in str(problem) else f"{file}: {problem}"
 
 
-def find_images(paths: list[str], out: Path | None = None) -> dict[str, Path]:
-    """Images and videos by the name of their results: the path below the folder, or as in the
-    list, without suffix. Results of prediction in `out` are left out.
-
-    Raises InputError if a path leads to no image, or if two would have the same name.
-    """
-    named: dict[str, Path] = {}
-    for text in paths:
-        for path, file in _matches(text, out):
-            name = path.with_suffix("").as_posix()
-            if named.setdefault(name, file) != file:
-                raise InputError(f"{named[name]} and {file} have the same name; run them apart")
-    return named
-
-
-def _matches(text: str, out: Path | None) -> Iterable[tuple[PurePath, Path]]:
-    path = Path(text)
-    if path.is_file():
-        return _listed(path) if path.suffix.lower() == ".txt" else [(Path(path.name), path)]
-    known = SUFFIXES | video.SUFFIXES.keys()
-    below = images_below(path, known) if path.is_dir() else _glob(text, known)
-    images = [file for file in below if not _is_result(file, out)]
-    if not images:
-        some = ", ".join(sorted(known))
-        raise InputError(f"no image matches {text!r}; give files, folders or a glob of {some}")
-    return [(f.relative_to(path) if path.is_dir() else Path(f.name), f) for f in images]
-
-
-def _glob(text: str, known: Collection[str]) -> list[Path]:
-    files = [file for file in map(Path, glob.glob(text, recursive=True)) if file.is_file()]
-    say_passed_over(text, files, known)
-    return sorted(f for f in files if f.suffix.lower() in known and not f.name.startswith("."))
-
-
-def _is_result(file: Path, out: Path | None) -> bool:
-    return out is not None and os.path.relpath(file, out).split(os.sep)[0] in KINDS
-
-
-def _listed(file: Path) -> Iterator[tuple[PurePath, Path]]:
-    """The images of a list: one path a line, relative to the list; # begins a comment."""
-    with as_input_error(f"{file} is not a readable list in UTF-8"):
-        lines = file.read_text("utf-8-sig").splitlines()
-    for number, line in enumerate(map(str.strip, lines), 1):
-        if line and not line.startswith("#"):
-            path = PurePath(line)
-            if not (file.parent / path).is_file():
-                raise InputError(f"{file} line {number}: no file {line}; mend the path")
-            parts = [part for part in path.parts if part not in (path.anchor, "..")]
-            yield PurePath(*parts), file.parent / path
+def _is_result(file: Path, out: Path) -> bool:
+    return os.path.relpath(file, out).split(os.sep)[0] in KINDS

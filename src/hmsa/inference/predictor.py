@@ -9,6 +9,7 @@ import itertools
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,9 +29,9 @@ from ..config.options import Backend
 from ..data.images import open_image
 from ..data.labels import IGNORE, spread
 from ..data.rasters import OpenImage
-from ..data.stretch import Stretch
+from ..data.stretch import stretch_of
+from ..data.walk import are_many, find_images
 from ..model import HMSA, ordered
-from ..model.pretrained import Card
 from ..runs.errors import InputError, as_input_error
 from ..runs.machine import Precision, autocast, find_device, in_use, trim_memory
 from ..runs.memory import free_memory, peak_of
@@ -150,16 +151,23 @@ class Predictor:
         self, image: Pixels | list[Pixels] | tuple[Pixels, ...], **wanted: Unpack[Wanted]
     ) -> Prediction | list[Prediction]:
         """image: a file, a Pillow image, `[H,W,3]` uint8 RGB, a tensor `[3,H,W]`, uint8 or float in
-        0..1, or an `OpenImage`; any size. A list of these, or a tensor `[B,3,H,W]`, gives a list.
+        0..1, or an `OpenImage`; any size. A list of these, a tensor `[B,3,H,W]`, a folder, a glob
+        or a .txt list of files gives a list.
         """
         if isinstance(image, Tensor) and image.ndim == 4:
             image = list(image)
+        if isinstance(image, Path | str) and are_many(Path(image)):
+            image = [*find_images([str(image)]).values()]
         if isinstance(image, list | tuple):
             return [self(each, **wanted) for each in image]
+        with self._opened(image) as opened:
+            made = self._predict(_pixels(opened, self.model.channels), **wanted)
+        return made if isinstance(image, Tensor | OpenImage) else replace(made, image=image)
+
+    def _opened(self, image: Pixels) -> AbstractContextManager[Any]:
         if isinstance(image, Path | str):
-            with open_image(Path(image), self.stretch) as opened:
-                return self._predict(_pixels(opened, self.model.channels), **wanted)
-        return self._predict(_pixels(image, self.model.channels), **wanted)
+            return open_image(Path(image), self.stretch)
+        return nullcontext(image)
 
     def _predict(self, image: Tensor | OpenImage, **wanted: Unpack[Wanted]) -> Prediction:
         """image: `[1,3,H,W]`, or a very large one, which is predicted block by block."""
@@ -181,6 +189,7 @@ class Predictor:
             computed={s: fmean(one.computed.get(s, 1.0) for one in passes) for s in gated},
             cost=fmean(one.cost for one in passes),
             palette=[*self.model.card.palette] or list(spread(self.model.classes)),
+            names=self.model.card.names,
         )
 
     def _context(self, image: Tensor | OpenImage, size: tuple[int, int]) -> Tensor | None:
@@ -287,18 +296,6 @@ def with_long_edge(image: Tensor, pixels: int | None) -> Tensor:
     grid = [max(1, round(side * pixels / max(height, width))) for side in (height, width)]
     image = image.float() / 255 if image.dtype == torch.uint8 else image
     return F.interpolate(image, grid, mode="bilinear", antialias=True)
-
-
-def stretch_of(card: Card, ranges: Sequence[tuple[float, float]] | None = None) -> Stretch:
-    """How the images of a network become 8 bits; ranges: others than those of its card."""
-    stored = [(low, high) for low, high in card.stretch]
-    return Stretch(tuple(card.bands) if card.bands else None, tuple(ranges or stored))
-
-
-def store_stretch(card: Card, stretch: Stretch) -> None:
-    """Keep in the card of a network how the images that it learns from become 8 bits."""
-    card.bands = [*stretch.bands] if stretch.bands else None
-    card.stretch = [[low, high] for low, high in stretch.ranges]
 
 
 def _pixels(image: Pixels, channels: int) -> Tensor | OpenImage:

@@ -45,7 +45,7 @@ def view_item(
     """
     assert made.probabilities is not None
     known = [made.label] if truth is None else [made.label, truth]
-    fine = [thin(each, SIDE) for each in (*made.single.values(), made.label, made.confidence)]
+    fine = [thin(each, SIDE) for each in (*made.single.values(), made.label, made.confidence8)]
     fine += [thin(each, SIDE) for each in known[1:]]
     kept = _rough(np.moveaxis(made.probabilities, 0, 2)).astype(np.float32)
     top = np.argsort(-kept, 2, kind="stable")[..., :TOP]
@@ -60,7 +60,7 @@ def view_item(
         "size": made.label.shape, "fine": fine[0].shape, "rough": kept.shape[:2],
         "maps": base64.b64encode(packed).decode("ascii"), "truth": truth is not None,
         "present": np.flatnonzero(counts[:IGNORE] >= PRESENT * made.label.size).tolist(),
-        "iou": list(iou), "miou": miou, "confidence": float(made.confidence.mean()) / 255,
+        "iou": list(iou), "miou": miou, "confidence": float(made.confidence8.mean()) / 255,
     }  # fmt: skip
 
 

@@ -81,20 +81,20 @@ class Writer:
         plan: dict[str, Callable[[Path], Any]] = {
             f"label/{name}.png": lambda file: made.write_png(file),
             f"overlay/{name}.jpg": _image("JPEG", lambda: _overlay(image, made, _OVERLAY)),
-            f"confidence/{name}.png": _image("PNG", lambda: made.confidence),
+            f"confidence/{name}.png": _image("PNG", lambda: made.confidence8),
             **{f"weights/{s:g}/{name}.png": _image("PNG", lambda s=s: np.rint(  # type: ignore[misc]
                 made.weights[s] * np.float32(255)).astype(np.uint8)) for s in self.scales},
             f"panel/{name}.png": _image("PNG", lambda: _panel(image, made)),
             f"npz/{name}.npz": lambda file: made.write_npz(file),
-            f"rle/{name}.json": lambda file: write_coco(file, made.label, source.name, self.names),
+            f"rle/{name}.json": lambda file: write_coco(file, made, source.name, self.names),
             f"probabilities/{name}.npz": lambda file: save_npz(
                 file, probabilities=made.probabilities, classes=np.array(self.names)),
-            f"entropy/{name}.png": _image("PNG", lambda: made.entropy),
+            f"entropy/{name}.png": _image("PNG", lambda: made.entropy8),
             f"geotiff/label/{name}.tif": lambda file: write_geotiff(
                 file, made.label, source, IGNORE, made.colours, self.names),
             # The maximum of fewer than 255 probabilities is never below 1 / 255
             f"geotiff/confidence/{name}.tif": lambda file: write_geotiff(
-                file, made.confidence, source, 0),
+                file, made.confidence8, source, 0),
         }  # fmt: skip
         return {self.out / p: write for p, write in plan.items() if p.split("/")[0] in self.save}
 
@@ -109,7 +109,7 @@ def _image(form: str, draw: Callable[[], Bytes]) -> Callable[[Path], Any]:
 
 
 def _panel(image: OpenImage, made: Prediction) -> Bytes:
-    confidence = thin(made.confidence, _SIDE) / np.float32(255)
+    confidence = thin(made.confidence8, _SIDE) / np.float32(255)
     rows = [
         [("image", _drawn(image, _CELL, lambda pixels, _: pixels)),
          ("fused", _overlay(image, made, _CELL)), ("confidence", heat(confidence))],
@@ -135,19 +135,17 @@ def _drawn(image: OpenImage, most: int, draw: Callable[[Bytes, slice], Bytes]) -
     return np.concatenate([np.asarray(Image.fromarray(band).reduce(by)) for band in drawn])
 
 
-def write_coco(file: Path, label: Bytes, name: str, classes: Sequence[str]) -> None:
+def write_coco(file: Path, made: Prediction, name: str, classes: Sequence[str]) -> None:
     """A COCO file of the image `name`: one annotation for each class in it; ids are indices."""
     from pycocotools import mask
 
-    annotations: list[dict[str, Any]] = []
-    for k in np.unique(label).tolist():
-        runs = mask.encode(np.asfortranarray(label == k, np.uint8))
-        annotations.append({
-            "id": len(annotations) + 1, "image_id": 1, "category_id": k, "iscrowd": 0,
-            "area": int(mask.area(runs)), "bbox": mask.toBbox(runs).tolist(),
-            "segmentation": runs | {"counts": runs["counts"].decode()},
-        })  # fmt: skip
-    image = {"id": 1, "file_name": _text(name), "height": label.shape[0], "width": label.shape[1]}
+    annotations = [
+        {"id": number, "image_id": 1, "category_id": k, "iscrowd": 0, "segmentation": runs,
+         "area": int(mask.area(runs)), "bbox": mask.toBbox(runs).tolist()}
+        for number, (k, runs) in enumerate(made.rle().items(), 1)
+    ]  # fmt: skip
+    height, width = made.label.shape
+    image = {"id": 1, "file_name": _text(name), "height": height, "width": width}
     categories = [{"id": k, "name": each} for k, each in enumerate(classes)]
     content = {"images": [image], "annotations": annotations, "categories": categories}
     file.write_text(json.dumps(content))

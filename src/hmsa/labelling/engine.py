@@ -113,7 +113,7 @@ class Labeller:
         return self.predictor(loaded[0], detail=self.agreement), time.monotonic() - began
 
     def _labelled(self, prediction: Prediction, seconds: float, drawn: Drawn | None) -> Row:
-        label, maps = prediction.label, {"confidence": prediction.confidence}
+        label, maps = prediction.label, {"confidence": prediction.confidence8}
         row: Row = {"status": "done", "reason": "", "seconds": round(seconds, 4)}
         row["height"], row["width"] = label.shape
         if self.agreement:

@@ -23,10 +23,10 @@ from ..config.recipe import Attention
 from ..data.datasets import Dataset, open_dataset
 from ..data.descriptions import describe
 from ..data.labels import IGNORE
-from ..data.stretch import Stretch
+from ..data.stretch import Stretch, store_stretch, stretch_of
 from ..evaluation.confusion import Confusion
 from ..evaluation.measure import gate_curve
-from ..inference.predictor import Predictor, store_stretch, stretch_of
+from ..inference.predictor import Predictor
 from ..model import HMSA, PairScaleAttention, ScaleAttention
 from ..model.fusion import ordered
 from ..model.weights import hashed

@@ -19,9 +19,10 @@ from ..checkpoint.files import begin_from
 from ..config.recipe import Augment, Recipe, Stage
 from ..data.datasets import Dataset, open_dataset
 from ..data.sampling import Mix, TrainingStream, batches, open_mix
+from ..data.stretch import store_stretch
 from ..data.transforms import training_transform
 from ..evaluation.measure import score
-from ..inference.predictor import Predictor, store_stretch
+from ..inference.predictor import Predictor
 from ..model import HMSA, build
 from ..model.fusion import chain
 from ..runs import InputError, Run, say

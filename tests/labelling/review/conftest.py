@@ -72,4 +72,4 @@ def autolabel(label, pictures, tmp_path):
 def seen(file, turn=0):
     """Label and confidence of a picture file, by the rule above."""
     found = Painted(turn=turn)(read_image(file), detail=True)
-    return found.label, found.confidence
+    return found.label, found.confidence8
