@@ -44,6 +44,8 @@ VERBS = {
     "train": "training.verbs:train",
     "evaluate": "evaluation.verbs:evaluate",
     "predict": "inference.verbs:predict",
+    "view": "evaluation.verbs:view",
+    "app": "inference.verbs:app",
     "attend": "training.verbs:attend",
     "autolabel": "labelling.verbs:autolabel",
     "review": "labelling.verbs:review",

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from ..inference.predictor import Predictor
 from ..report.page import Block, Card, Cell, Chart, Figure, Legend, Page, Section, Table, write_page
@@ -47,16 +48,25 @@ def verdict(found: Evaluation) -> str:
 
 
 def class_table(found: Evaluation) -> Table:
-    """Frequency and IoU by each fusion of each class, and the gain over average pooling."""
+    """IoU of each class by each fusion, the gain over average pooling, and the class's share.
+
+    The own fusion comes first, where it is seen on a small screen, too.
+    """
     pixels = found.confusion[found.own].matrix.sum(1)
     shares = [*(pixels / pixels.sum()).tolist(), None]
-    columns = {name: [*each.iou().tolist(), each.miou()] for name, each in found.confusion.items()}
+    order = sorted(found.confusion, key=lambda name: (name != found.own, name[0].isdigit()))
+    scored = {name: found.confusion[name] for name in order}
+    columns = {name: [*each.iou().tolist(), each.miou()] for name, each in scored.items()}
     gains = map(difference, columns[found.own], columns["average"])
     classes = zip(found.names, found.dataset.labels.palette, strict=True)
     heads = [*(Cell(name, colour=colour) for name, colour in classes), Cell("mean")]
     every = zip(heads, shares, gains, *columns.values(), strict=True)
-    rows = [[head, percent(share, 2), *percents(iou), gain] for head, share, gain, *iou in every]
-    return Table(["class", "truth %", *map(_title, columns), "vs average"], rows, "total")
+    rows = []
+    for head, share, gain, *iou in every:
+        own, *others = percents(iou)
+        rows.append([head, own, gain, *others, percent(share, 2)])
+    first, *rest = map(_title, columns)
+    return Table(["class", first, "vs average", *rest, "truth %"], rows, "total")
 
 
 def write_evaluation(path: Path, found: Evaluation, predictor: Predictor, source: Path) -> None:
@@ -203,9 +213,20 @@ def _card(
     ]
     single = [drawn(f"{s:g}× alone", ids, s == wrong) for s, ids in prediction.single.items()]
     if window:
-        return Card(name, [main + single], f"{100 * window.gained:.1f} % of the window")
+        main.insert(0, Figure("whole image", _marked(shown(image), window.place)))
+        text = f"{100 * window.gained:.1f} % of the window"
+        return Card(name, [main, single], text, columns=(2, len(found.scales)))
     main.append(Figure("error of fused", error(prediction.label, label), "map"))
     maps = prediction.weights.items()
     weights = [Figure(f"weight of {s:g}×", heat(weight), "map") for s, weight in maps]
     text, columns = f"{100 * found.mious[index]:.1f} mIoU", (2, len(found.scales))
     return Card(name, [main, single + weights], text, columns=columns)
+
+
+def _marked(image: NDArray[np.uint8], place: tuple[slice, slice]) -> NDArray[np.uint8]:
+    """The image with the outline of a window."""
+    marked = Image.fromarray(image)
+    (rows, columns), width = place, max(2, max(image.shape) // 100)
+    corners = (columns.start, rows.start, columns.stop - 1, rows.stop - 1)
+    ImageDraw.Draw(marked).rectangle(corners, outline=(255, 220, 0), width=width)
+    return np.asarray(marked)

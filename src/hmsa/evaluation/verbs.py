@@ -1,4 +1,4 @@
-"""`hmsa evaluate` and `hmsa gate`."""
+"""`hmsa evaluate`, `hmsa view` and `hmsa gate`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ..config.options import Chain, Checkpoint, Compute, Dataset, Files, Inference
+from ..config.options import Chain, Checkpoint, Compute, Count, Dataset, Files, Inference, Out
 from ..runs import InputError, Outcome, say
 
 Split = Annotated[str, Parameter(help="split to score")]
@@ -55,6 +55,30 @@ def evaluate(
     title = f"IoU in %, {split}, {len(opened)} images"
     table = terminal(class_table(found), title, verdict(found))
     return Outcome(summary, table, notes=[f"report: {page}"])
+
+
+def view(
+    checkpoint: Checkpoint,
+    /,
+    *paths: Annotated[str, Parameter(
+        help="images: files, folders, globs or .txt lists of paths; or one dataset: a YAML file, "
+        "or a folder or known name with --split")],
+    split: Annotated[str | None, Parameter(help="split of the dataset; default: val")] = None,
+    files: Files = None,
+    out: Annotated[Out | None, Parameter(
+        help="page; default: view-NAME.html, named after the images, in the run or else in runs",
+    )] = None,
+    most: Annotated[Count, Parameter(
+        help="images in the page, half a MB each: those of the lowest IoU or confidence")] = 40,
+    inference: Inference = Inference(),
+) -> Outcome:  # fmt: skip
+    """Write a page to compare scales, truth and errors in, pixel by pixel.
+
+    example: hmsa view runs/camvid photo.jpg folder/ -o look.html
+    """
+    from .view import view as work
+
+    return work(checkpoint, paths, split, files, out, most, inference)
 
 
 def gate(

@@ -27,7 +27,7 @@ Inputs = tuple[Tensor, ...]
 _OPSET = 18
 _FAR = 1e-3  # of the largest value: how far a graph in fp32 may be from torch
 _SAME = 0.999  # of the labels of such a graph, at least: the rest may be ties
-_TWICE = 2.0  # times the mean error of torch in bf16: how far a graph in bf16 may be from fp32
+_ROUGH = 4.0  # times the mean error of torch in bf16: how far a graph in bf16 may be from fp32
 
 
 class Session(NamedTuple):
@@ -143,7 +143,7 @@ class Graph:
                 raise InputError("it takes one size of images only")
             far = (one - plain).abs()
             if precision == "bf16":
-                fine = far.mean() <= _TWICE * (bf16.float() - plain).abs().mean() + 1e-6
+                fine = far.mean() <= _ROUGH * (bf16.float() - plain).abs().mean() + 1e-6
             else:
                 same = (one.argmax(1) == plain.argmax(1)).double().mean()  # of the logits
                 fine = far.max() <= _FAR * plain.abs().max() and (index or same >= _SAME)

@@ -1,13 +1,14 @@
-"""`hmsa predict` and `hmsa export`."""
+"""`hmsa predict`, `hmsa app` and `hmsa export`."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from ..config.options import Chain, Checkpoint, Flag, Inference, Names, Out, Size
-from ..runs import Outcome
+from ..config.options import Chain, Checkpoint, Compute, Count, Flag, Inference, Names, Out, Size
+from ..runs import InputError, Outcome
 
 
 def predict(
@@ -32,6 +33,33 @@ def predict(
     from .predict import predict as work
 
     return work([*filter(None, [checkpoint]), *paths], out, save, inference, overwrite)
+
+
+def app(
+    *checkpoints: Annotated[str, Parameter(
+        help="as for predict; the first is the default; without one, those of `hmsa models` that "
+        "predict may choose")],
+    host: Annotated[str, Parameter(
+        help="address to listen on; 0.0.0.0: everyone who reaches this machine may use it")
+    ] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="0: any free one")] = 7860,
+    megabytes: Annotated[Count, Parameter(help="of an upload, at most")] = 20,
+    megapixels: Annotated[Count, Parameter(help="of an upload, at most")] = 12,
+    seconds: Annotated[Count, Parameter(help="for a request, waiting included")] = 120,
+    queue: Annotated[Count, Parameter(help="requests at a time; more are refused")] = 8,
+    compute: Compute = Compute(),
+) -> None:  # fmt: skip
+    """Serve a web page and an HTTP API that label uploaded images.
+
+    /openapi.json describes the API. Nothing of an upload is kept.
+
+    example: hmsa app runs/camvid --port 8000
+    """
+    if not (find_spec("fastapi") and find_spec("uvicorn")):
+        raise InputError('hmsa app needs FastAPI and uvicorn: pip install "hmsa[app]"')
+    from .app import Limits, serve
+
+    serve(checkpoints, host, port, Limits(megabytes, megapixels, seconds, queue), compute)
 
 
 def export(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -160,18 +160,22 @@ def require_page(path: Path) -> None:
 def write_page(path: Path, page: Page) -> None:
     """Write one HTML file; an existing page is replaced whole or left as it was."""
     require_page(path)
+    made = f"hmsa {__version__}, {datetime.now():%Y-%m-%d %H:%M}"
+    facts = [*page.facts, ("Version", made), ("Command", page.command)]
+    about = Section("Details", [Table((), [each for each in facts if each[1]], "facts")])
+    sections = [[*page.sections[:1], about], *page.sections[1:]]
+    ramp = heat(np.linspace(0, 1, 8))
+    replace(path, render("page.html.j2", page=page, sections=sections, ramp=ramp))
+
+
+def render(template: str, **values: Any) -> str:
+    """The HTML of a template of this folder."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined,
         autoescape=True, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"css": css, "uri": uri, "kind": lambda block: type(block).__name__}
-    made = f"hmsa {__version__}, {datetime.now():%Y-%m-%d %H:%M}"
-    facts = [*page.facts, ("Version", made), ("Command", page.command)]
-    about = Section("Details", [Table((), [each for each in facts if each[1]], "facts")])
-    sections = [[*page.sections[:1], about], *page.sections[1:]]
-    template = environment.get_template("page.html.j2")
-    html = template.render(page=page, sections=sections, ramp=heat(np.linspace(0, 1, 8)))
-    replace(path, html)
+    return environment.get_template(template).render(values)
 
 
 def css(colour: Colour) -> str:
@@ -179,11 +183,11 @@ def css(colour: Colour) -> str:
     return f"#{bytes(map(int, colour)).hex()}"
 
 
-def uri(figure: Figure) -> str:
-    """The image as a data URI, at most SIDE pixels long; only a photo loses exact colours."""
+def uri(figure: Figure, side: int = SIDE) -> str:
+    """The image as a data URI, at most `side` pixels long; only a photo loses exact colours."""
     image, stream, photo = Image.fromarray(figure.image), io.BytesIO(), figure.kind == "photo"
     way = Image.Resampling.LANCZOS if photo else Image.Resampling.NEAREST
-    image.thumbnail((SIDE, SIDE), way)
+    image.thumbnail((side, side), way)
     image.save(stream, "WEBP", lossless=not photo, quality=85)
     return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
