@@ -254,4 +254,4 @@ def test_a_folder_is_a_recipe_of_its_dataset(hmsa, scenes, tmp_path, monkeypatch
     known = [is_dataset(path) for path in (scenes, Path("camvid"), tmp_path / "recipe.yaml")]
     assert known == [True, True, False]
     ran = hmsa("train", tmp_path)
-    assert (ran.code, "check" in ran.err) == (2, True)
+    assert (ran.code, "no image files" in ran.err) == (2, True)
