@@ -1,7 +1,8 @@
 # On a machine with Python 3.11+, pip and make, each target sets up all it needs.
 #   make demo      train, predict and evaluate on real images from above, five minutes on 2 cores
 #   make test      the test suite
-#   make check     linter, formatter, spelling, types
+#   make check     linter, formatter, spelling, types, the documentation's links
+#   make docs      the documentation as a site, site/index.html
 #   make fuzz      damaged files to all that reads files: make fuzz MINUTES=20
 #   make camvid    train and evaluate on CamVid, within an hour: make camvid CAMVID=folder
 #   make camvid-heldout   the same without one of its drives, evaluated on that drive
@@ -12,7 +13,7 @@ CAMVID ?= ../shared/camvid
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY := .venv/.ready
 
-.PHONY: demo test check fuzz camvid camvid-heldout clean
+.PHONY: demo test check docs fuzz camvid camvid-heldout clean
 
 demo: $(READY)
 	rm -rf runs/demo
@@ -23,11 +24,15 @@ demo: $(READY)
 test: $(READY)
 	MALLOC_ARENA_MAX=2 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart=0 $(ARGS)
 
-check: $(READY)
+check: $(READY) docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/mypy
+
+docs: $(READY)
+	$(BIN)/python docs/reference.py
+	$(BIN)/zensical build --clean --strict
 
 fuzz: $(READY)
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(MINUTES)
@@ -48,4 +53,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site docs/reference .cache

@@ -87,16 +87,15 @@ class Stage(Strict):
 
     steps: Whole  # optimizer steps; 0 skips the stage
     batch: Count = 8  # images in a step, for each process
-    crop: Size = (288, 288)
+    crop: Size = (288, 288)  # height and width in pixels
     resize: tuple[Positive, Positive] = (0.5, 2.0)  # range of the random size before the crop
     scales: Scales  # whose fused output is trained
     loss: Loss = "cross_entropy"  # of the fused logits; rmi is half binary cross-entropy
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd"] = "adamw"  # paper: sgd
     lr: Positive = 1e-3  # learning rate after the warm-up
     trunk_factor: Factor = 1.0  # learning rate of the trunk, as a multiple of lr
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = (
-        1.0  # of that, from each layer to the one before
-    )
+    # Factor of that learning rate from each layer to the one before
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     freeze_norms: bool = False  # the trunk's batch norms keep the statistics that they began with
     momentum: Share = 0.9  # of sgd
     weight_decay: Factor = 1e-2  # not for norms and biases
@@ -106,7 +105,7 @@ class Stage(Strict):
     supervision: Factor = 0.0  # weight of the loss of each scale alone
     penalty: Factor = 0.0  # weight of the use of fine scales in the loss
     ema: Decay = 0.0  # decay of the moving average of weights; 0: no average
-    validate_every: Count = 500  # steps
+    validate_every: Count = 500  # steps from one validation to the next
     # lean: backward computes again what is cheap to compute, see `training.lean`; equal results
     memory: Literal["lean", "plain"] = "lean"
 
@@ -133,7 +132,7 @@ class Attention(Stage):
     batch: Count = 2
     # Images, for each process, and a fifth as many of val; what the network says of them is on disk
     pictures: Count = 160
-    crop: Size = (512, 512)
+    crop: Size = (512, 512)  # height and width in pixels
     resize: tuple[Positive, Positive] = (1.0, 1.0)
     scales: Scales = (0.5, 1.0, 2.0)
     lr: Positive = 3e-3
@@ -183,8 +182,8 @@ class Recipe(Strict):
     selftrain: Selftrain | None = None  # for hmsa selftrain only
     start: str | None = None  # checkpoint or hub id to start from; it may have other classes
     class_balance: Share = 0.0  # weight of a class: (median frequency / its frequency) ** this
-    seed: Whole = 0
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    seed: Whole = 0  # of weights that begin at random, of crops and of the order of images
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: a GPU if there is one
     devices: Count | Literal["auto"] = 1  # processes, on this machine
     # auto: bf16 on GPUs that have it; on CPUs that have it, if it trains this network faster
     precision: Literal["auto", "fp32", "bf16"] = "auto"
