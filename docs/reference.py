@@ -24,14 +24,12 @@ WORDS = {"integer": "whole number", "string": "text", "boolean": "true or false"
 def verbs() -> str:
     """Every verb with its arguments and options, as `--help` has them."""
     page = _APP.generate_docs(flatten_commands=True, heading_level=2)
+    page = re.sub(r" \*\[default: (?:\[\]|False|None)\]\*", "", page)
+    page = re.sub(r"\n {2,}(?!-|\*)", " ", page)  # a help of several lines
+    page = re.sub(r"^example: (.+(?:\n.+)*)", r"Example:\n\n```sh\n\1\n```", page, flags=re.M)
     shared = re.search(r"\*\*Every verb\*\*:\n\n(?:\*.*\n)+", page)
     assert shared, "no options of every verb"
     verbs = page[page.index("\n## hmsa train") :].replace(shared[0], "")
-    verbs = re.sub(r"\n {2,}", " ", verbs)
-    verbs = re.sub(
-        r"^example: (.+(?:\n.+)*)", r"Example:\n\n```console\n\1\n```", verbs, flags=re.M
-    )
-    verbs = re.sub(r"\*\[default: (?:\[\]|False|None)\]\*", "", verbs)
     head = "What `hmsa VERB --help` prints. A switch is off unless it is given."
     return f"# Verbs and options\n\n{head}\n\n{shared[0]}{verbs}"
 
