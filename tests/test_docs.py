@@ -42,6 +42,7 @@ def test_reference_has_every_verb(reference):
     assert headings <= set(page.splitlines())
     assert "* `--budget FLOAT`: run scales above 1 in this share" in page
     assert page.count("* `--json`") == 1
+    assert not re.findall(r"^\* `[^`]+`: (?:\*|$).*", page, flags=re.M)  # an option without help
 
 
 def test_reference_has_every_setting_with_its_meaning(reference):

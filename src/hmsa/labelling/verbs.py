@@ -36,6 +36,7 @@ def autolabel(
         workers: networks at once; default: 1, with --cluster 1 a GPU
         cluster: label with Ray: address of a cluster, or local
         coarse: dataset with coarse labels, by people, of the same images
+        coarse_split: split of the coarse labels
         override: coarse labels count everywhere
         fill: coarse labels of these classes count
         grow: pixels around coarse labels that get the nearest one
@@ -80,6 +81,7 @@ def review(
         folder: folder that hmsa autolabel made
         report: page; default: FOLDER/quality.html
         people: dataset with labels by people, to compare classes with
+        people_split: split of the labels by people
         truth: dataset with true labels of some of these images
         split: split of the truth
         before: an earlier round on the same images: what has changed
