@@ -22,7 +22,7 @@ demo: $(READY)
 	$(BIN)/hmsa evaluate runs/demo/run examples/aerial/dataset.yaml --report runs/demo/report.html
 
 test: $(READY)
-	MALLOC_ARENA_MAX=2 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart=0 $(ARGS)
+	MALLOC_ARENA_MAX=2 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0 $(ARGS)
 
 check: $(READY) docs
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ pytest.importorskip("ipykernel", reason="needs the development extra")
 FOLDER = Path(__file__).parents[1] / "examples" / "notebooks"
 SMALL = {  # instead of what the cell with the tag `parameters` says
     "1-predict": {"SCALES": (0.25, 0.5)},
-    "2-train": {"STEPS": 2, "ATTENTION_STEPS": 1, "SCALES": "0.25"},
+    "2-train": {"STEPS": 2, "ATTENTION_STEPS": 1, "SCALES": [0.25]},
     "3-autolabel": {"SCALES": "0.25"},
 }
 
