@@ -58,6 +58,13 @@ def test_a_folder_that_is_not_there_is_empty(tmp_path):
     assert images_below(tmp_path / "none") == []
 
 
+@pytest.mark.parametrize("walk", WALKS)
+def test_the_picture_beside_a_description_is_no_image(folder, walk):
+    (folder / "dataset.png").touch()
+    assert WALKS[walk](folder) == ["a.png", "b/z.JPG"]
+    assert [*find_images([f"{folder}/*"])] == ["a"]
+
+
 def test_a_glob_says_it_too(folder, capsys):
     assert [*find_images([f"{folder}/*"])] == ["a"]
     assert (

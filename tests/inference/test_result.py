@@ -90,6 +90,7 @@ class TestNotebook:
         picture = re.search("base64,(.*?)'", page)[1]
         assert b64decode(picture) == made._repr_png_()
         assert "<td" in Prediction(LABEL, SURE)._repr_html_(), "without names and colours"
+        assert "road" in Prediction(LABEL // 2, SURE, names=["sky", "road", *"abc"])._repr_html_()
 
     def test_overlay_of_the_image_that_was_predicted(self, tiny, images):
         made = Predictor(tiny, (1,), "fp32", "cpu")(images / "a.png")

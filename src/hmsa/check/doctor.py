@@ -48,7 +48,7 @@ _IMAGES = Guess("images", "")
 @dataclass(eq=False)
 class Group:
     """Files of one folder with one beginning and ending, by their path without these and the
-    suffix. Beginnings are only looked at where names of labels have one, as mask_1 has."""
+    suffix. Beginnings count only where names of labels have one, as mask_1 has."""
 
     folder: str
     ending: str
@@ -266,8 +266,8 @@ def _left_out(labels: Iterable[Group]) -> list[str]:
     """Say how many files have no partner."""
     paired = {file for group in labels for pair in group.pairs.values() for file in pair}
     images = {f for g in labels if g.images for f in g.images.files.values()} - paired
-    alone = {f for g in labels for f in g.files.values()} - paired
-    found = (("image(s) without label", images), ("label(s) without image", alone))
+    unpaired = {f for g in labels for f in g.files.values()} - paired
+    found = (("image(s) without label", images), ("label(s) without image", unpaired))
     return [f"{len(f)} {what} left out, such as {min(f).name}" for what, f in found if f]
 
 

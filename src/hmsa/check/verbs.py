@@ -68,7 +68,7 @@ def check(
 
 
 def _describe(folder: Path, images: str | None, labels: str | None, overwrite: bool) -> Described:
-    """Write the dataset.yaml of a folder, and never over another unless told so."""
+    """Write the dataset.yaml of a folder, and over another only with `overwrite`."""
     from .folder import FILE, describe_folder
 
     if not folder.is_dir():

@@ -72,7 +72,12 @@ def _matches(
 def _glob(text: str, suffixes: Collection[str]) -> list[Path]:
     files = [file for file in map(Path, glob.glob(text, recursive=True)) if file.is_file()]
     say_passed_over(text, files, suffixes)
-    return sorted(f for f in files if f.suffix.lower() in suffixes and not f.name.startswith("."))
+    return sorted(f for f in files if f.suffix.lower() in suffixes and not is_left_out(f))
+
+
+def is_left_out(file: PurePath) -> bool:
+    """Whether a file is none of the images of its folder: hidden, or drawn by hmsa."""
+    return file.name.startswith(".") or file.name == PREVIEW
 
 
 def _listed(file: Path) -> Iterator[tuple[PurePath, Path]]:
@@ -91,7 +96,7 @@ def _listed(file: Path) -> Iterator[tuple[PurePath, Path]]:
 def images_below(folder: Path, suffixes: Collection[str] = SUFFIXES) -> list[Path]:
     """Every file below `folder` with one of the `suffixes`, in sorted order; none if there is no
     such folder. Says how many other images were passed over."""
-    files = [f for f in files_below(folder) if f.name[0] != "." and f.name != PREVIEW]
+    files = [f for f in files_below(folder) if not is_left_out(f)]
     say_passed_over(folder, files, suffixes)
     return sorted(f for f in files if f.suffix.lower() in suffixes)
 

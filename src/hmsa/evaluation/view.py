@@ -95,9 +95,11 @@ def _labelled(
 def _unlabelled(predictor: Predictor, paths: Sequence[str]) -> dict[str, Read]:
     found = find_images(paths)
     stretch = decide([*found.values()], predictor.stretch)
-    return {
-        n: partial(lambda f: (read_image(f, stretch=stretch), None), f) for n, f in found.items()
-    }
+
+    def read(file: Path) -> tuple[Bytes, None]:
+        return read_image(file, stretch=stretch), None
+
+    return {name: partial(read, file) for name, file in found.items()}
 
 
 def _item(predictor: Predictor, name: str, image: Bytes, truth: Bytes | None) -> dict[str, Any]:

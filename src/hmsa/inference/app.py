@@ -70,7 +70,7 @@ class Answer(BaseModel):
 
 
 class Service:
-    """Networks by name, the first of which is the default; and what is asked of them."""
+    """Networks by name, the first of which is the default; and the requests to them."""
 
     def __init__(self, networks: Mapping[str, Predictor], limits: Limits) -> None:
         self.networks, self.limits, self.busy = networks, limits, 0
@@ -159,11 +159,11 @@ def _answer(content: bytes, name: str, predictor: Predictor, want: Sequence[Want
     if view:
         items = [view_item("image", image, made)]
         answer["view"] = view_page(name, items, card, predictor.scales, made.palette)
-    shares = np.bincount(made.label.ravel(), minlength=len(card.names)) / made.label.size
+    shares = {row["class"]: row["share"] for row in made.areas()}
     return Answer(
         network=name, width=image.shape[1], height=image.shape[0], **answer,
         seconds=time.monotonic() - began, confidence=float(made.confidence8.mean()) / 255,
-        classes=dict(zip(card.names, shares.tolist(), strict=True)),
+        classes=dict.fromkeys(card.names, 0.0) | shares,
     ).model_dump_json()  # fmt: skip
 
 

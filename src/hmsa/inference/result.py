@@ -57,7 +57,8 @@ class Prediction:
     @property
     def colours(self) -> NDArray[np.uint8]:
         """[K,3] RGB: the palette, or generated where there is none."""
-        return np.array(self.palette or spread(int(self.label.max(initial=0)) + 1), np.uint8)
+        count = max(len(self.names), int(self.label.max(initial=0)) + 1)
+        return np.array(self.palette or spread(count), np.uint8)
 
     def areas(self) -> list[dict[str, Any]]:
         """A row for each class in the label, the largest first, as `pandas.DataFrame` takes it:
@@ -96,8 +97,10 @@ class Prediction:
 
     def _repr_png_(self) -> bytes:
         """In a notebook: the overlay, or the label where the image is not known."""
-        whole = palette_png(self.label, self.colours).convert("RGB")
-        whole = whole if self.image is None else self.overlay()
+        if self.image is None:
+            whole = palette_png(self.label, self.colours).convert("RGB")
+        else:
+            whole = self.overlay()
         whole.thumbnail((_SHOWN, _SHOWN))
         return png_bytes(whole.quantize(128))  # a quarter of the bytes, all of the label's colours
 

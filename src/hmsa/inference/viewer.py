@@ -5,16 +5,14 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import __version__
 from ..data.labels import IGNORE
 from ..model.pretrained import Card
-from ..report.page import Figure, css, render, uri
+from ..report.page import Figure, css, made_by, render, uri
 from ..report.pictures import RIGHT, UNKNOWN, WRONG, heat, shown, thin
 from .result import Prediction
 
@@ -76,8 +74,7 @@ def view_page(
         "heat": [css(colour) for colour in heat(np.linspace(0, 1, 256))],
         "error": [css(colour) for colour in (RIGHT, WRONG, UNKNOWN)], "items": items,
     }  # fmt: skip
-    made = f"hmsa {__version__}, {datetime.now():%Y-%m-%d %H:%M}"
-    return render("view.html.j2", title=title, data=data, made=made, command=command)
+    return render("view.html.j2", title=title, data=data, made=made_by(), command=command)
 
 
 def _rough(plane: NDArray[Any]) -> NDArray[Any]:

@@ -27,7 +27,7 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow import ArrowException, parquet
 from pyarrow.fs import FileSystem
 
-from ..data.walk import PREVIEW, SUFFIXES, files_below, say_passed_over
+from ..data.walk import SUFFIXES, files_below, is_left_out, say_passed_over
 from ..runs import InputError, first_line
 
 Row = dict[str, Any]  # what is known of one image, by column
@@ -62,8 +62,7 @@ def find(address: str) -> Source:
         return _of_images({_beside(address, line): line for line in lines}, address)
     found: dict[str, dict[str, str]] = {}
     below = _below(address)
-    paths = [*map(PurePosixPath, sorted(below))]
-    paths = [path for path in paths if path.name[0] != "." and path.name != PREVIEW]
+    paths = [path for path in map(PurePosixPath, sorted(below)) if not is_left_out(path)]
     say_passed_over(address, paths)
     for path in paths:
         for kind, suffixes in _KINDS.items():

@@ -160,12 +160,16 @@ def require_page(path: Path) -> None:
 def write_page(path: Path, page: Page) -> None:
     """Write one HTML file; an existing page is replaced whole or left as it was."""
     require_page(path)
-    made = f"hmsa {__version__}, {datetime.now():%Y-%m-%d %H:%M}"
-    facts = [*page.facts, ("Version", made), ("Command", page.command)]
+    facts = [*page.facts, ("Version", made_by()), ("Command", page.command)]
     about = Section("Details", [Table((), [each for each in facts if each[1]], "facts")])
     sections = [[*page.sections[:1], about], *page.sections[1:]]
     ramp = heat(np.linspace(0, 1, 8))
     replace(path, render("page.html.j2", page=page, sections=sections, ramp=ramp))
+
+
+def made_by() -> str:
+    """The version of hmsa, and now."""
+    return f"hmsa {__version__}, {datetime.now():%Y-%m-%d %H:%M}"
 
 
 def render(template: str, **values: Any) -> str:

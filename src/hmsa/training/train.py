@@ -210,8 +210,8 @@ class _Job:
         scales = list(recipe.inference.scales or stage.scales)
         validate = partial(self._validate, scales)
         if name == "joint":
-            told = partial(forecast, recipe, self.learn, self.val)
-            return Work(name, stage, model, scales, self._crops, validate, forecast=told)
+            left = partial(forecast, recipe, self.learn, self.val)
+            return Work(name, stage, model, scales, self._crops, validate, forecast=left)
         rank, world = self.fabric.global_rank, self.fabric.world_size
         learn, plain = stream_of(recipe, name, self.learn, Mix()), Augment(flip=0, color=0)
         whole = training_transform(stage.crop, (1.0, 1.0), plain, recipe.data.long_edge)

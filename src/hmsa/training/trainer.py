@@ -122,15 +122,19 @@ class Trainer:
                 times = [time.monotonic()]
                 while not self.state.finished(work):
                     self._step(work, outputs, progress)
-                    times.append(time.monotonic())
-                    if len(times) == TIMED and work.forecast and fabric.is_global_zero:
-                        rest = stage.steps - self.state.step
-                        step = statistics.median(b - a for a, b in pairwise(times))
-                        if line := work.forecast(step, rest):
-                            say(line)
+                    if len(times) < TIMED:
+                        times.append(time.monotonic())
+                        self._say_forecast(work, times)
                     stop()
         self.model.load_state_dict(self.validated.state_dict())
         return self.state
+
+    def _say_forecast(self, work: Work, times: Sequence[float]) -> None:
+        """Say how long the rest will take, once `times` of enough steps are known."""
+        if len(times) == TIMED and work.forecast and self.fabric.is_global_zero:
+            step = statistics.median(b - a for a, b in pairwise(times))
+            if line := work.forecast(step, work.stage.steps - self.state.step):
+                say(line)
 
     def _begin(self, work: Work) -> None:
         """Validate and save where a stage begins: what training does not improve is kept."""
