@@ -35,6 +35,7 @@ from ..runs.machine import (
     launch,
     loader_processes,
     processes,
+    together,
     total,
 )
 from .passes import HELD_OUT, PASSES, Passes, begin_at
@@ -70,7 +71,7 @@ def train(
     settings = recipe.model_dump(mode="json", exclude=free)  # what has an influence
     mend = "continue with the same recipe, or name another --out"
     place = Run(folder, "train", settings, overwrite=not begun, mend=mend) if is_first() else None
-    with place or nullcontext() as run:
+    with place or nullcontext() as run, together():
         fabric = launch(recipe.accelerator, world, recipe.precision)
         if fabric.is_global_zero and run is None:
             raise InputError(f"{folder}: another process trains here; start training by torchrun")
@@ -211,7 +212,8 @@ class _Job:
         validate = partial(self._validate, scales)
         if name == "joint":
             left = partial(forecast, recipe, self.learn, self.val)
-            return Work(name, stage, model, scales, self._crops, validate, forecast=left)
+            crops = partial(self._crops, parts := min(stage.batch, stage.accumulate))
+            return Work(name, stage, model, scales, crops, validate, parts=parts, forecast=left)
         rank, world = self.fabric.global_rank, self.fabric.world_size
         learn, plain = stream_of(recipe, name, self.learn, Mix()), Augment(flip=0, color=0)
         whole = training_transform(stage.crop, (1.0, 1.0), plain, recipe.data.long_edge)
@@ -232,14 +234,17 @@ class _Job:
         trained, prepare = cast(nn.Module, model.attention), passes.compute([*numbers, *held])
         return Work(name, stage, trained, scales, outputs, validate, prepare, begin)
 
-    def _crops(self, network: Any, start: int) -> Outputs:
+    def _crops(self, parts: int, network: Any, start: int) -> Outputs:
         fabric, stage, workers = self.fabric, self.recipe.joint, self.recipe.data.workers
         workers = loader_processes(fabric.device) if workers is None else workers
         stream, steps = stream_of(self.recipe, "joint", self.learn, self.mix), stage.steps
         rank, world = fabric.global_rank, fabric.world_size
         for pair in batches(stream, range(start, steps), stage.batch, workers, rank, world):
             image, label = fabric.to_device(pair)
-            yield network(image, stage.scales), label
+            whole = label if parts > 1 else None
+            for some in range(parts):
+                images, labels = (each.tensor_split(parts)[some] for each in (image, label))
+                yield network(images, stage.scales), labels, whole
 
     def _validate(self, scales: list[float], model: HMSA) -> float:
         """Mean IoU on the validation set, of which each process runs its share."""
