@@ -17,12 +17,13 @@ from hmsa.training.plan import LIBRARIES, counted, forecast, step_cost, suited
 
 
 @pytest.mark.parametrize(
-    ("trunk", "head"), [("resnet18", "ocr"), ("tf_efficientnet_lite0", "plain")]
+    ("trunk", "head", "loss"),
+    [("resnet18", "ocr", "rmi"), ("tf_efficientnet_lite0", "plain", "cross_entropy")],
 )
 @pytest.mark.parametrize("memory", ["lean", "plain"])
-def test_counted_bytes_are_those_of_a_step(trunk, head, memory):
+def test_counted_bytes_are_those_of_a_step(trunk, head, loss, memory):
     model = build(classes=5, trunk=trunk, head=head, width=16).train()
-    stage = Joint(crop=(96, 128), memory=memory)
+    stage = Joint(crop=(96, 128), memory=memory, loss=loss)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     count = counted(model, stage, 3)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
