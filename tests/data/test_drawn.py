@@ -355,6 +355,22 @@ def test_images_of_label_studio(tmp_path, image, url, file):
     assert (made(tmp_path)[0] == EXPECTED).all()
 
 
+def test_an_image_of_another_folder_is_not_taken(tmp_path, image):
+    image("day 2/a.jpg")
+    studio(tmp_path, [BOX], "/data/local-files/?d=in/day%201/a.jpg")
+    with pytest.raises(InputError, match="there is no image in/day 1/a"):
+        made(tmp_path)
+
+
+def test_labelme_files_that_were_renamed(tmp_path, image):
+    shape = {"label": "car", "points": [[2, 1], [6, 5]], "shape_type": "rectangle"}
+    for day in ("day 1", "day 2"):
+        labelme(tmp_path, image, [shape], f"{day}/b", imagePath="IMG_1.jpg")
+    made(tmp_path)
+    pairs = open_dataset(tmp_path / "out", "train").pairs
+    assert [p.label.parent.name for p in pairs] == [p.image.parent.name for p in pairs]
+
+
 def test_labelme_files_in_a_folder_of_their_own(tmp_path, image):
     shape = {"label": "car", "points": [[2, 1], [6, 5]], "shape_type": "rectangle"}
     for number, path in enumerate(["b0.jpg", "..\\images\\b1.jpg"]):

@@ -287,7 +287,11 @@ class TestCoco:
         ("x.json", '[{"id": 1, "annotations": []}]', "holds no areas; draw some"),
         ("x.json", '[{"id": 1, "annotations": [{"result": [{}]}]}]', "damaged .KeyError 'type'"),
         ("x.json", '{"samples": []}', "of FiftyOne; with it export fo.types.ImageSegm"),
-        ("a-annotation-1.png", "", "a-annotation-1.png does not name its image; .* export JSON"),
+        (
+            "task-7-annotation-1-by-1-tag-car-0.png",
+            "",
+            "car-0.png does not name its image; .* export JSON",
+        ),
         ("x.json", '{"classes": [], "tags": []}', "of Supervisely; with its app Export as Masks"),
         ("x.json", '{"objects": [], "size": {}}', "of Supervisely; with its app Export as Masks"),
         ("x.json", '{"_via_settings": {}}', "of the VGG Image Annotator; export COCO"),

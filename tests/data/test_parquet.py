@@ -134,6 +134,8 @@ def test_there_and_back(exported, tmp_path):
     assert back.pairs[0].image.read_bytes() == content(0, "image")
     with pytest.raises(InputError, match="is not empty"):
         export(tmp_path / "mine", exported)
+    with pytest.raises(InputError, match="with which --images and --ignore do nothing"):
+        import_masks(exported, tmp_path / "out2", ignore=["sky"])
 
 
 def test_what_datasets_loads(exported, tmp_path):

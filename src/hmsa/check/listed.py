@@ -26,12 +26,15 @@ def examine(root: Path) -> list[Group]:
     root = root.resolve()
     for metadata in sorted((*root.rglob("metadata.csv"), *root.rglob("metadata.jsonl"))):
         for image, label in _pairs(metadata, root):
-            folders = tuple(file.parent.relative_to(root).as_posix() for file in (image, label))
-            if folders not in found:
-                found[folders] = Group(folders[1], "", candidates=[Group(folders[0], "")])
-            group = found[folders]
+            of_image, of_label = (
+                file.parent.relative_to(root).as_posix() for file in (image, label)
+            )
+            new = Group(of_label, "", candidates=[Group(of_image, "")])
+            group = found.setdefault((of_image, of_label), new)
             group.files[image.name] = label
             group.candidates[0].files[image.name] = image
+    if not found:
+        return []
     groups = [*found.values()]
     scans = scan(root, {file: PLAIN for group in groups for file in group.files.values()})
     for group in groups:

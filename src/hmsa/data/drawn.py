@@ -127,7 +127,7 @@ def read_labelme(root: Path, contents: Mapping[Path, Any], ignore: Sequence[str]
         size = int(content["imageHeight"]), int(content["imageWidth"])
         image = Path(os.path.normpath(file.parent / content["imagePath"].replace("\\", "/")))
         beside = image.is_file() and image.is_relative_to(root)
-        name = image.relative_to(root).as_posix() if beside else image.name
+        name = image.relative_to(root).as_posix() if beside else file.name
         drawn.append(_Drawn(name_of(name, file), file, size, areas))
     ignore = [*ignore, *names & {"__ignore__"}]
     return _paint(drawn, dict.fromkeys(sorted(names)), ignore, root, passed)
@@ -169,11 +169,11 @@ def read_label_studio(file: Path, tasks: list[Any], ignore: Sequence[str]) -> Ex
 
 def _image_of(task: dict[str, Any]) -> str:
     """Path of the image of a task, as far as it is the same elsewhere: of an upload its name."""
-    texts = [unquote(text) for text in task["data"].values() if isinstance(text, str)]
-    local, _, below = min(
-        texts, key=lambda text: PurePosixPath(text).suffix not in SUFFIXES
-    ).partition("?d=")
-    return below or PurePosixPath(local).name
+    names = []
+    for text in (each for each in task["data"].values() if isinstance(each, str)):
+        path, _, local = text.partition("?d=")
+        names.append(unquote(local or PurePosixPath(path.partition("?")[0]).name))
+    return min(names, key=lambda name: PurePosixPath(name).suffix.lower() not in SUFFIXES)
 
 
 def _paint(

@@ -17,7 +17,7 @@ _MASKS = "masks as PNG files, and describe them with a dataset.yaml"
 # Keys of a JSON file, of its first element, or the tag of an XML file: how to read it, or why not
 _KINDS: list[tuple[set[str], Callable[..., Export] | str]] = [
     ({"<annotations>"}, read_cvat_xml),
-    ({"images", "annotations"}, read_coco),
+    ({"images", "annotations", "categories"}, read_coco),
     ({"shapes", "imagePath"}, read_labelme),
     ({"classes", "tags"}, f"of Supervisely; with its app Export as Masks, export {_MASKS}"),
     ({"objects", "size"}, f"of Supervisely; with its app Export as Masks, export {_MASKS}"),
@@ -27,6 +27,8 @@ _KINDS: list[tuple[set[str], Callable[..., Export] | str]] = [
     ({"<annotation>"}, f"of Pascal VOC, which holds boxes; export {_MASKS}"),
 ]
 _SPLIT = re.compile("(?<![a-z])(train|val|test)[a-z]*", re.IGNORECASE)  # also valid, train2017
+
+_BRUSH = re.compile(r"task-\d+-annotation-")
 
 
 class UnknownExport(InputError):
@@ -43,7 +45,7 @@ def read_export(source: Path, ignore: Sequence[str] = ()) -> Export:
     contents = {file: content for file in files if (content := _content(file)) is not None}
     found = [(file, kind) for file, content in contents.items() if (kind := _kind(content))]
     if not found:
-        if brush := next((file for file in files if "-annotation-" in file.name), None):
+        if brush := next((file for file in files if _BRUSH.match(file.name)), None):
             raise InputError(f"{brush} does not name its image; in Label Studio, export JSON")
         raise UnknownExport(
             f"{source} is no export of CVAT (Segmentation mask 1.1, CVAT for images 1.1), COCO "
@@ -57,9 +59,7 @@ def read_export(source: Path, ignore: Sequence[str] = ()) -> Export:
     try:
         if kind is read_labelme:
             return read_labelme(root, contents, ignore)._replace(images=root)
-        if other := next(
-            (each for each, of in found if of is not read_coco and each != file), None
-        ):
+        if other := next((each for each, of in found[1:] if not kind is of is read_coco), None):
             raise InputError(f"{source} holds {file} and {other}; import each by itself")
         export = _joined({each: kind(each, contents[each], ignore) for each, _ in found})
         return export._replace(images=export.images or root)
@@ -75,13 +75,14 @@ def _joined(exports: dict[Path, Export]) -> Export:
     (first, export), *others = exports.items()
     if not others:
         return export
-    masks = []
+    masks, notes = [], dict[str, None]()
     for file, other in exports.items():
         if other.labels != export.labels:
             raise InputError(f"{first} and {file} have different classes; import each by itself")
         masks += [mask._replace(split=split_of(file) or file.stem) for mask in other.masks]
+        notes |= dict.fromkeys(other.notes)
     same = all(other.images == export.images for _, other in others)
-    return Export(export.labels, masks, export.images if same else None, export.notes)
+    return Export(export.labels, masks, export.images if same else None, (*notes,))
 
 
 def split_of(file: Path) -> str | None:

@@ -27,7 +27,7 @@ from .pairs import last_names
 
 _SPLITS = {"validation": "val", "valid": "val", "training": "train"}  # tools say: recipes say
 _FEW = 5  # images; of fewer, none are held out
-_UPLOADED = re.compile("^[0-9a-f]{8}-")  # Label Studio puts it before the names of images
+_UPLOADED = re.compile("(^|/)[0-9a-f]{8}-")  # Label Studio puts it before the names of images
 Row = tuple[str, str]  # image and label, as a list names them
 
 
@@ -49,8 +49,13 @@ def import_masks(
         try:
             export = read_export(folder, ignore)
         except UnknownExport:
-            if not (tables := parquet.find(folder)) or images or ignore:
+            if not (tables := parquet.find(folder)):
                 raise
+            if images or ignore:
+                raise InputError(
+                    f"{source} holds Parquet files, with which --images and --ignore do nothing; "
+                    f"leave them out, and correct {out}/dataset.yaml after hmsa data check {out}"
+                ) from None
             count = parquet.unpack(tables, folder, target)
             return Outcome(path=out, notes=[f"labelled images: {count}"])
         files = images or export.images
@@ -117,7 +122,7 @@ def _pairs(masks: Sequence[Mask], images: dict[str, list[Path]]) -> dict[Path, M
 def _image_of(mask: Mask, images: dict[str, list[Path]], alike: dict[str, list[str]]) -> Path:
     """Tools move and rename the images that they export; alike: names by their last part."""
     files = images.get(mask.name) or images.get(f"{mask.split}/{mask.name}")  # as CVAT's projects
-    for name in (mask.name, _UPLOADED.sub("", _last(mask.name))):
+    for name in (mask.name, _UPLOADED.sub(r"\1", mask.name)):
         if not files:
             near = [each for each in alike[_last(name)] if _ends(each, name) or _ends(name, each)]
             files = [file for each in near for file in images[each]]

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from .descriptions import describe
 from .exports import split_of
 from .images import open_pillow
 from .masks import name_of
+from .walk import SUFFIXES
 
 NAMES = "id2label.json"
 _LABEL = ("label", "mask", "annot", "seg", "gt")  # in names of columns
@@ -52,18 +53,19 @@ def unpack(files: list[Path], root: Path, target: Path) -> str:
     root: the folder of the files. Images and labels are written as they are.
     """
     counts: dict[str, int] = {}
+    names = set[tuple[str, str]]()
     for file in files:
         split = split_of(file) or "train"
         for row in _rows(file):
             number = counts[split] = counts.get(split, 0) + 1
             where = f"{file}, image {number} of {split}"
             name = name_of(row[0]["path"] or f"{number:06}", where)
-            if [*(target / "images" / split).glob(f"{name}.*")]:
-                name = f"{name}-{number}"
+            name = f"{name}-{number}" if (split, name) in names else name
+            names.add((split, name))
             for kind, each in zip(("images", "labels"), row, strict=True):
-                _write(target / kind / split / name, each["bytes"], where)
-    for names in sorted(root.rglob(NAMES))[:1]:
-        (target / NAMES).write_bytes(names.read_bytes())
+                _write(target / kind / split / name, each, where)
+    for classes in sorted(root.rglob(NAMES))[:1]:
+        (target / NAMES).write_bytes(classes.read_bytes())
     return ", ".join(f"{number} in {split}" for split, number in counts.items())
 
 
@@ -125,7 +127,8 @@ def _rows(file: Path) -> Iterator[list[dict[str, Any]]]:
 
 def _columns(schema: Any, file: Path) -> list[str]:
     """The columns of image and label."""
-    files = [f.name for f in schema if pa.types.is_struct(f.type) and len(f.type) == len(_FILE)]
+    structs = {f.name: {part.name for part in f.type} for f in schema if pa.types.is_struct(f.type)}
+    files = [name for name, parts in structs.items() if parts == {"bytes", "path"}]
     labels = [name for name in files if any(word in name.lower() for word in _LABEL)]
     images = [name for name in files if name not in labels]
     chosen = [*(["image"] if "image" in images else images), *labels]
@@ -137,11 +140,12 @@ def _columns(schema: Any, file: Path) -> list[str]:
     return chosen
 
 
-def _write(path: Path, content: bytes | None, where: str) -> None:
-    """path: without suffix."""
-    if not content:
+def _write(path: Path, file: dict[str, Any], where: str) -> None:
+    """path: without suffix; file: bytes and path."""
+    if not file["bytes"]:
         raise InputError(f"{where}: a file is not inside; save it with datasets' to_parquet")
-    with open_pillow(where, content) as image:
-        suffix = str(image.format).lower()
+    suffix = PurePosixPath(file["path"] or "").suffix.lower()
+    with open_pillow(where, file["bytes"]) as image:
+        suffix = suffix if suffix in SUFFIXES else f".{image.format}".lower()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_name(f"{path.name}.{suffix}").write_bytes(content)
+    path.with_name(path.name + suffix).write_bytes(file["bytes"])
