@@ -135,7 +135,7 @@ def test_two_kinds_of_labels(hmsa, tmp_path, choice):
     assert {p.label.parent.name for p in open_dataset(root, "train").pairs} == {choice[1]}
 
 
-def test_a_folder_of_labelme(tmp_path):
+def test_a_folder_of_labelme(tmp_path, capsys):
     root = flat(tmp_path / "mine")
     for file in root.glob("*_mask.png"):
         file.unlink()
@@ -144,7 +144,9 @@ def test_a_folder_of_labelme(tmp_path):
         content = {"shapes": [shape], "imagePath": name, "imageHeight": 64, "imageWidth": 64}
         (root / name).with_suffix(".json").write_text(json.dumps(content))
     made = described(root)
+    assert "made of the export in" in capsys.readouterr().err
     assert made == described(root) == tmp_path / "mine-labels"
+    assert "was made into" in capsys.readouterr().err
     assert [len(open_dataset(made, split)) for split in ("train", "val")] == [16, 4]
 
 

@@ -286,7 +286,7 @@ class TestCoco:
     [
         ("x.json", '[{"id": 1, "annotations": []}]', "holds no areas; draw some"),
         ("x.json", '[{"id": 1, "annotations": [{"result": [{}]}]}]', "damaged .KeyError 'type'"),
-        ("x.json", '{"samples": []}', "of FiftyOne; with it export fo.types.ImageSegm"),
+        ("x.json", '{"samples": []}', "of FiftyOne; with it export ImageSegmentationDirectory"),
         (
             "task-7-annotation-1-by-1-tag-car-0.png",
             "",

@@ -65,6 +65,7 @@ def imported(nothing: Described) -> Path:
     path = nothing.file.parent
     made = path.resolve().with_name(f"{path.resolve().name}-labels")
     if (made / FILE).is_file():
+        say(f"{path} was made into {made} before; to make it anew, remove that")
         return made
     try:
         outcome = import_masks(path, made)

@@ -22,7 +22,7 @@ _KINDS: list[tuple[set[str], Callable[..., Export] | str]] = [
     ({"classes", "tags"}, f"of Supervisely; with its app Export as Masks, export {_MASKS}"),
     ({"objects", "size"}, f"of Supervisely; with its app Export as Masks, export {_MASKS}"),
     ({"id", "annotations"}, read_label_studio),
-    ({"samples"}, "of FiftyOne; with it export fo.types.ImageSegmentationDirectory"),
+    ({"samples"}, "of FiftyOne; with it export ImageSegmentationDirectory"),
     ({"_via_settings"}, "of the VGG Image Annotator; export COCO"),
     ({"<annotation>"}, f"of Pascal VOC, which holds boxes; export {_MASKS}"),
 ]
