@@ -104,7 +104,7 @@ class Draft(NamedTuple):
 def examine(root: Path, image: str | None = None, label: str | None = None) -> list[Group]:
     """All groups below a folder. image, label: the folder or pattern of the only ones to pair.
 
-    None if there are no images.
+    Returns [] if there are no images.
     """
     found: dict[tuple[str, str, str], Group] = {}
     files = images_below(root := root.resolve())

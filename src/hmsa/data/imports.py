@@ -43,7 +43,8 @@ def import_masks(
 
     images: folder of the images, if they are not in the export; they stay there. ignore: classes
     that mean "no label". split: what to call a split that the export does not name. val: share of
-    the images to hold out if there is only the split train.
+    the images to hold out if there is only the split train. Parquet files are unpacked, without a
+    dataset.yaml, as what their labels hold is not known.
     """
     with new_folder(out) as target, unpacked(source, out.parent) as folder:
         try:
