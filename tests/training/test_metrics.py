@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hmsa.training.trainer import Metrics, read_curves
+from hmsa.training.metrics import Metrics, read_curves
 
 
 def test_rows_after_the_step_of_a_resume_are_removed(tmp_path):
