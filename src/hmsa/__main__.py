@@ -44,6 +44,7 @@ VERBS = {
     "train": "training.verbs:train",
     "evaluate": "evaluation.verbs:evaluate",
     "predict": "inference.verbs:predict",
+    "compare": "evaluation.verbs:compare",
     "view": "evaluation.verbs:view",
     "app": "inference.verbs:app",
     "attend": "training.verbs:attend",

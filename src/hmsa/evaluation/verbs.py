@@ -1,4 +1,4 @@
-"""`hmsa evaluate`, `hmsa view` and `hmsa gate`."""
+"""`hmsa evaluate`, `hmsa compare`, `hmsa view` and `hmsa gate`."""
 
 from __future__ import annotations
 
@@ -79,6 +79,21 @@ def view(
     from .view import view as work
 
     return work(checkpoint, paths, split, files, out, most, inference)
+
+
+def compare(
+    *runs: Annotated[Path, Parameter(help="run folders of hmsa train or hmsa attend")],
+    out: Annotated[
+        Out | None, Parameter(help="page; default: compare.html beside the first")
+    ] = None,
+) -> Outcome:
+    """Draw runs together on one page: curves, scores per class, settings that differ.
+
+    example: hmsa compare runs/small runs/large -o compare.html
+    """
+    from .compare import compare as work
+
+    return work(runs, out)
 
 
 def gate(
