@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -27,7 +28,7 @@ from ..inference.predictor import Predictor
 from ..model import HMSA, build
 from ..model.fusion import chain
 from ..report.pictures import colorize, panel, shown, thin
-from ..runs import InputError, Run, say
+from ..runs import InputError, Outcome, Run, say
 from ..runs.errors import as_input_error
 from ..runs.machine import (
     Precision,
@@ -42,6 +43,7 @@ from ..runs.machine import (
 from .metrics import Pace
 from .passes import HELD_OUT, PASSES, Passes, begin_at
 from .plan import BATCH, SIDE, Plan, forecast, plans, step_cost
+from .profile import STEPS, profiled
 from .trainer import BEST, RESUME, Outputs, Trainer, Validation, Work, class_weights, note_data
 
 STAGES = ("joint", "attention")
@@ -135,6 +137,21 @@ def planned(
     fabric = launch(recipe.accelerator, 1, "fp32")
     model = _Job(recipe, fabric, data, pictures, near).network({}, fresh=True)
     return plans(model, recipe, fabric.device, memory)
+
+
+def profile(recipe: Recipe, folder: Path, data: Path, pictures: Path | None, near: Path) -> Outcome:
+    """What `profiled` says of steps of the joint stage; the trace goes into `folder`."""
+    stage = recipe.joint.model_copy(update={"steps": STEPS})
+    recipe = recipe.model_copy(update={"joint": stage, "devices": 1})
+    job = _Job(recipe, launch(recipe.accelerator, 1, "fp32"), data, pictures, near)
+    model, device = job.network({}, fresh=True), job.fabric.device
+    if recipe.precision == "auto":
+        found = faster_precision(model, stage, device)
+        job.recipe = recipe = recipe.model_copy(update={"precision": found})
+    job.fabric = fabric = launch(recipe.accelerator, 1, recipe.precision)
+    weight = job.class_weights()
+    with as_input_error("joint"):
+        return profiled(model, recipe, fabric, job.crops(), weight, job.workers, folder)
 
 
 def stream_of(recipe: Recipe, name: str, learn: Dataset, mix: Mix) -> TrainingStream:
@@ -240,14 +257,26 @@ class _Job:
         return Work(name, stage, trained, scales, outputs, validate, prepare, begin)
 
     def _crops(self, pace: Pace, network: Any, start: int) -> Outputs:
-        fabric, stage, workers = self.fabric, self.recipe.joint, self.recipe.data.workers
-        workers = loader_processes(fabric.device) if workers is None else workers
-        stream, steps = stream_of(self.recipe, "joint", self.learn, self.mix), stage.steps
-        rank, world = fabric.global_rank, fabric.world_size
-        loaded = batches(stream, range(start, steps), stage.batch, workers, rank, world)
-        for pair in pace.waiting(loaded):
-            image, label = fabric.to_device(pair)
-            yield network(image, stage.scales), label
+        for pair in pace.waiting(self.crops(start)):
+            image, label = self.fabric.to_device(pair)
+            yield network(image, self.recipe.joint.scales), label
+
+    def crops(self, start: int = 0) -> Iterator[Any]:
+        """Batches of images and labels from a step of the joint stage on."""
+        fabric, stage = self.fabric, self.recipe.joint
+        stream, steps = (
+            stream_of(self.recipe, "joint", self.learn, self.mix),
+            range(start, stage.steps),
+        )
+        return batches(
+            stream, steps, stage.batch, self.workers, fabric.global_rank, fabric.world_size
+        )
+
+    @property
+    def workers(self) -> int:
+        """Processes that load crops."""
+        told = self.recipe.data.workers
+        return loader_processes(self.fabric.device) if told is None else told
 
     def _validate(self, scales: list[float], model: HMSA) -> Validation:
         """On the validation images, of which each process runs its share."""

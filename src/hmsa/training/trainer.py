@@ -191,7 +191,7 @@ class Trainer:
         state.step, state.total = state.step + 1, state.total + 1
         if self.average:
             self.average.update(self.model, state.step + 1)
-        self.pace.add(len(label), time.monotonic() - began)
+        self.pace.add(stage.batch, time.monotonic() - began)
         if state.step % stage.validate_every == 0 or state.step == stage.steps:
             row["val_miou"] = self._validate(work)
         if self.metrics and ("val_miou" in row or state.step % LOG_EVERY == 0):

@@ -41,6 +41,9 @@ def train(
         Flag, Parameter(help="continue although images or labels have changed")
     ] = False,
     plan: Annotated[Flag, Parameter(help="only say what a step costs and what fits")] = False,
+    profile: Annotated[
+        Flag, Parameter(help="only say where the time of a step goes; a trace goes into OUT")
+    ] = False,
     memory: Annotated[
         float | None,
         Parameter(validator=Number(gt=0), help="GiB to plan for; default: most of what is free"),
@@ -58,6 +61,7 @@ def train(
     from ..runs.machine import keep_memory
     from .plan import suited
     from .train import planned
+    from .train import profile as profiled
     from .train import train as work
 
     keep_memory()
@@ -72,6 +76,8 @@ def train(
     if plan:
         room = None if memory is None else memory * 2**30
         return _shown(planned(recipe, data, files, config.parent, room), recipe)
+    if profile:
+        return profiled(recipe, folder, data, files, config.parent)
     best = work(
         recipe, folder, data, pictures=files, resume=resume, changed_data=changed_data,
         near=config.parent,
