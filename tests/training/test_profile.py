@@ -33,9 +33,9 @@ def test_parts_and_trace(recipe, hmsa, tmp_path, memory):
 
 
 def test_rows_of_rows_of_blocks_are_told_apart(tiny):
-    row = nn.Sequential(nn.Conv2d(3, 3, 1))
+    stem, *rows = (nn.Sequential(nn.Conv2d(3, 3, 1)) for _ in range(3))
     tiny.trunk.extractor = nn.Module()
-    tiny.trunk.extractor.stem, tiny.trunk.extractor.blocks = row, nn.Sequential(row, row)
+    tiny.trunk.extractor.stem, tiny.trunk.extractor.blocks = stem, nn.Sequential(*rows)
     names = ["trunk.stem", "trunk.blocks.0", "trunk.blocks.1", "head", "attention"]
     assert list(parts_of(tiny)) == names
 

@@ -94,8 +94,10 @@ def _read(folder: Path, name: str, colour: Colour) -> Trained:
 
 
 def _page(runs: Sequence[Trained], classes: Table, differing: Table) -> Page:
+    top = max((run.miou or 0.0 for run in runs), default=0.0)
     bars: list[list[str | Cell]] = [
-        [run.head, Cell(percent(run.miou).text, bar=run.miou or 0.0)] for run in runs
+        [run.head, Cell(percent(run.miou).text, "best" * (run.miou == top), bar=run.miou or 0.0)]
+        for run in runs
     ]
     others = len({run.judged for run in runs}) > 1
     warning = "They were validated on different images: their scores do not compare." * others
@@ -109,7 +111,7 @@ def _page(runs: Sequence[Trained], classes: Table, differing: Table) -> Page:
         Section("Settings that differ", [differing] if differing.rows else [equal]),
     ]
     facts = [(run.name, str(run.folder)) for run in runs]
-    return Page(" and ".join(run.name for run in runs), _verdict(runs), facts, sections)
+    return Page(", ".join(run.name for run in runs), _verdict(runs), facts, sections)
 
 
 def _verdict(runs: Sequence[Trained]) -> str:
@@ -128,6 +130,7 @@ def _charts(runs: Sequence[Trained]) -> list[Chart]:
     """All runs in one chart each of loss and validation mIoU; stages where they begin alike."""
     stages = stages_of(runs[0].rows)
     stages = stages if all(stages_of(run.rows) == stages for run in runs) else []
+    steps = [float(row["step"]) for run in runs for row in run.rows]
     charts = []
     for title, column, unit in CURVES:
         found = [(run, averaged(curve(run.rows, column, unit), POINTS)) for run in runs]
@@ -135,8 +138,7 @@ def _charts(runs: Sequence[Trained]) -> list[Chart]:
         if curves:
             whole = np.concatenate([points for *_, points in curves])
             last = ", ".join(f"{name} {points[-1, 1]:.3g}" for name, _, points in curves)
-            axis = float(whole[:, 0].min()), float(whole[:, 0].max())
-            summary = f"last: {last}"
+            summary, axis = f"last: {last}", (min(steps), max(steps))
             charts.append(Chart(title, summary, "step", whole, axis, None, stages, curves=curves))
     return charts
 
@@ -174,7 +176,9 @@ def _differing(runs: Sequence[Trained]) -> Table:
     names = dict.fromkeys(name for run in runs for name in run.settings)
     rows: list[list[str | Cell]] = []
     for name in names:
-        values = [show(run.settings[name]) if name in run.settings else DASH for run in runs]
+        values = [
+            show(run.settings[name]) or DASH if name in run.settings else DASH for run in runs
+        ]
         if len(set(values)) > 1:
             rows.append([name, *(v if len(v) <= LONGEST else f"{v[:LONGEST]}..." for v in values)])
     return Table(["setting", *(run.head for run in runs)], rows)
