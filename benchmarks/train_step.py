@@ -2,6 +2,7 @@
 `ours_lean` is hierarchical as `hmsa train` runs it: with memory `lean`.
 
     python benchmarks/train_step.py [--trunk resnet50 --head deeplab --stride 8] [--batch 2]
+    python benchmarks/train_step.py --plan
 
 Same trunk and head, 19 classes, forward and backward. FLOPs by torch's own counter. `saved` are the
 bytes of all tensors that operations of the forward pass have made and that still exist before
@@ -10,6 +11,9 @@ holds above what it held before its first step. Each network has its own process
 timed steps in turn, and the quickest of each counts (without a GPU, in seconds of the processor).
 Official: what the official code was measured to take for resnet50, deeplab, 256x512, batch 2, on
 two CPU cores. The last line is one JSON object.
+
+With --plan: what `hmsa train --plan` says beside what training then takes above the loaded
+network, with optimizer, moving average and checkpoints. Each has its own process.
 """
 
 from __future__ import annotations
@@ -20,19 +24,27 @@ import platform
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 
+import psutil
 import timm
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from hmsa.config.recipe import Joint
-from hmsa.model import build
-from hmsa.runs.machine import autocast, keep_memory
+from hmsa.config.recipe import Joint, Model, Recipe
+from hmsa.model import HMSA, build
+from hmsa.runs.machine import Precision, autocast, keep_memory, launch
 from hmsa.runs.memory import Alive
 from hmsa.training.lean import lean, regions
 from hmsa.training.losses import objective
+from hmsa.training.plan import plans
+from hmsa.training.trainer import Outputs, Trainer, Work
 
 KINDS = {
     "single": ("average", (1.0,)),
@@ -49,32 +61,51 @@ CLASSES = 19
 STAGE = Joint(supervision=0)  # cross-entropy
 
 
+def network(kind: str, options: argparse.Namespace, device: torch.device) -> HMSA:
+    """With random weights, ready to be trained."""
+    torch.manual_seed(0)
+    model = build(
+        fusion=KINDS[kind][0], classes=CLASSES, trunk=options.trunk, head=options.head,
+        stride=options.stride, width=256, official=options.official,
+    )  # fmt: skip
+    return model.to(device, memory_format=torch.channels_last).train()
+
+
+def batch_of(count: int, size: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Random images and labels."""
+    image = torch.rand(count, 3, *size, device=device)
+    return image, torch.randint(0, CLASSES, (count, *size), device=device)
+
+
+def take_step(
+    model: HMSA,
+    kind: str,
+    batch: tuple[Tensor, Tensor],
+    precision: Precision,
+    found: Sequence[torch.nn.Module] = (),
+    alive: Alive | None = None,
+) -> int:
+    """Forward and backward; returns the bytes saved for backward, if `alive` counts them."""
+    image, label = batch
+    model.zero_grad()
+    with alive or nullcontext(), autocast(image.device, precision), lean(found):
+        loss = objective(model(image, KINDS[kind][1]), label, STAGE)["loss"]
+    saved = alive.now if alive else 0
+    loss.backward()
+    if image.is_cuda:
+        torch.cuda.synchronize()
+    return saved
+
+
 def measure(kind: str, options: argparse.Namespace) -> None:
     """All that one network takes, in this process: counts first, then a step for each line read."""
     keep_memory()
-    fusion, scales = KINDS[kind]
-    torch.manual_seed(0)
-    model = build(
-        fusion=fusion, classes=CLASSES, trunk=options.trunk, head=options.head,
-        stride=options.stride, width=256, official=options.official,
-    ).train()  # fmt: skip
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.to(device, memory_format=torch.channels_last)
-    image = torch.rand(options.batch, 3, *options.size, device=device)
-    label = torch.randint(0, CLASSES, (options.batch, *options.size), device=device)
+    model = network(kind, options, device)
+    batch = batch_of(options.batch, options.size, device)
     found = regions(model) if kind == "ours_lean" else []
+    step = partial(take_step, model, kind, batch, options.precision, found)
     before = _held(device)
-
-    def step(alive: Alive | None = None) -> int:
-        model.zero_grad()
-        with alive or nullcontext(), autocast(device, options.precision), lean(found):
-            loss = objective(model(image, scales), label, STAGE)["loss"]
-        saved = alive.now if alive else 0
-        loss.backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return saved
-
     saved = step(Alive())
     peak = _held(device) - before
     with FlopCounterMode(display=False) as counter:
@@ -90,6 +121,66 @@ def measure(kind: str, options: argparse.Namespace) -> None:
         start = clock()
         step()
         print(clock() - start, flush=True)
+
+
+PLANNED = {  # network, batch, crop
+    "EfficientNet-Lite0, plain": (Model(pretrained=False), 8, (288, 288)),
+    "HRNet-W18-small, OCR": (
+        Model(trunk="hrnet_w18_small", head="ocr", pretrained=False), 4, (256, 256)
+    ),
+    "ResNet-50, DeepLabV3+": (
+        Model(trunk="resnet50", head="deeplab", stride=8, width=256, pretrained=False),
+        2, (256, 512),
+    ),
+}  # fmt: skip
+
+
+def planned(name: str, memory: str, precision: str) -> None:
+    """MiB above the loaded network, for lean and plain as planned or, if named, as measured."""
+    keep_memory()
+    network, batch, crop = PLANNED[name]
+    stage = Joint(steps=4, batch=batch, crop=crop, validate_every=2)
+    torch.manual_seed(0)
+    model = build(classes=CLASSES, **network.model_dump())
+    model = model.to(memory_format=torch.channels_last)
+    if not memory:
+        recipe = Recipe(data={"dataset": ""}, model=network, joint=stage, precision=precision)
+        loaded = sum(tensor.nbytes for tensor in model.state_dict().values())
+        found = plans(model, recipe, torch.device("cpu"), 2**36)
+        print(json.dumps({each.memory: (each.peak - loaded) / 2**20 for each in found}))
+        return
+    stage = stage.model_copy(update={"memory": memory})
+    image = torch.randint(0, 256, (batch, 3, *crop), dtype=torch.uint8)
+    label = torch.randint(0, CLASSES, (batch, *crop))
+
+    def outputs(network: torch.nn.Module, start: int) -> Outputs:
+        while True:
+            yield network(image, stage.scales), label, None
+
+    work = Work("joint", stage, model, [*stage.scales], outputs, lambda network: 0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(launch("cpu", 1, precision), model, Path(folder), torch.ones(CLASSES))
+        before = psutil.Process().memory_info().rss
+        trainer.run(work)
+    print(json.dumps({memory: (_held(torch.device("cpu")) - before) / 2**20}))
+
+
+def compare(precision: str) -> None:
+    """The table of --plan; the last line is one JSON object."""
+    rows = {}
+    for name in PLANNED:
+        found = []
+        for memory in ("", "lean", "plain"):
+            call = f"import train_step as t; t.planned{name, memory, precision}"
+            command, here = [sys.executable, "-c", call], Path(__file__).parent
+            ran = subprocess.run(command, cwd=here, stdout=subprocess.PIPE, text=True, check=True)
+            found.append(json.loads(ran.stdout))
+        plan, *real = found
+        rows[name] = {"plan": plan, "real": real[0] | real[1]}
+        for memory, mib in rows[name]["real"].items():
+            cells = f"{mib:8.0f} MiB, planned {plan[memory]:8.0f} ({plan[memory] / mib:.2f}x)"
+            print(f"{name:>28}{memory:>7}{cells}", flush=True)
+    print(json.dumps(rows))
 
 
 def _held(device: torch.device) -> float:
@@ -115,10 +206,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(256, 512))
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--plan", action="store_true", help="check `hmsa train --plan` instead")
     parser.add_argument("--only", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
         measure(options.only, options)
+        return
+    if options.plan:
+        compare(options.precision)
         return
     found: dict[str, dict[str, float]] = {}
     running: dict[str, subprocess.Popen[str]] = {}

@@ -16,7 +16,7 @@ from typing import Any
 
 
 def _stop(number: int, frame: Any) -> None:
-    """Ctrl-C: an exception would go through the C++ of libraries that are loading, and abort."""
+    """Ctrl-C, SIGTERM: an exception would abort in the C++ of libraries that are loading."""
     while frame:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             print("hmsa: stopped", file=sys.stderr, flush=True)
@@ -25,8 +25,9 @@ def _stop(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is to be ignored
-    signal.signal(signal.SIGINT, _stop)
+for _signal in (signal.SIGINT, signal.SIGTERM):
+    if signal.getsignal(_signal) in (signal.default_int_handler, signal.SIG_DFL):  # not ignored
+        signal.signal(_signal, _stop)
 
 import io
 import re

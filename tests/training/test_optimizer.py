@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
+
 import pytest
+import torch
 from torch import nn
 
 from hmsa.config.recipe import Joint
@@ -43,6 +47,27 @@ def test_layers_of_a_transformer_decay_towards_its_input():
     assert blocks[0] == pytest.approx(blocks[-1] * 0.5 ** (len(blocks) - 1))
     assert blocks[-1] <= 0.05
     assert found["attention.2.weight"][0] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("adamw", partial(torch.optim.AdamW, lr=0.1, weight_decay=0.5)),
+        ("sgd", partial(torch.optim.SGD, lr=0.1, weight_decay=0.5, momentum=0.9)),
+    ],
+)
+def test_fused_steps_are_those_of_the_formula(name, plain):
+    """Also where values lie in memory as channels_last."""
+    torch.manual_seed(0)
+    one = nn.Conv2d(4, 3, 3, bias=False).to(memory_format=torch.channels_last)
+    two = copy.deepcopy(one)
+    stage = Joint(lr=0.1, weight_decay=0.5, optimizer=name)
+    for network, optimizer in ((one, make_optimizer(one, stage)), (two, plain(two.parameters()))):
+        for step in range(3):
+            optimizer.zero_grad()
+            network(torch.ones(1, 4, 5, 5)).pow(2 + step).sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(one.weight, two.weight)
 
 
 def test_frozen_norms_are_those_of_the_trunk():

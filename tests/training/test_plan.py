@@ -41,8 +41,18 @@ def test_what_fits(recipe, hmsa, tmp_path):
     assert lean["crop"] >= plain["crop"] >= 64
     assert lean["lr"] == pytest.approx(1e-3 * (lean["batch"] / 2) ** 0.5)
     assert not (tmp_path / "run").exists()
+    advice = f"--set joint.memory=lean precision=fp32 joint.crop=[{lean['crop']},{lean['crop']}]"
+    assert f"largest crop: {advice}" in ran.err
     tight = hmsa("train", recipe, "--plan", "--memory", "0.0001", "--json")
     assert json.loads(tight.out)["plans"][0]["batch"] == 0
+
+
+def test_a_batch_that_fits_in_parts(recipe, hmsa):
+    words = ["train", recipe, "--plan", "--memory", "0.05", "--set", "joint.batch=64"]
+    whole = hmsa(*words)
+    advice = whole.err.split("fits in parts: --set ")[1].split()[0]
+    parts = hmsa(*words, "--set", advice, "--json")
+    assert json.loads(parts.out)["plans"][0]["batch"] >= 64
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,17 @@ def test_other_loader_processes_at_resume(train, place, before_step):
     assert train("--resume", "data.workers=0").code == 0
 
 
+def test_stopped_before_the_first_step(train, place, monkeypatch):
+    """SIGTERM while the network is made: there is nothing to save, and --resume begins."""
+    with monkeypatch.context() as patch:
+        patch.setattr("hmsa.training.train.build", lambda **_: interrupt(signal.SIGTERM))
+        ran = train()
+    assert ran.code == 130
+    assert "hmsa: stopped; go on with: hmsa train" in ran.err
+    assert not (place / "run" / "resume.pt").exists()
+    assert train("--resume").code == 0
+
+
 def test_stopped_while_the_frozen_network_runs(train, place, monkeypatch):
     """SIGTERM is heeded after the image that is at hand, and no image is computed again."""
     files = []

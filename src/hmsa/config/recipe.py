@@ -115,6 +115,9 @@ class Joint(Stage):
 
     steps: Whole = 3000
     scales: Scales = (0.5, 1.0)
+    # Parts of a batch that run one after the other and add up their gradients: less memory; batch
+    # norms see the images of one part
+    accumulate: Count = 1
     supervision: Factor = 0.1
     warmup: Whole = 100
     ema: Decay = 0.998

@@ -6,7 +6,8 @@ import ctypes
 import os
 import platform
 import re
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,6 +113,20 @@ def gathered(own: Tensor) -> Tensor:
     parts = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
     distributed.all_gather(parts, own)
     return torch.cat(parts)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Say it in one line where work ends because another process of the training has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
+            raise
+        raise RuntimeError(
+            f"another process of this training has ended, which may have said why; --resume "
+            f"continues from what was saved ({first_line(error)})"
+        ) from error
 
 
 def keep_memory() -> None:

@@ -84,7 +84,7 @@ class Passes:
             random = np.random.default_rng((*seed, step))
             drawn = random.choice(numbers, min(stage.batch, len(numbers)), replace=False)
             encoded, label = self.read(drawn.tolist())
-            yield network.attend(encoded, label.shape[-2:]), label
+            yield network.attend(encoded, label.shape[-2:]), label, None
 
     def best_constant(self, numbers: Sequence[int]) -> Prior:
         """The prior of averaging or, where another constant is clearly better, of that.

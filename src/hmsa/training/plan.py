@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..config.recipe import Recipe, Stage
+from ..config.recipe import Joint, Recipe, Stage
 from ..data.datasets import Dataset
 from ..data.images import read_size
 from ..model import HMSA
@@ -104,26 +104,27 @@ def plans(model: HMSA, recipe: Recipe, device: torch.device, memory: float | Non
 
 
 def _plan(
-    model: HMSA, stage: Stage, device: torch.device, room: float, memory: Memory,
+    model: HMSA, stage: Joint, device: torch.device, room: float, memory: Memory,
     precision: Precision,
 ) -> Plan:  # fmt: skip
     stage = stage.model_copy(update={"memory": memory})
-    one, two = (counted(model, stage, stage.batch * factor) for factor in (1, 2))
+    at_once = math.ceil(stage.batch / stage.accumulate)  # images
+    one, two = (counted(model, stage, at_once * factor) for factor in (1, 2))
     small = [min(side, SIDE) for side in stage.crop]
     batch, trial = min(stage.batch, BATCH), copy.deepcopy(model).to(device).train()
     with torch.random.fork_rng():
         runs = [step_cost(trial, stage, precision, batch, small) for _ in range(2)]
         full = runs if precision == "fp32" else [step_cost(trial, stage, "fp32", batch, small)]
     narrower = runs[0].saved / full[0].saved  # of bf16, relative to fp32
-    pixels = stage.batch * math.prod(stage.crop)
-    seconds = min(run.seconds for run in runs) * pixels / (batch * math.prod(small))
+    area, pixels = math.prod(stage.crop), at_once * math.prod(stage.crop)
+    seconds = min(run.seconds for run in runs) * stage.batch * area / (batch * math.prod(small))
     weights = sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
     copies = 1 + (2 if stage.optimizer == "adamw" else 1) + bool(stage.ema)
     slope = (two.peak - one.peak) * narrower / pixels  # bytes of a pixel
     peak = one.peak * narrower + copies * weights
     most = pixels + (room - peak) / slope
-    largest = max(0, int(most / math.prod(stage.crop)))
-    side = max(0, int(math.sqrt(max(0, most) / stage.batch)) // 32 * 32)
+    largest = max(0, int(most / area)) * stage.accumulate
+    side = max(0, int(math.sqrt(max(0, most) / at_once)) // 32 * 32)
     power = 0.5 if stage.optimizer == "adamw" else 1.0
     lr = stage.lr * (largest / stage.batch) ** power
     return Plan(memory, precision, one.saved * narrower, peak, seconds, largest, lr, side)

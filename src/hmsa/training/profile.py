@@ -107,6 +107,8 @@ def profiled(
     weight = weight.to(torch.get_default_dtype()).to(fabric.device)
     again = regions(model) if stage.memory == "lean" else []
 
+    part = -(-stage.batch // stage.accumulate)  # images that run together
+
     def step() -> None:
         ledger.enter(WAIT)
         with record_function(WAIT):
@@ -114,14 +116,16 @@ def profiled(
         ledger.enter(OTHER)
         image, label = fabric.to_device(pair)
         optimizer.zero_grad()
-        with lean(again):
-            output = network(image, stage.scales)
-        ledger.enter(LOSS)
-        with record_function(LOSS):
-            loss = objective(output, label, stage, weight)["loss"]
-        ledger.enter(LOSS, "backward")
-        with record_function("backward"):
-            fabric.backward(loss)
+        for images, labels in zip(image.split(part), label.split(part), strict=True):
+            with lean(again):
+                output = network(images, stage.scales)
+            ledger.enter(LOSS)
+            with record_function(LOSS):
+                loss = objective(output, labels, stage, weight, label)["loss"]
+            ledger.enter(LOSS, "backward")
+            with record_function("backward"):
+                fabric.backward(loss)
+            ledger.enter(OTHER)
         ledger.enter(OPTIMIZER)
         with record_function(OPTIMIZER):
             optimizer.step()

@@ -31,10 +31,14 @@ class RMI(NamedTuple):
     loss: Tensor  # the mean of both, which has a gradient
 
 
-def region_mutual_information(logits: Logits, label: Tensor) -> RMI:
-    """logits of `[B,K,H,W]`, label `[B,H,W]` int64; labels outside 0..K-1 are ignored."""
-    valid, pixels = _labelled(logits, label)
-    images = total(label.new_tensor(len(label)))
+def region_mutual_information(logits: Logits, label: Tensor, batch: Tensor | None = None) -> RMI:
+    """logits of `[B,K,H,W]`, label `[B,H,W]` int64; labels outside 0..K-1 are ignored.
+
+    batch: label of the whole batch, if these images are a part of it.
+    """
+    batch = label if batch is None else batch
+    valid, pixels = _labelled(logits, label, batch)
+    images = total(label.new_tensor(len(batch)))
     halves = []
 
     def part(some: Tensor, classes: slice) -> Tensor:
@@ -51,9 +55,9 @@ def region_mutual_information(logits: Logits, label: Tensor) -> RMI:
     return RMI(entropy, information, loss)
 
 
-def binary_cross_entropy(logits: Logits, label: Tensor) -> Tensor:
+def binary_cross_entropy(logits: Logits, label: Tensor, batch: Tensor | None = None) -> Tensor:
     """The first half alone: summed over classes, mean over labelled pixels (and one more)."""
-    valid, pixels = _labelled(logits, label)
+    valid, pixels = _labelled(logits, label, label if batch is None else batch)
 
     def part(some: Tensor, classes: slice) -> Tensor:
         return _entropy(some, one_hot(label, classes) & valid, valid)
@@ -61,10 +65,10 @@ def binary_cross_entropy(logits: Logits, label: Tensor) -> Tensor:
     return logits.sum(part) / pixels
 
 
-def _labelled(logits: Logits, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Which pixels are labelled, `[B,1,H,W]`; how many in all processes together, and one more."""
-    valid = ((label >= 0) & (label < logits.classes))[:, None]
-    return valid, total(valid.sum()) + 1
+def _labelled(logits: Logits, label: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """Which pixels are labelled, `[B,1,H,W]`; how many in all batches together, and one more."""
+    valid, counted = ((each >= 0) & (each < logits.classes) for each in (label, batch))
+    return valid[:, None], total(counted.sum()) + 1
 
 
 def _entropy(logits: Tensor, truth: Tensor, valid: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ from ..runs.machine import (
     launch,
     loader_processes,
     processes,
+    together,
     total,
 )
 from .metrics import Pace
@@ -77,7 +78,7 @@ def train(
     settings = recipe.model_dump(mode="json", exclude=free)  # what has an influence
     mend = "continue with the same recipe, or name another --out"
     place = Run(folder, "train", settings, overwrite=not begun, mend=mend) if is_first() else None
-    with place or nullcontext() as run:
+    with place or nullcontext() as run, together():
         fabric = launch(recipe.accelerator, world, recipe.precision)
         if fabric.is_global_zero and run is None:
             raise InputError(f"{folder}: another process trains here; start training by torchrun")
@@ -234,8 +235,10 @@ class _Job:
         if name == "joint":
             left = partial(forecast, recipe, self.learn, self.val)
             pace = Pace(self.fabric.device, self.fabric.world_size)
-            crops = partial(self._crops, pace)
-            return Work(name, stage, model, scales, crops, validate, forecast=left, pace=pace)
+            crops = partial(self._crops, parts := min(stage.batch, stage.accumulate), pace)
+            return Work(
+                name, stage, model, scales, crops, validate, parts=parts, forecast=left, pace=pace
+            )
         rank, world = self.fabric.global_rank, self.fabric.world_size
         learn, plain = stream_of(recipe, name, self.learn, Mix()), Augment(flip=0, color=0)
         whole = training_transform(stage.crop, (1.0, 1.0), plain, recipe.data.long_edge)
@@ -256,21 +259,20 @@ class _Job:
         trained, prepare = cast(nn.Module, model.attention), passes.compute([*numbers, *held])
         return Work(name, stage, trained, scales, outputs, validate, prepare, begin)
 
-    def _crops(self, pace: Pace, network: Any, start: int) -> Outputs:
+    def _crops(self, parts: int, pace: Pace, network: Any, start: int) -> Outputs:
         for pair in pace.waiting(self.crops(start)):
             image, label = self.fabric.to_device(pair)
-            yield network(image, self.recipe.joint.scales), label
+            whole = label if parts > 1 else None
+            for some in range(parts):
+                images, labels = (each.tensor_split(parts)[some] for each in (image, label))
+                yield network(images, self.recipe.joint.scales), labels, whole
 
     def crops(self, start: int = 0) -> Iterator[Any]:
         """Batches of images and labels from a step of the joint stage on."""
         fabric, stage = self.fabric, self.recipe.joint
-        stream, steps = (
-            stream_of(self.recipe, "joint", self.learn, self.mix),
-            range(start, stage.steps),
-        )
-        return batches(
-            stream, steps, stage.batch, self.workers, fabric.global_rank, fabric.world_size
-        )
+        stream, steps = stream_of(self.recipe, "joint", self.learn, self.mix), stage.steps
+        rank, world = fabric.global_rank, fabric.world_size
+        return batches(stream, range(start, steps), stage.batch, self.workers, rank, world)
 
     @property
     def workers(self) -> int:

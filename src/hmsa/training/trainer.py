@@ -45,7 +45,8 @@ TIMED = 8  # steps after which the rest is forecast, from the median of these
 WARMUP = {"warmup_gamma": 9, "warmup_power": 1}
 PARTS = ("model", "optimizer", "validated")  # attributes of `Trainer` in resume.pt
 
-Outputs = Iterator[tuple[Output, Tensor]]  # with the label `[B,H,W]`
+# With the label `[B,H,W]`, and that of the whole batch if these images are a part of one
+Outputs = Iterator[tuple[Output, Tensor, Tensor | None]]
 
 
 class Validation(NamedTuple):
@@ -63,10 +64,11 @@ class Work:
     stage: Stage
     trained: nn.Module  # the network or a part of it; the rest is frozen
     scales: list[float]  # the default of its checkpoints
-    outputs: Callable[[Any, int], Outputs]  # of the network, one for each step from this one on
+    outputs: Callable[[Any, int], Outputs]  # of the network, `parts` for each step from this one on
     validate: Callable[[HMSA], Validation]
     prepare: Iterable[None] = ()  # what comes before the first step; it can be stopped between two
     begin: Callable[[], None] | None = None  # sets where training begins, which is validated, too
+    parts: int = 1  # of a batch, which run one after the other
     patience: int = 0  # validations without a gain that end the stage; 0: nothing ends it
     # What to say of how long it will take, by the seconds a step and the steps that are left
     forecast: Callable[[float, int], str] | None = None
@@ -113,8 +115,9 @@ class Trainer:
         work.trained.requires_grad_(True)
         if (attention := self.model.attention) and not self.model.attended([*stage.scales]):
             attention.requires_grad_(False)  # as a single scale has none
-        network, self.optimizer = fabric.setup(self.model, make_optimizer(work.trained, stage))
-        network.mark_forward_method("attend")
+        optimizer = make_optimizer(work.trained, stage)
+        self.network, self.optimizer = fabric.setup(self.model, optimizer)
+        self.network.mark_forward_method("attend")
         self.average = None
         if stage.ema:  # the weight of step n is at least 9 / (9 + n), so that it forgets the start
             self.average = ModelEmaV3(self.model, stage.ema, use_warmup=True, **WARMUP)
@@ -125,14 +128,14 @@ class Trainer:
         with interruptible() as interrupted:
 
             def stop() -> None:
-                if fabric.broadcast(interrupted()):  # all processes stop at the same step
+                if total(torch.tensor(interrupted(), device=fabric.device).int()):  # any process
                     self._save(work)
                     raise Interrupted(f"stopped and saved: {work.name}, step {self.state.step}")
 
             for _ in () if self.state.finished(work) else work.prepare:
                 stop()
             self._begin(work)
-            outputs = work.outputs(network, self.state.step)
+            outputs = work.outputs(self.network, self.state.step)
             self.pace = work.pace or Pace(fabric.device, fabric.world_size)
             with Progress(work.name, stage.steps, self.state.step) as progress:
                 times = [time.monotonic()]
@@ -172,21 +175,8 @@ class Trainer:
         if stage.freeze_norms:
             freeze_norms(getattr(work.trained, "trunk", None))
         self.optimizer.zero_grad()  # first, so that none are held next to activations
-        try:
-            with lean(self.regions):
-                output, label = next(outputs)
-        except InputError:  # a file that cannot be read
-            self._save(work)
-            raise
-        except ValueError as error:  # such as batch norm, which needs two values
-            where = f"{work.name}.batch {stage.batch}, {work.name}.crop {list(stage.crop)}"
-            raise InputError(f"{where}: {error}; use larger batches or crops") from None
-        terms = objective(output, label, stage, self.weight)
-        sums = total(torch.stack([*terms.values()]).detach())
-        row |= dict(zip(terms, sums.tolist(), strict=True))
-        if not math.isfinite(row["loss"]):
-            raise self._diverged(work, f"the loss is {row['loss']}")
-        self.fabric.backward(terms["loss"] * self.fabric.world_size)  # gradients are averaged
+        parts = [self._part(work, outputs, n + 1 == work.parts) for n in range(work.parts)]
+        row |= {name: math.fsum(part[name] for part in parts) for name in parts[0]}
         self.optimizer.step()
         state.step, state.total = state.step + 1, state.total + 1
         if self.average:
@@ -208,6 +198,28 @@ class Trainer:
             file = self.folder / SHEETS / f"{self.state.total:06}-{work.name}.jpg"
             replace(file, partial(sheet.save, format="JPEG", quality=85))
         return confusion.miou()
+
+    def _part(self, work: Work, outputs: Outputs, last: bool) -> dict[str, float]:
+        """Add the gradient of one part of a batch; returns the parts of its loss."""
+        stage, fabric = work.stage, self.fabric
+        with fabric.no_backward_sync(self.network, not last):
+            try:
+                with lean(self.regions):
+                    output, label, batch = next(outputs)
+            except InputError:  # a file that cannot be read
+                self._save(work)
+                raise
+            except ValueError as error:  # such as batch norm, which needs two values
+                where = f"{work.name}.batch {stage.batch}, {work.name}.crop {list(stage.crop)}"
+                raise InputError(f"{where}: {error}; use larger batches or crops") from None
+            terms = objective(output, label, stage, self.weight, batch)
+            del output  # its maps need not stay beside what backward makes
+            values = total(torch.stack([*terms.values()]).detach()).tolist()
+            found = dict(zip(terms, values, strict=True))
+            if not math.isfinite(found["loss"]):
+                raise self._diverged(work, f"the loss is {found['loss']}")
+            fabric.backward(terms["loss"] * fabric.world_size)  # gradients are averaged
+        return found
 
     def _diverged(self, work: Work, why: str) -> RuntimeError:
         return RuntimeError(
@@ -269,8 +281,8 @@ def make_optimizer(trained: nn.Module, stage: Stage) -> torch.optim.Optimizer:
     """The optimizer of a stage; norms and biases have no weight decay."""
     name = "momentum" if stage.optimizer == "sgd" else stage.optimizer  # timm's sgd is Nesterov's
     groups = parameter_groups(trained, stage)
-    made = create_optimizer_v2(groups, name, stage.lr, stage.weight_decay, stage.momentum)
-    return cast(torch.optim.Optimizer, made)
+    settings = name, stage.lr, stage.weight_decay, stage.momentum
+    return cast(torch.optim.Optimizer, create_optimizer_v2(groups, *settings, fused=True))
 
 
 def parameter_groups(trained: nn.Module, stage: Stage) -> list[dict[str, Any]]:

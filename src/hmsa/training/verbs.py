@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -101,7 +102,16 @@ def _shown(found: Sequence[Plan], recipe: Recipe) -> Outcome:
             f"{each.seconds:.2f}", f"{each.seconds * stage.steps / 3600:.1f}",
             f"{each.batch or 'none'}", f"{each.lr:.2g}", f"{each.crop or 'none'}",
         )  # fmt: skip
-    return Outcome(table=table, summary={"plans": [dataclasses.asdict(each) for each in found]})
+    summary = {"plans": [dataclasses.asdict(each) for each in found]}
+    best, notes = max(found, key=lambda each: (each.crop, -each.seconds)), []
+    if best.crop:
+        settings = [f"joint.memory={best.memory}", f"precision={best.precision}"]
+        settings += [f"joint.crop=[{best.crop},{best.crop}]"]
+        notes = [f"largest crop: --set {' '.join(settings)}"]
+    if 0 < best.batch < stage.batch:
+        parts = math.ceil(stage.batch * stage.accumulate / best.batch)
+        notes += [f"batch {stage.batch} fits in parts: --set joint.accumulate={parts}"]
+    return Outcome(table=table, summary=summary, notes=notes)
 
 
 def attend(
