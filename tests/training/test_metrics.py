@@ -75,7 +75,7 @@ def test_wandb_offline(tmp_path, monkeypatch):
         Metrics(tmp_path, step - 1, ["wandb"], {"joint": {"lr": 0.1}}).write(
             "joint", step, {"loss": 1.0}
         )
-        wandb.finish()
+        wandb.teardown()  # waits until all is written
     files = [*tmp_path.rglob("*.wandb")]
     assert len(files) == 2
     assert len({file.stem for file in files}) == 1, "one run"
