@@ -46,7 +46,7 @@ def test_rows_of_rows_of_blocks_are_told_apart(tiny):
         (0.5, 0.0, 0, False, False, "--set data.workers=1"),
         (0.5, 0.0, 3, False, False, "--set data.workers=6"),
         (0.5, 0.0, 8, True, True, "all cores load"),
-        (0.0, 0.5, 0, True, True, "--set precision=bf16"),
+        (0.0, 0.5, 0, True, True, "--set precision=auto"),
         (0.0, 0.5, 0, True, False, "--set joint.memory=plain"),
         (0.0, 0.5, 0, False, False, "larger batches"),
         (0.0, 0.0, 0, False, False, "trunk.stage4 takes most, 70%"),

@@ -102,7 +102,7 @@ def _page(runs: Sequence[Trained], classes: Table, differing: Table) -> Page:
     others = len({run.judged for run in runs}) > 1
     warning = "They were validated on different images: their scores do not compare." * others
     equal = "All settings are equal." if len(runs) > 1 else ""
-    sections = [
+    sections: list[Section | Legend] = [
         Section("Mean IoU on the validation images", [Table((), bars, "bars")], warning),
         Legend([(run.name, run.colour) for run in runs]),
         Section("Training", [_charts(runs)]),

@@ -162,8 +162,7 @@ def read_rows(metrics: Path) -> list[dict[str, str]]:
 def curve(rows: Sequence[Mapping[str, str]], name: str, unit: float = 1) -> NDArray[np.float64]:
     """Step and value `[N,2]`, in multiples of 1 / unit, of the rows that have this value."""
     pairs = [(float(row["step"]), unit * float(row.get(name) or "nan")) for row in rows]
-    points = np.array(pairs).reshape(-1, 2)
-    return points[np.isfinite(points[:, 1])]
+    return np.array([pair for pair in pairs if math.isfinite(pair[1])]).reshape(-1, 2)
 
 
 def averaged(points: NDArray[np.float64], most: int) -> NDArray[np.float64]:

@@ -99,6 +99,7 @@ def profiled(
     else is kept.
 
     crops: batches of images and labels, as many as `STEPS`; workers: processes that load them.
+    Losses take their gradient as they go: that time counts as the loss's forward pass.
     """
     stage, ledger = recipe.joint, Ledger(fabric.device)
     for part, module in parts_of(model).items():
@@ -107,7 +108,7 @@ def profiled(
     weight = weight.to(torch.get_default_dtype()).to(fabric.device)
     again = regions(model) if stage.memory == "lean" else []
 
-    part = -(-stage.batch // stage.accumulate)  # images that run together
+    few = -(-stage.batch // stage.accumulate)  # images that run together
 
     def step() -> None:
         ledger.enter(WAIT)
@@ -116,7 +117,7 @@ def profiled(
         ledger.enter(OTHER)
         image, label = fabric.to_device(pair)
         optimizer.zero_grad()
-        for images, labels in zip(image.split(part), label.split(part), strict=True):
+        for images, labels in zip(image.split(few), label.split(few), strict=True):
             with lean(again):
                 output = network(images, stage.scales)
             ledger.enter(LOSS)
@@ -137,6 +138,7 @@ def profiled(
     for _ in range(TIMED):
         step()
     seconds = {at: spent / TIMED for at, spent in ledger.seconds.items()}
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it prints lines of its own
     kinds = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (fabric.device.type == "cuda")]
     with profile(activities=kinds) as trace:
         for _ in range(TRACED):
@@ -167,7 +169,8 @@ def shares(seconds: Parts) -> dict[str, float]:
 def advice(seconds: Parts, workers: int, cores: int, spare: bool, faster: bool) -> str:
     """One sentence on what to change first.
 
-    spare: memory suffices for steps that compute nothing twice; faster: bf16 is, but is not used.
+    spare: memory suffices for steps that compute nothing twice; faster: bf16 may be, but fp32 is
+    asked for.
     """
     of = shares(seconds)
     if of[WAIT] > MUCH and workers < cores:
@@ -176,7 +179,7 @@ def advice(seconds: Parts, workers: int, cores: int, spare: bool, faster: bool) 
     if of[WAIT] > MUCH:
         return f"{of[WAIT]:.0%} of a step waits for images, and all cores load: store them smaller"
     if faster:
-        return "this device is faster in bf16: --set precision=bf16"
+        return "this device has units for bf16: --set precision=auto takes it where it is faster"
     if spare:
         return "backward computes again what memory could hold: --set joint.memory=plain"
     if of[OPTIMIZER] > MUCH:

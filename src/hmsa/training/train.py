@@ -146,10 +146,10 @@ def profile(recipe: Recipe, folder: Path, data: Path, pictures: Path | None, nea
     recipe = recipe.model_copy(update={"joint": stage, "devices": 1})
     job = _Job(recipe, launch(recipe.accelerator, 1, "fp32"), data, pictures, near)
     model, device = job.network({}, fresh=True), job.fabric.device
-    if recipe.precision == "auto":
-        found = faster_precision(model, stage, device)
-        job.recipe = recipe = recipe.model_copy(update={"precision": found})
-    job.fabric = fabric = launch(recipe.accelerator, 1, recipe.precision)
+    precision = recipe.precision
+    if precision == "auto":
+        precision = faster_precision(model, stage, device)
+    job.fabric = fabric = launch(recipe.accelerator, 1, precision)
     weight = job.class_weights()
     with as_input_error("joint"):
         return profiled(model, recipe, fabric, job.crops(), weight, job.workers, folder)
