@@ -1,9 +1,9 @@
 """Whether training in less memory learns the same: loss curves of `memory: plain` in fp32, of
 `lean` in fp32 and in bf16, all from one seed, and of plain from another seed, which is the noise.
 
-    python benchmarks/loss_curves.py [--steps 300] [--out runs/loss-curves] [--plot curves.png]
+    python benchmarks/loss_curves.py [--steps 400] [--out runs/loss-curves] [--plot curves.png]
 
-`hmsa train` itself on the images of the demo, at 96x96 and from random weights. Prints how far the
+`hmsa train` itself on the images of the demo, at 128x128 and from random weights. Prints how far the
 loss of single steps lies from that of plain, and means over the last 50 steps; the last line is one
 JSON object. `hmsa compare` of the run folders shows them as well."""
 
@@ -42,7 +42,7 @@ def run(name: str, changes: list[str], steps: int, out: Path) -> tuple[np.ndarra
     settings = [
         f"data.dataset={json.dumps(str(DATA))}", "data.long_edge=256", "data.workers=0",
         "model.trunk=hrnet_w18_small", "model.pretrained=false", "model.width=32",
-        f"joint.steps={steps}", "joint.batch=4", "joint.crop=[96, 96]", "joint.warmup=30",
+        f"joint.steps={steps}", "joint.batch=4", "joint.crop=[128, 128]", "joint.warmup=30",
         f"joint.validate_every={steps}", "attention.steps=0", "accelerator=cpu", "precision=fp32",
     ]  # fmt: skip
     folder, began = out / name.replace(", ", "-").replace(" ", "-"), time.process_time()
@@ -70,7 +70,7 @@ def draw(curves: dict[str, np.ndarray], file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--out", type=Path, default=Path("runs/loss-curves"))
     parser.add_argument("--plot", type=Path, default=Path("docs/pictures/loss-curves.png"))
     options = parser.parse_args()
