@@ -58,7 +58,7 @@ def test_a_run_leaves_everything_that_is_promised(trained):
 
 
 def test_sheets_of_validation_images(trained):
-    sheets = sorted((trained / "validation").iterdir())
+    sheets = sorted((trained / "validation-sheets").iterdir())
     names = ["000002-joint", "000004-attention", "000004-joint", "000006-attention"]
     assert [sheet.stem for sheet in sheets] == names
     with Image.open(sheets[-1]) as sheet:

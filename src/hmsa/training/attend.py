@@ -96,7 +96,7 @@ class HeadJob:
         work = Work(
             "attention", stage, cast(nn.Module, head), scales, outputs, validate,
             passes.compute([*fit, *held]), lambda: begin_at(model, passes.best_constant(held)),
-            PATIENCE,
+            patience=PATIENCE,
         )  # fmt: skip
         weight = class_weights(images.only(fit).frequencies(), BALANCE)
         state = Trainer(self.fabric, model, out, weight).run(work)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from ..config.recipe import Stage
 from ..data import fingerprint
 from ..data.datasets import Dataset
+from ..data.walk import SHEETS
 from ..evaluation.confusion import Confusion
 from ..model import HMSA, Output
 from ..model.pretrained import save
@@ -39,7 +40,6 @@ from .losses import objective
 from .metrics import Metrics, Pace
 
 BEST, LAST, RESUME = "best.safetensors", "last.safetensors", "resume.pt"
-SHEETS = "validation"  # folder in the run folder
 LOG_EVERY = 10  # steps
 TIMED = 8  # steps after which the rest is forecast, from the median of these
 WARMUP = {"warmup_gamma": 9, "warmup_power": 1}
