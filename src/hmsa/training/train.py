@@ -288,7 +288,7 @@ class _Job:
             recipe.data.long_edge, backend="torch",
         )  # fmt: skip
         own = range(fabric.global_rank, len(self.val), fabric.world_size)
-        some, rows = {own[i] for i in range(0, len(own), len(own) // DRAWN or 1)}, []
+        some, rows = own[:: -(-len(own) // DRAWN) or 1], []
         palette = np.array(self.val.labels.palette, np.uint8)
 
         def draw(index: int, *maps: Any) -> None:
