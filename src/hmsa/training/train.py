@@ -146,7 +146,7 @@ def profile(recipe: Recipe, folder: Path, data: Path, pictures: Path | None, nea
     recipe = recipe.model_copy(update={"joint": stage, "devices": 1})
     job = _Job(recipe, launch(recipe.accelerator, 1, "fp32"), data, pictures, near)
     model, device = job.network({}, fresh=True), job.fabric.device
-    precision = recipe.precision
+    precision: Precision = recipe.precision
     if precision == "auto":
         precision = faster_precision(model, stage, device)
     job.fabric = fabric = launch(recipe.accelerator, 1, precision)
