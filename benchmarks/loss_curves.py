@@ -3,9 +3,10 @@
 
     python benchmarks/loss_curves.py [--steps 400] [--out runs/loss-curves] [--plot curves.png]
 
-`hmsa train` itself on the images of the demo, at 128x128 and from random weights. Prints how far the
-loss of single steps lies from that of plain, and means over the last 50 steps; the last line is one
-JSON object. `hmsa compare` of the run folders shows them as well."""
+`hmsa train` itself on the images of the demo, at 128x128 and from random weights. Prints how far
+the loss of single steps lies from that of plain, and means over the last 50 steps; the last line is
+one JSON object. `hmsa compare` of the run folders shows them as well.
+"""
 
 from __future__ import annotations
 
