@@ -13,7 +13,7 @@ from hmsa.config.reading import read
 from hmsa.config.recipe import Joint, Recipe
 from hmsa.data.datasets import open_dataset
 from hmsa.model import build
-from hmsa.training.plan import counted, forecast, step_cost, suited
+from hmsa.training.plan import LIBRARIES, counted, forecast, step_cost, suited
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,8 @@ def test_counted_bytes_are_those_of_a_step(trunk, head, memory):
 
 
 def test_what_fits(recipe, hmsa, tmp_path):
-    ran = hmsa("train", recipe, "--plan", "--memory", "0.05", "--out", tmp_path / "run", "--json")
+    words = ["train", recipe, "--plan", "--set", "accelerator=cuda", "--json", "--memory"]
+    ran = hmsa(*words, "0.05", "--out", tmp_path / "run")
     assert ran.code == 0, ran.err
     lean, plain = json.loads(ran.out)["plans"]
     assert (lean["memory"], plain["memory"]) == ("lean", "plain")
@@ -41,17 +42,19 @@ def test_what_fits(recipe, hmsa, tmp_path):
     assert lean["crop"] >= plain["crop"] >= 64
     assert lean["lr"] == pytest.approx(1e-3 * (lean["batch"] / 2) ** 0.5)
     assert not (tmp_path / "run").exists()
-    advice = f"--set joint.memory=lean precision=fp32 joint.crop=[{lean['crop']},{lean['crop']}]"
-    assert f"largest crop: {advice}" in ran.err
-    tight = hmsa("train", recipe, "--plan", "--memory", "0.0001", "--json")
+    advice = ran.err.split("largest crop: --set ")[1].split()
+    assert advice[1:] == ["precision=fp32", f"joint.crop=[{lean['crop']},{lean['crop']}]"]
+    on_a_cpu = json.loads(hmsa(*words, "0.3", "--set", "accelerator=cpu").out)["plans"]
+    assert on_a_cpu[0]["peak"] > lean["peak"] + LIBRARIES
+    tight = hmsa(*words, "0.0001")
     assert json.loads(tight.out)["plans"][0]["batch"] == 0
 
 
 def test_a_batch_that_fits_in_parts(recipe, hmsa):
-    words = ["train", recipe, "--plan", "--memory", "0.05", "--set", "joint.batch=64"]
-    whole = hmsa(*words)
-    advice = whole.err.split("fits in parts: --set ")[1].split()[0]
-    parts = hmsa(*words, "--set", advice, "--json")
+    words = ["train", recipe, "--plan", "--memory", "0.05", "--set", "accelerator=cuda"]
+    words += ["joint.batch=64"]
+    advice = hmsa(*words).err.split("fits in parts: --set ")[1].split()[0]
+    parts = hmsa(*words, advice, "--json")
     assert json.loads(parts.out)["plans"][0]["batch"] >= 64
 
 

@@ -1,8 +1,8 @@
 """Settings for data without a recipe, how long a run will take, and `hmsa train --plan`: what a
 step of the joint stage costs, and what fits into memory.
 
-Bytes are counted on tensors without content, at the recipe's crop and batch. Seconds are those of
-one small step, by the number of pixels. What libraries need beside tensors is not counted.
+Bytes are counted on tensors without content, at the recipe's crop and batch; for a CPU, by what a
+process takes beside them. Seconds are those of one small step, by the number of pixels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..config.recipe import Joint, Recipe, Stage
+from ..config.recipe import Recipe, Stage
 from ..data.datasets import Dataset
 from ..data.images import read_size
 from ..model import HMSA
@@ -34,6 +34,9 @@ HEAD = 0.3  # cost of a step of the attention head, relative to a forward pass o
 LONG = 60  # seconds
 SHARE = 0.9  # of the free memory that a plan uses
 Memory = Literal["lean", "plain"]
+# On a CPU: bytes of the code of libraries; and the heap of a process relative to its tensors, as
+# glibc leaves gaps between those of many sizes. Measured by benchmarks/train_step.py --plan
+LIBRARIES, HEAP = 80 * 2**20, {"lean": 1.8, "plain": 1.35}
 
 
 class Cost(NamedTuple):
@@ -94,20 +97,23 @@ def counted(model: HMSA, stage: Stage, batch: int) -> Cost:
 
 
 def plans(model: HMSA, recipe: Recipe, device: torch.device, memory: float | None) -> list[Plan]:
-    """Of the joint stage, for `memory` bytes; default: most of what is free on `device`."""
+    """Of the joint stage, for `memory` bytes; default: most of what is free on `device`.
+
+    A recipe that says `accelerator: cuda` is planned for a GPU, where there is none, too.
+    """
     room = SHARE * free_memory(device) if memory is None else memory
     precisions: list[Precision] = ["fp32", "bf16"] if fast_bf16(device) else ["fp32"]
     if recipe.precision != "auto":
         precisions = [recipe.precision]
     both: tuple[Memory, Memory] = ("lean", "plain")
-    return [_plan(model, recipe.joint, device, room, how, p) for how in both for p in precisions]
+    return [_plan(model, recipe, device, room, how, p) for how in both for p in precisions]
 
 
 def _plan(
-    model: HMSA, stage: Joint, device: torch.device, room: float, memory: Memory,
+    model: HMSA, recipe: Recipe, device: torch.device, room: float, memory: Memory,
     precision: Precision,
 ) -> Plan:  # fmt: skip
-    stage = stage.model_copy(update={"memory": memory})
+    stage = recipe.joint.model_copy(update={"memory": memory})
     at_once = math.ceil(stage.batch / stage.accumulate)  # images
     one, two = (counted(model, stage, at_once * factor) for factor in (1, 2))
     small = [min(side, SIDE) for side in stage.crop]
@@ -120,8 +126,10 @@ def _plan(
     seconds = min(run.seconds for run in runs) * stage.batch * area / (batch * math.prod(small))
     weights = sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
     copies = 1 + (2 if stage.optimizer == "adamw" else 1) + bool(stage.ema)
-    slope = (two.peak - one.peak) * narrower / pixels  # bytes of a pixel
-    peak = one.peak * narrower + copies * weights
+    on_gpu = "cuda" in (device.type, recipe.accelerator)
+    beside, heap = (0, 1.0) if on_gpu else (LIBRARIES, HEAP[memory])
+    slope = (two.peak - one.peak) * narrower * heap / pixels  # bytes of a pixel
+    peak = one.peak * narrower * heap + copies * weights + beside
     most = pixels + (room - peak) / slope
     largest = max(0, int(most / area)) * stage.accumulate
     side = max(0, int(math.sqrt(max(0, most) / at_once)) // 32 * 32)

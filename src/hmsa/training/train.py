@@ -135,7 +135,7 @@ def planned(
     recipe: Recipe, data: Path, pictures: Path | None, near: Path, memory: float | None
 ) -> list[Plan]:
     """What `plans` says of the recipe and its network; memory: bytes. Trains nothing."""
-    fabric = launch(recipe.accelerator, 1, "fp32")
+    fabric = launch("auto" if recipe.accelerator == "cuda" else recipe.accelerator, 1, "fp32")
     model = _Job(recipe, fabric, data, pictures, near).network({}, fresh=True)
     return plans(model, recipe, fabric.device, memory)
 
