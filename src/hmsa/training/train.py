@@ -134,7 +134,9 @@ def step_seconds(model: HMSA, stage: Stage, precision: Precision) -> float:
 def planned(
     recipe: Recipe, data: Path, pictures: Path | None, near: Path, memory: float | None
 ) -> list[Plan]:
-    """What `plans` says of the recipe and its network; memory: bytes. Trains nothing."""
+    """What `plans` says of the recipe and its network; memory: bytes. Reads no weights."""
+    network = recipe.model.model_copy(update={"pretrained": False})
+    recipe = recipe.model_copy(update={"model": network, "start": None})
     fabric = launch("auto" if recipe.accelerator == "cuda" else recipe.accelerator, 1, "fp32")
     model = _Job(recipe, fabric, data, pictures, near).network({}, fresh=True)
     return plans(model, recipe, fabric.device, memory)

@@ -72,7 +72,7 @@ def train(
     data = described(beside(config.parent, recipe.data.dataset))
     if alone:
         found = suited(open_dataset(data, recipe.data.train, files))
-        say(f"without a recipe, by the number and sizes of images: --set {' '.join(found)}")
+        say(f"without a recipe, by the number and sizes of images: --set {' --set '.join(found)}")
         recipe = read(Recipe, None, [*alone, *found, *changes])
     if plan:
         room = None if memory is None else memory * 2**30
@@ -107,7 +107,7 @@ def _shown(found: Sequence[Plan], recipe: Recipe) -> Outcome:
     if best.crop:
         settings = [f"joint.memory={best.memory}", f"precision={best.precision}"]
         settings += [f"joint.crop=[{best.crop},{best.crop}]"]
-        notes = [f"largest crop: --set {' '.join(settings)}"]
+        notes = [f"largest crop: --set {' --set '.join(settings)}"]
     if 0 < best.batch < stage.batch:
         parts = math.ceil(stage.batch * stage.accumulate / best.batch)
         notes += [f"batch {stage.batch} fits in parts: --set joint.accumulate={parts}"]
