@@ -157,6 +157,8 @@ def largest_crop(machine: Machine, options: argparse.Namespace) -> Iterator[Row]
             side = int(math.sqrt((total - held) / pixel)) // 64 * 64
             while side > small and not fits(side):
                 side -= 64
+            while machine.left() > 0 and fits(side + 64):
+                side += 64
         yield {"network": kind, "memory": memory, "largest_crop": side}
 
 
