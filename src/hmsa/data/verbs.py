@@ -32,6 +32,8 @@ def import_masks(
     """Make a dataset of what an annotation tool exported.
 
     example: hmsa data import task.zip my-images --ignore background
+
+    example: hmsa data import instances.json my-images --images photos --val 0.1
     """
     from .imports import import_masks as work
 
