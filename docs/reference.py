@@ -55,7 +55,7 @@ def _presets() -> str:
     )
     page = f"\n## Presets\n\n{head}\n\n| key | {' | '.join(chosen)} |\n{'|---' * 4}|\n"
     for key in dict.fromkeys(key for settings in chosen.values() for key in settings):
-        values = (f"`{found[key]}`" if key in found else "" for found in chosen.values())
+        values = (f"`{found[key]}`" if key in found else "–" for found in chosen.values())
         page += f"| `{key}` | {' | '.join(values)} |\n"
     return page
 

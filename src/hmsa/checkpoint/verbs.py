@@ -49,7 +49,7 @@ def convert(
 def models(
     name: Annotated[str | None, Parameter(help="of a network: show its card")] = None, /
 ) -> Outcome:
-    """List the networks that are here: those of hmsa, and of the Hugging Face cache.
+    """List the networks of hmsa, and those in the Hugging Face cache.
 
     example: hmsa models
 
