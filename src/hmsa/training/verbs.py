@@ -75,10 +75,10 @@ def train(
 
     keep_memory()
     alone = is_dataset(config)
-    if preset and not alone:
-        raise InputError(f"{config} is a recipe; name a dataset, or leave out --preset {preset}")
     named = [f"data.dataset={json.dumps(config.name)}"] if alone else []
     recipe = read(Recipe, None if alone else config, [*named, *changes])
+    if preset and not alone:
+        raise InputError(f"{config} is a recipe; name a dataset, or leave out --preset {preset}")
     data = described(beside(config.parent, recipe.data.dataset))
     whole = config.resolve()
     folder = out or Path("runs") / (whole.parent if whole.name == "dataset.yaml" else whole).stem
@@ -212,7 +212,7 @@ def preview(
     count: Annotated[Count, Parameter(help="samples on the sheet")] = 8,
     files: Files = None,
 ) -> Outcome:
-    """Draw the first samples that `hmsa train` would use, with their labels.
+    """Draw the first samples that `hmsa train` uses, with their labels.
 
     example: hmsa data preview my-images -o sheet.png --set joint.crop=[512,512]
 
