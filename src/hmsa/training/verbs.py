@@ -114,8 +114,11 @@ def _fitted(
     world = processes(recipe.accelerator, recipe.devices)
     settings += suited(learn, recipe, chosen, world)
     recipe = read(Recipe, None, [*named, *settings, *changes])
-    say(f"--preset {chosen}, by the number and sizes of {len(learn)} images: {'; '.join(settings)}")
-    say(f"to train longer: --set joint.steps={4 * recipe.joint.steps}")
+    joint, size = recipe.joint, "x".join(map(str, recipe.joint.crop))
+    say(
+        f"--preset {chosen}, for {len(learn)} images: {recipe.model.trunk}, {joint.steps} steps of "
+        f"{joint.batch} crops of {size}; to train longer: --set joint.steps={4 * joint.steps}"
+    )
     return recipe
 
 
