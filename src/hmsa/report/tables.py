@@ -70,7 +70,9 @@ def terminal(table: Table, title: str, caption: str = "") -> rich.table.Table:
     shown = rich.table.Table(title=Text(title), **look)
     shown.caption = Text(caption) if caption else None
     for place, column in enumerate(table.columns):
-        shown.add_column(text(column), justify="right" if place else "left")
+        head = text(column)
+        whole = table.kind == "total" and " " not in head.plain  # in tables of numbers
+        shown.add_column(head, justify="right" if place else "left", no_wrap=whole)
     for row in table.rows:
         if table.kind == "total" and row is table.rows[-1]:
             shown.add_section()
