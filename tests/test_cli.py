@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -209,6 +210,24 @@ def test_ctrl_c_while_libraries_load(module):
             elif line.split("|")[-1].strip() == module:
                 process.send_signal(signal.SIGINT)
     assert (process.returncode, said) == (130, ["hmsa: stopped\n"])
+
+
+QUIET = """
+import contextlib, io, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import hmsa.__main__
+with contextlib.redirect_stderr(io.StringIO()):
+    import stops
+"""
+
+
+def test_ctrl_c_where_stderr_is_redirected(tmp_path):
+    """As while a network is exported, whose libraries say much."""
+    (tmp_path / "stops.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)")
+    words = [sys.executable, "-c", QUIET]
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(words, capture_output=True, env=os.environ | {"PYTHONPATH": path})
+    assert (done.returncode, done.stderr) == (130, b"hmsa: stopped\n")
 
 
 def test_a_folder_that_may_not_be_written_to(hmsa, trained, scenes):

@@ -19,7 +19,7 @@ def _stop(number: int, frame: Any) -> None:
     """Ctrl-C: an exception would go through the C++ of libraries that are loading, and abort."""
     while frame:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            print("hmsa: stopped", file=sys.stderr, flush=True)
+            os.write(2, b"hmsa: stopped\n")  # also where sys.stderr is redirected
             os._exit(130)  # nothing is lost: every file is whole, even after SIGKILL
         frame = frame.f_back
     raise KeyboardInterrupt
