@@ -144,19 +144,22 @@ def _shown(found: Sequence[Plan], recipe: Recipe) -> Outcome:
     from rich.table import Table
 
     stage, table = recipe.joint, Table(box=None)
-    crop = "x".join(map(str, stage.crop))
-    for head in (
-        "joint.memory", "precision", "saved MiB", "peak GiB", "s a step", "hours",
-        f"largest batch of {crop}", "its lr", f"largest crop, batch {stage.batch}",
-    ):  # fmt: skip
-        table.add_column(head, justify="right", min_width=max(map(len, head.split())))
+    for head in ("memory", "precision", "saved MiB", "peak GiB", "s a step", "hours", "batch",
+                 "its lr", "crop"):  # fmt: skip
+        table.add_column(head, justify="right", no_wrap=True)
     for each in found:
         table.add_row(
             each.memory, each.precision, f"{each.saved / 2**20:,.0f}", f"{each.peak / 2**30:.2f}",
             f"{each.seconds:.2f}", f"{each.seconds * stage.steps / 3600:.1f}",
             f"{each.batch or 'none'}", f"{each.lr:.2g}", f"{each.crop or 'none'}",
         )  # fmt: skip
-    return Outcome(table=table, summary={"plans": [dataclasses.asdict(each) for each in found]})
+    crop = "x".join(map(str, stage.crop))
+    note = (
+        f"for {stage.steps} steps of {stage.batch} crops of {crop}; batch, crop: the largest that "
+        "fits, if the other stays; lr: for that batch; memory and lr: settings of joint"
+    )
+    plans = [dataclasses.asdict(each) for each in found]
+    return Outcome({"plans": plans}, table, notes=[note])
 
 
 def attend(
