@@ -122,14 +122,14 @@ def runner(
             eager = Predictor(model, SCALES, "fp32", "cpu", tile=None, backend="torch")
             write(file, freeze(eager, image.shape[:2]), model.card, image.shape[:2])
             whole = openvino.Core().compile_model(file, "CPU", precision)
-        return lambda: whole(pixels.numpy())[0][0]
+        return lambda seen=pixels: whole(seen.numpy())[0][0]
     predictor = Predictor(
         model, SCALES, "bf16" if way.endswith("bf16") else "fp32", "cpu", tile=None,
         backend={"ours": "torch", "bare": "openvino"}.get(name := way.removesuffix("_bf16"), name),
     )  # fmt: skip
     fast = predictor._network().run
     if way == "bare":
-        return lambda: Runner(fast, pixels).run(list(SCALES)) and None
+        return lambda seen=pixels: Runner(fast, seen).run(list(SCALES)) and None
     return lambda: predictor(image).label
 
 

@@ -3,12 +3,12 @@
     python benchmarks/study.py --out runs/study --data ../shared/camvid
     python benchmarks/study.py --table
 
-study.yaml says what is trained: variants of one recipe, folds of a dataset, seeds. A cell is one
-variant, fold and seed. Its network is trained jointly, judged, then its attention alone is trained
-on all scales, and it is judged again. Each finished cell is a row of results/study.jsonl next to
-this file, and is not computed again. Stopped, the same command goes on. Readings of one network are
-compared by the bootstrap over images, variants by the spread of their paired cells. The last line
-is one JSON object.
+study.yaml says what is trained: variants of one recipe, seeds, and folds of CamVid's drives, which
+camvid-drives.yaml describes. A cell is one variant, fold and seed. Its network is trained jointly,
+judged, then its attention alone is trained on all scales, and it is judged again. Each finished
+cell is a row of results/study.jsonl next to this file, and is not computed again. Stopped, the same
+command goes on. Readings of one network are compared by the bootstrap over images, variants by the
+spread of their paired cells. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from hmsa.runs.machine import autocast, best_device, describe_machine, keep_memo
 from hmsa.training.train import train
 
 PLAN = Path(__file__).with_name("study.yaml")
+DRIVES = Path(__file__).with_name("camvid-drives.yaml")
 ROWS = Path(__file__).parent / "results" / "study.jsonl"
 CHAINS = ((0.5, 1.0), (0.5, 1.0, 2.0), (0.25, 0.5, 1.0, 2.0))
 SCALES = CHAINS[-1]
@@ -79,8 +80,8 @@ class Plan:
         content, fold = self.content, self.content["folds"][cell.fold]
         sections = [content["recipe"], content["variants"][cell.variant].get("set", {})]
         flat = {key: value for section in sections for key, value in section.items()}
-        own = {"data.dataset": fold["dataset"], "data.train": fold["train"], "seed": cell.seed}
-        own |= {"data.val": fold["judge"]}
+        own = {"data.dataset": str(DRIVES), "data.train": fold["fit"]}
+        own |= {"data.val": fold["choose"], "seed": cell.seed}
         return read(
             Recipe, None, [f"{k}={json.dumps(v)}" for k, v in (flat | own).items()] + list(changes)
         )
@@ -91,14 +92,15 @@ def run_cell(plan: Plan, cell: Cell, out: Path, data: Path | None) -> dict[str, 
     keep_memory()
     folder, fold = out / cell.name, plan.content["folds"][cell.fold]
     recipe, began = plan.recipe(cell, "attention.steps=0"), time.monotonic()
-    source = Path(fold["dataset"])
-    best = train(recipe, folder / "joint", source, pictures=data, resume=True)
-    seconds, judged = {"joint": time.monotonic() - began}, open_dataset(source, fold["judge"], data)
+    best = train(recipe, folder / "joint", DRIVES, pictures=data, resume=True)
+    seconds, judged = {"joint": time.monotonic() - began}, open_dataset(DRIVES, fold["judge"], data)
+    most = plan.content["variants"][cell.variant].get("judged", len(judged))
+    judged = judged.only(np.linspace(0, len(judged) - 1, most).astype(int).tolist())
     readings = judge(HMSA.from_pretrained(best), judged, "")
     whole = plan.recipe(cell, "joint.steps=0", f"start={json.dumps(str(best.resolve()))}")
     if recipe.model.fusion == "hierarchical" and whole.attention.steps:
         began = time.monotonic()
-        best = train(whole, folder / "attention", source, pictures=data, resume=True)
+        best = train(whole, folder / "attention", DRIVES, pictures=data, resume=True)
         seconds["attention"] = time.monotonic() - began
         readings |= judge(HMSA.from_pretrained(best), judged, "staged ")
     scores = {name: score(found) for name, found in readings.items()}
@@ -331,7 +333,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the dataset's files")
     parser.add_argument("--jobs", type=int, default=1, help="cells at the same time")
     parser.add_argument("--table", action="store_true", help="only read what was computed")
-    parser.add_argument("--reference", default="factor1", help="variant to compare with")
+    parser.add_argument("--reference", default="short", help="variant to compare with")
     parser.add_argument("--figure", type=Path, help="PNG file: weights by class")
     parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

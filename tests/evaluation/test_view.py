@@ -34,8 +34,8 @@ def maps_of(item: dict, scales: int = len(SCALES)) -> dict[str, np.ndarray]:
     values = np.cumsum(np.frombuffer(packed, np.uint8), dtype=np.uint8)
     planes = {"labels": scales + 1, "confidence": 1, "truth": int(item["truth"])}
     sizes = [(name, item["fine"], count) for name, count in planes.items()]
-    sizes += [(name, item["rough"], scales if name == "weights" else TOP)
-              for name in ("weights", "top", "chances")]  # fmt: skip
+    planes = {"weights": scales, "attention": scales - 1, "top": TOP, "chances": TOP}
+    sizes += [(name, item["rough"], count) for name, count in planes.items()]
     maps, at = {}, 0
     for name, size, count in sizes:
         end = at + count * size[0] * size[1]
@@ -78,6 +78,8 @@ def test_the_maps_are_the_predictors_own(page, seen):
         assert (maps["truth"] == truth).all()
         weights = np.stack([*made.weights.values()])
         assert np.abs(maps["weights"] / 255 - weights).max() <= 0.51 / 255
+        attention = np.stack([*made.attention.values()])
+        assert np.abs(maps["attention"] / 255 - attention).max() <= 0.51 / 255
         best = -np.sort(-made.probabilities.astype(np.float32), 0)[:TOP]
         assert np.abs(maps["chances"] / 255 - best).max() <= 0.51 / 255
         assert (maps["top"][0] == made.label).mean() > 0.99, "half floats may tie"

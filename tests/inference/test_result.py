@@ -13,6 +13,7 @@ from PIL import Image
 
 from hmsa import Predictor
 from hmsa.inference.result import Prediction
+from hmsa.model.fusion import resize
 from hmsa.runs import InputError
 
 LABEL = np.array([[2, 2, 2, 0], [2, 2, 2, 0]], np.uint8)
@@ -51,6 +52,19 @@ def test_areas(made):
     pandas = pytest.importorskip("pandas")
     assert pandas.DataFrame(made.areas()).set_index("class").share["sky"] == 0.25
     assert Prediction(LABEL, SURE).areas()[0]["class"] == "2", "without names"
+
+
+def test_attention_is_what_the_network_says_and_makes_up_the_weights(tiny):
+    image = torch.rand(3, 64, 96)
+    made = Predictor(tiny, (0.5, 1, 2), "fp32", "cpu")(image, detail=True)
+    with torch.inference_mode():
+        found = tiny.eval()(image[None], [0.5, 1.0])
+    own = resize(found.maps[0.5].attention, (64, 96))[0, 0]
+    np.testing.assert_allclose(made.attention[0.5], own, atol=1e-5)
+    assert [*made.attention] == [0.5, 1]
+    middle = (1 - made.attention[0.5]) * made.attention[1]
+    np.testing.assert_allclose(made.weights[1], middle, atol=1e-6)
+    assert Prediction(LABEL, SURE).attention == {}
 
 
 def test_text_is_short(made):

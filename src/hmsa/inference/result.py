@@ -55,6 +55,18 @@ class Prediction:
         return np.divide(self.entropy8, 255, dtype=np.float32)
 
     @property
+    def attention(self) -> dict[float, NDArray[np.float32]]:
+        """Scale -> [H,W] in 0..1, the trust in this scale against the finer ones; none of the
+        finest. With `detail` only; read off the weights, so the mean where classes differ.
+        """
+        found, rest = dict[float, NDArray[np.float32]](), np.zeros((), np.float32)
+        for scale in sorted(self.weights, reverse=True):
+            weight = self.weights[scale]
+            rest = weight + rest  # of this scale and all finer ones
+            found[scale] = np.divide(weight, rest, np.ones_like(weight), where=rest > 0)
+        return dict(sorted(found.items())[:-1])
+
+    @property
     def colours(self) -> NDArray[np.uint8]:
         """[K,3] RGB: the palette, or generated where there is none."""
         count = max(len(self.names), int(self.label.max(initial=0)) + 1)

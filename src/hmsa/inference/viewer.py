@@ -38,8 +38,8 @@ def view_item(
     made: with `detail` and `probabilities`. truth: label `[H,W]`. iou: of each class; None where
     there is no score. `maps` of the item is base64 of zlib of the differences, modulo 256, of
     neighbours among these bytes: of size `fine` the label of each scale, the fused one, confidence
-    and, if any, truth; of size `rough` the weight of each scale (1 is 255), the TOP classes, and
-    their probabilities (1 is 255).
+    and, if any, truth; of size `rough` the weight of each scale, the attention of each but the finest, the
+    TOP classes, and their probabilities, all where 1 is 255.
     """
     assert made.probabilities is not None
     known = [made.label] if truth is None else [made.label, truth]
@@ -48,8 +48,9 @@ def view_item(
     kept = _rough(np.moveaxis(made.probabilities, 0, 2)).astype(np.float32)
     top = np.argsort(-kept, 2, kind="stable")[..., :TOP]
     weights = [_bytes(_rough(weight)) for weight in made.weights.values()]
+    trust = [_bytes(_rough(attention)) for attention in made.attention.values()]
     chances = _bytes(np.take_along_axis(kept, top, 2))
-    planes = [*fine, *weights, *np.moveaxis(top, 2, 0), *np.moveaxis(chances, 2, 0)]
+    planes = [*fine, *weights, *trust, *np.moveaxis(top, 2, 0), *np.moveaxis(chances, 2, 0)]
     maps = np.concatenate([each.ravel() for each in planes]).astype(np.uint8)
     packed = zlib.compress(np.diff(maps, prepend=np.uint8(0)).tobytes(), 9)
     counts = np.max([np.bincount(each.ravel(), minlength=256) for each in known], 0)
