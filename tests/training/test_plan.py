@@ -32,6 +32,13 @@ def test_counted_bytes_are_those_of_a_step(trunk, head, memory):
     assert count.peak == pytest.approx(cost.peak, rel=0.02)
 
 
+def test_bytes_of_rmi_are_counted():
+    model = build(classes=5, trunk="resnet18", width=16).train()
+    stage = Joint(crop=(96, 128), loss="rmi")
+    peak = step_cost(model, stage, "fp32", 2, stage.crop).peak
+    assert counted(model, stage, 2).peak == pytest.approx(peak, rel=0.05)
+
+
 def test_what_fits(recipe, hmsa, tmp_path):
     ran = hmsa("train", recipe, "--plan", "--memory", "0.05", "--out", tmp_path / "run", "--json")
     assert ran.code == 0, ran.err
