@@ -60,6 +60,7 @@ VERBS = {
 }
 DATA_VERBS = {
     "import": "data.verbs:import_masks",
+    "export": "data.verbs:export",
     "check": "check.verbs:check",
     "preview": "training.verbs:preview",
 }

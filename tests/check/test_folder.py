@@ -135,7 +135,7 @@ def test_two_kinds_of_labels(hmsa, tmp_path, choice):
     assert {p.label.parent.name for p in open_dataset(root, "train").pairs} == {choice[1]}
 
 
-def test_a_folder_of_labelme(tmp_path):
+def test_a_folder_of_labelme(tmp_path, capsys):
     root = flat(tmp_path / "mine")
     for file in root.glob("*_mask.png"):
         file.unlink()
@@ -144,7 +144,9 @@ def test_a_folder_of_labelme(tmp_path):
         content = {"shapes": [shape], "imagePath": name, "imageHeight": 64, "imageWidth": 64}
         (root / name).with_suffix(".json").write_text(json.dumps(content))
     made = described(root)
+    assert "made of the export in" in capsys.readouterr().err
     assert made == described(root) == tmp_path / "mine-labels"
+    assert "was made into" in capsys.readouterr().err
     assert [len(open_dataset(made, split)) for split in ("train", "val")] == [16, 4]
 
 
@@ -198,3 +200,44 @@ def test_what_is_held_out_has_every_class(hmsa, tmp_path):
         Image.new("L", (64, 64)).save(root / f"a{number}_mask.png")
     assert "val: 5 of 20 pairs, the last by name" in hmsa("data", "check", root).err
     assert open_dataset(root, "val").frequencies().all()
+
+
+def coco(root, folder="images"):
+    """20 images in a folder, and one COCO file of all."""
+    images, annotations = [], []
+    (root / folder).mkdir(parents=True)
+    for number in range(20):
+        image, label = pair(number)
+        Image.fromarray(image).save(root / folder / f"a{number}.jpg")
+        top, left = (int(each[0]) for each in label.nonzero())
+        box = [left, top, left + 32, top, left + 32, top + 32, left, top + 32]
+        images.append({"id": number, "file_name": f"a{number}.jpg", "height": 64, "width": 64})
+        annotations.append({"image_id": number, "category_id": 1, "segmentation": [box]})
+    content = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "roof"}],
+    }
+    (root / "result.json").write_text(json.dumps(content))
+    return root
+
+
+def test_an_export_to_data_check(hmsa, tmp_path):
+    root = coco(tmp_path / "mine", "data")
+    ran = hmsa("data", "check", root)
+    assert (ran.code, "made of the export in" in ran.err) == (0, True), ran.err
+    assert "roof" in ran.out
+    opened = open_dataset(described(root), "train")
+    assert [p.label.parents[2] for p in opened.pairs] == [tmp_path / "mine-labels"] * 16
+    assert np.array_equal(opened.read_label(0), pair(int(opened.pairs[0].image.stem[1:]))[1])
+
+
+def test_an_export_without_images_names_the_command(hmsa, tmp_path):
+    root = coco(tmp_path / "mine")
+    (root / "images").rename(tmp_path / "elsewhere")
+    for verb in (("data", "check"), ("train",)):
+        ran = hmsa(*verb, root)
+        assert (ran.code, len(ran.err.splitlines())) == (2, 1)
+    command = ran.err[ran.err.index("hmsa data import") :].replace("FOLDER", "elsewhere").split()
+    assert hmsa(*command[1:]).code == 0
+    assert len(open_dataset(described(root), "train")) == 16

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hmsa.data.areas import coco_lengths, polygon, rectangle, runs
+from hmsa.data.brush import pack_mask
 from hmsa.data.datasets import open_dataset
 from hmsa.data.imports import import_masks
 from hmsa.runs import InputError
@@ -253,12 +254,131 @@ def test_mistakes(tmp_path, image, shapes, changes, says):
     assert not (tmp_path / "out").exists()
 
 
+AREA = {"image_id": 7, "category_id": 3, "segmentation": [SQUARE], "area": 16}
+
+
+@pytest.mark.parametrize(
+    ("json_file", "image_file"),
+    [
+        ("annotations/instances_{}2017.json", "{}2017/a_{}.jpg"),
+        ("{}/_annotations.coco.json", "{}/a.jpg"),
+        ("annotations/instances_{}.json", "images/{}/a.jpg"),
+    ],
+    ids=["COCO", "Roboflow", "CVAT"],
+)
+def test_a_file_for_each_split(tmp_path, image, json_file, image_file):
+    for split, drawn in (("train", AREA), ("val", AREA | {"category_id": 9})):
+        name = image(image_file.format(split, split)).name
+        content = COCO | {"images": [COCO["images"][0] | {"file_name": name}]}
+        file = tmp_path / "in" / json_file.format(split)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(content | {"annotations": [drawn]}))
+    label, labels, _ = made(tmp_path)
+    assert labels.names == ("background", "car", "sky")
+    assert (label == EXPECTED).all()
+    (val,) = open_dataset(tmp_path / "out", "val").pairs
+    assert "val" in val.image.relative_to(tmp_path / "in").as_posix()
+    assert (labels.read(val.label) == EXPECTED * 2).all()
+
+
 def test_two_exports_in_one_folder(tmp_path, image):
     image("images/a.jpg")
-    for name in ("instances_train", "instances_val"):
-        (tmp_path / "in" / f"{name}.json").write_text(json.dumps(COCO | {"annotations": []}))
-    with pytest.raises(InputError, match="instances_val.json; import each by itself"):
+    for name, categories in (("train", COCO["categories"]), ("val", COCO["categories"][1:])):
+        content = COCO | {"annotations": [AREA], "categories": categories}
+        (tmp_path / "in" / f"{name}.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="val.json have different classes; import each by itself"):
         made(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["images/sub/a.jpg", "a.jpg"])
+def test_images_of_an_export_elsewhere_in_its_folder(tmp_path, image, place):
+    image(place)
+    content = COCO | {"annotations": [AREA]}
+    (tmp_path / "in" / "result.json").write_text(json.dumps(content))
+    assert (made(tmp_path)[0] == EXPECTED).all()
+
+
+def studio(tmp_path, regions, url="/data/upload/1/0123abcd-a.jpg", **annotation):
+    regions = [
+        {"original_width": 8, "original_height": 6, "type": kind, "value": value | {kind: ["car"]}}
+        for kind, value in regions
+    ]
+    content = {
+        "id": 1,
+        "data": {"text": "x", "image": url},
+        "annotations": [
+            {"updated_at": "2", "result": regions} | annotation,
+            {"updated_at": "1", "result": [{"type": "choices", "value": {}}]},
+            {"updated_at": "3", "was_cancelled": True, "result": []},
+        ],
+    }
+    (tmp_path / "in" / "project-1.json").write_text(json.dumps([content]))
+
+
+BOX = ("rectanglelabels", {"x": 25, "y": 100 / 6, "width": 50, "height": 400 / 6})
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        BOX,
+        (
+            "polygonlabels",
+            {"points": [[x / 0.08, y / 0.06] for x, y in ([2, 1], [6, 1], [6, 5], [2, 5])]},
+        ),
+        ("brushlabels", {"rle": pack_mask(EXPECTED == 1)}),
+    ],
+)
+def test_label_studio(tmp_path, image, region):
+    image("images/a.jpg")
+    studio(
+        tmp_path, [region, ("keypointlabels", {}), ("rectanglelabels", BOX[1] | {"rotation": 9})]
+    )
+    label, labels, notes = made(tmp_path)
+    assert (label == EXPECTED).all()
+    assert labels.names == ("background", "car")
+    assert notes[1] == "passed over, as they are no areas: 1 keypointlabels, 1 rectanglelabels"
+
+
+@pytest.mark.parametrize(
+    ("url", "file"),
+    [
+        ("/data/local-files/?d=in/day%201/a.jpg", "day 1/a.jpg"),
+        ("s3://bucket/day 1/a.jpg", "a.jpg"),
+        ("/data/upload/1/0123abcd-a.jpg", "media/0123abcd-a.jpg"),
+    ],
+)
+def test_images_of_label_studio(tmp_path, image, url, file):
+    image(file)
+    image("day 2/b.jpg")
+    studio(tmp_path, [BOX], url)
+    assert (made(tmp_path)[0] == EXPECTED).all()
+
+
+def test_an_image_of_another_folder_is_not_taken(tmp_path, image):
+    image("day 2/a.jpg")
+    studio(tmp_path, [BOX], "/data/local-files/?d=in/day%201/a.jpg")
+    with pytest.raises(InputError, match="there is no image in/day 1/a"):
+        made(tmp_path)
+
+
+def test_labelme_files_that_were_renamed(tmp_path, image):
+    shape = {"label": "car", "points": [[2, 1], [6, 5]], "shape_type": "rectangle"}
+    for day in ("day 1", "day 2"):
+        labelme(tmp_path, image, [shape], f"{day}/b", imagePath="IMG_1.jpg")
+    made(tmp_path)
+    pairs = open_dataset(tmp_path / "out", "train").pairs
+    assert [p.label.parent.name for p in pairs] == [p.image.parent.name for p in pairs]
+
+
+def test_labelme_files_in_a_folder_of_their_own(tmp_path, image):
+    shape = {"label": "car", "points": [[2, 1], [6, 5]], "shape_type": "rectangle"}
+    for number, path in enumerate(["b0.jpg", "..\\images\\b1.jpg"]):
+        labelme(tmp_path, image, [shape], f"day/b{number}", imagePath=path)
+        (tmp_path / "in/images").mkdir(exist_ok=True)
+        (tmp_path / f"in/day/b{number}.jpg").rename(tmp_path / f"in/images/b{number}.jpg")
+    assert (made(tmp_path)[0] == EXPECTED).all()
+    assert len(open_dataset(tmp_path / "out", "train")) == 2
 
 
 def test_xml_that_expands_for_ever(tmp_path):

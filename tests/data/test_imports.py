@@ -274,17 +274,24 @@ class TestCoco:
             import_masks(file, tmp_path / "out", tmp_path / "val2017")
 
     def test_needs_pictures_and_pngs(self, coco, tmp_path):
-        with pytest.raises(InputError, match="no folder of images; name it with --images"):
-            import_masks(coco(), tmp_path / "out")
+        made = import_masks(coco(), tmp_path / "out")
+        assert open_dataset(made.path, "train").pairs[0].image.parent == tmp_path / "val2017"
         file = coco().rename(tmp_path / "other.json")
         with pytest.raises(InputError, match="other/000139_panoptic.png cannot be decoded"):
-            import_masks(file, tmp_path / "out", tmp_path / "val2017")
+            import_masks(file, tmp_path / "out2", tmp_path / "val2017")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("x.json", '[{"id": 1, "annotations": []}]', "of Label Studio; export polygons as COCO"),
+        ("x.json", '[{"id": 1, "annotations": []}]', "holds no areas; draw some"),
+        ("x.json", '[{"id": 1, "annotations": [{"result": [{}]}]}]', "damaged .KeyError 'type'"),
+        ("x.json", '{"samples": []}', "of FiftyOne; with it export ImageSegmentationDirectory"),
+        (
+            "task-7-annotation-1-by-1-tag-car-0.png",
+            "",
+            "car-0.png does not name its image; .* export JSON",
+        ),
         ("x.json", '{"classes": [], "tags": []}', "of Supervisely; with its app Export as Masks"),
         ("x.json", '{"objects": [], "size": {}}', "of Supervisely; with its app Export as Masks"),
         ("x.json", '{"_via_settings": {}}', "of the VGG Image Annotator; export COCO"),

@@ -23,6 +23,7 @@ from pyarrow import parquet
 
 from fuzz import mutate
 from fuzz.mutate import Mutation
+from hmsa.data.brush import pack_mask
 from hmsa.data.labels import LabelSet, spread
 
 NAMES = ("sky", "road", "post")
@@ -138,6 +139,19 @@ def coco() -> bytes:
     }).encode()  # fmt: skip
 
 
+def studio() -> bytes:
+    size = {"original_width": 32, "original_height": 24, "image_rotation": 0}
+    values = {
+        "polygonlabels": {"points": [[10, 10], [60, 10], [60.5, 90]], "polygonlabels": ["sky"]},
+        "rectanglelabels": {"x": 1, "y": 2, "width": 30, "height": 40, "rectanglelabels": ["post"]},
+        "brushlabels": {"rle": pack_mask(LABEL == 1), "brushlabels": ["road"]},
+    }
+    result = [{"type": kind, "value": value} | size for kind, value in values.items()]
+    annotation = {"updated_at": "2026", "was_cancelled": False, "result": result}
+    data = {"image": "/data/upload/1/0123abcd-a.png"}
+    return json.dumps([{"id": 1, "data": data, "annotations": [annotation]}]).encode()
+
+
 def tar() -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
@@ -227,8 +241,6 @@ def onnx_header(draw: Any, content: bytes) -> bytes:
 
 def tasks() -> bytes:
     """A Label Studio export of an image that the folder of auto-labels has."""
-    from hmsa.labelling.brush import pack_mask
-
     region = {
         "type": "brushlabels", "original_width": 32, "original_height": 24, "image_rotation": 0,
         "value": {"format": "rle", "rle": pack_mask(LABEL == 1), "brushlabels": ["road"]},
@@ -320,10 +332,17 @@ def import_export(file: Path, out: Path) -> None:
     read_dataset(made.path, out)
 
 
-def import_coco(file: Path, out: Path) -> None:
+def import_beside(file: Path, out: Path) -> None:
+    """With the images in a folder beside it."""
     from hmsa.data.imports import import_masks
 
     import_masks(file, out, images=file.parent / "photos")
+
+
+def import_alone(file: Path, out: Path) -> None:
+    from hmsa.data.imports import import_masks
+
+    import_masks(file, out)
 
 
 class Gray:
@@ -436,9 +455,20 @@ DOORS: dict[str, Door] = {
         "t.zip", cvat, [mutate.raw, mutate.zipped(mutate.png_or_lines)], import_export
     ),
     "import COCO": Door(
-        "p.json", coco, _raw_and(mutate.as_json), import_coco,
+        "p.json", coco, _raw_and(mutate.as_json), import_beside,
         {"p/a.png": lambda: picture(np.stack([LABEL, LABEL * 0, LABEL * 0], -1), "PNG"),
          "photos/a.png": photo},
+    ),
+    "import Label Studio": Door(
+        "p.json", studio, _raw_and(mutate.as_json), import_beside, {"photos/a.png": photo}
+    ),
+    "import Parquet": Door(
+        "t.parquet",
+        lambda: parquet_of({
+            name: [{"bytes": content, "path": "a.png"}]
+            for name, content in (("image", photo()), ("label", label()))
+        }),
+        _raw_and(mutate.table), import_alone,
     ),
     "autolabel .txt": Door(
         "l.txt", lambda: b"data/train/images/a.png\n# more\n./data/train/labels/a.png\n",

@@ -82,6 +82,45 @@ def test_masks(made):
     assert drawn[:, 0, 3].tolist() == [10, 20, 30]
 
 
+def test_segments(made):
+    sky, car = made.segments()
+    assert (sky["label"], car["label"], sky["score"]) == ("sky", "car & van", pytest.approx(0.2))
+    assert (car["mask"].mode, car["mask"].size) == ("L", (4, 2))
+    assert (np.asarray(car["mask"]) == 255 * (LABEL == 2)).all()
+    assert Prediction(LABEL, SURE).segments()[1]["label"] == "2", "without names"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_supervision(made):
+    supervision = pytest.importorskip("supervision")
+    indices, masks = made.masks()
+    one = supervision.Detections(supervision.mask_to_xyxy(masks), masks, class_id=indices)
+    assert one.class_id.tolist() == [0, 2]
+    assert one.xyxy.tolist() == [[3, 0, 3, 1], [0, 0, 2, 1]]
+    classes = dict(enumerate(made.names))
+    other = supervision.Detections.from_transformers(torch.from_numpy(made.label), classes)
+    assert (other.mask == masks).all()
+    assert other.data["class_name"].tolist() == ["sky", "car & van"]
+
+
+def test_pillow(made):
+    assert (np.asarray(made.to_pil()) == LABEL).all()
+    assert made.to_pil().convert("RGB").getpixel((3, 0)) == PALETTE[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_labels_in_fiftyone(made, tmp_path):
+    data = pytest.importorskip("fiftyone.utils.data")
+    (tmp_path / "label").mkdir()
+    made.save(tmp_path / "label" / "a.png")
+    Image.new("RGB", (4, 2)).save(tmp_path / "a.jpg")
+    places = {"data_path": str(tmp_path), "labels_path": str(tmp_path / "label")}
+    with data.ImageSegmentationDirectoryImporter(**places) as importer:
+        ((image, _, label),) = importer
+    assert image == str(tmp_path / "a.jpg")
+    assert (label.get_mask() == np.array(PALETTE)[LABEL]).all()
+
+
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")
 def test_run_lengths(made):
     mask = pytest.importorskip("pycocotools.mask")

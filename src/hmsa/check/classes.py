@@ -1,11 +1,12 @@
 """Names of classes from the file that annotation tools and datasets put beside label files.
 
 A line has a name, and may have a value, a colour or both: classes.txt, label_colors.txt of CamVid,
-labelmap.txt of CVAT, _classes.csv of Roboflow, class_dict.csv of Kaggle.
+labelmap.txt of CVAT, _classes.csv of Roboflow, class_dict.csv of Kaggle. Or id2label.json has all.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing import Any, NamedTuple
 
 from ..data.labels import COLOURED, IGNORE
 from ..runs import InputError, say
+from ..runs.errors import as_input_error
 
 _FILE = re.compile(
-    r"_?(class(es)?|labels?|names)([-_ ]?(names|list|map|dict|colou?rs))?\.(txt|csv)", re.IGNORECASE
+    r"_?(class(es)?|labels?|names)([-_ ]?(names|list|map|dict|colou?rs))?\.(txt|csv)"
+    r"|id2label\.json",
+    re.IGNORECASE,
 )
 _CVAT = re.compile(r"([^:]*:\d+,\d+,\d+):.*")  # parts and actions follow
 _VOID = {"void", "unlabeled", "unlabelled", "ignore", "ignored", "no label"}
@@ -91,6 +95,11 @@ def _class_files(root: Path) -> list[Path]:
 def read_classes(file: Path) -> list[Entry]:
     """What a class file lists; a heading and comments are left out."""
     text = file.read_text(encoding="utf-8-sig", errors="replace")
+    if file.suffix == ".json":
+        with as_input_error(f"{file} is not {{value: name}}"):
+            return [
+                Entry(str(name), int(n), given=True) for n, name in dict(json.loads(text)).items()
+            ]
     lines = [line.strip() for line in text.splitlines()]
     lines = [_CVAT.sub(r"\1", line) for line in lines if line and not line.startswith(("#", "__"))]
     rows = [[f for f in re.split(r"[,;:\s]+", line) if f] for line in lines]

@@ -72,8 +72,8 @@ class Group:
     @property
     def split(self) -> str:
         """train, val or test if the folder says so, or else its name without words like images."""
-        found = [kind for kind in _kinds(self.folder) if kind not in ("image", "label")]
-        rest = [part for part in Path(self.folder).parts if not _kinds(part)]
+        found = [kind for kind in kinds(self.folder) if kind not in ("image", "label")]
+        rest = [part for part in Path(self.folder).parts if not kinds(part)]
         return found[0] if found else "-".join(rest)
 
     @property
@@ -89,9 +89,9 @@ class Group:
         return name is None or name.strip("/") in (self.folder, self.pattern)
 
     def holds_labels(self) -> bool:
-        kinds = [kind for kind in _kinds(self.pattern) if kind in ("image", "label")]
-        if kinds:
-            return kinds[-1] == "label"
+        said = [kind for kind in kinds(self.pattern) if kind in ("image", "label")]
+        if said:
+            return said[-1] == "label"
         files = [*self.files.values()][:: -(-len(self.files) // _SAMPLE)]
         return all(0 < len(scan_file(file, PLAIN).values) <= MOST for file in files)
 
@@ -107,7 +107,7 @@ class Draft(NamedTuple):
 def examine(root: Path, image: str | None = None, label: str | None = None) -> list[Group]:
     """All groups below a folder. image, label: the folder or pattern of the only ones to pair.
 
-    Raises InputError if there are none.
+    Returns [] if there are no images.
     """
     found: dict[tuple[str, str, str], Group] = {}
     files = images_below(root := root.resolve())
@@ -116,7 +116,7 @@ def examine(root: Path, image: str | None = None, label: str | None = None) -> l
     for file in files:
         folder, name = _divide(file.relative_to(root), file.parent in mixed)
         ending = match[0] if (match := _ENDING.search(name)) else ""
-        apart = file.parent in others or "image" not in _kinds(folder)
+        apart = file.parent in others or "image" not in kinds(folder)
         beginning = _beginning(file.stem) if apart else ""  # not of images/seg2_001.jpg
         group = found.setdefault((folder, beginning, ending), Group(folder, ending, beginning))
         name = normalize("NFC", name.removesuffix(ending))  # archives of macOS have NFD
@@ -127,7 +127,7 @@ def examine(root: Path, image: str | None = None, label: str | None = None) -> l
                 f"{other} and {file} have the same name; put images and labels into two folders"
             )
     if not found:
-        raise InputError(f"{root}: no image files; name a folder of images and labels")
+        return []
     groups = [*found.values()]
     for chosen in (image, label):
         if not any(group.is_called(chosen) for group in groups):
@@ -199,21 +199,21 @@ def table(groups: Sequence[Group]) -> Table:
     return Table(["files", "number", "guess", "evidence", "pairs"], rows)
 
 
-def _kinds(name: str) -> list[str]:
+def kinds(name: str) -> list[str]:
     return [_KIND[w] for word in _WORD.findall(name) if (w := word.lower()) in _KIND]
 
 
 def _beginning(stem: str) -> str:
     """What names of labels may begin with, as in mask_1."""
     found = _BEGINNING.match(stem)
-    return found[0] if found and "label" in _kinds(found[0]) else ""
+    return found[0] if found and "label" in kinds(found[0]) else ""
 
 
 def _divide(file: Path, mixed: bool) -> tuple[str, str]:
     """The folder that a file belongs to, and its path below that without suffix; mixed: whether
     endings tell the files of its own folder apart."""
     parts = file.parts[:-1]
-    depth = max((i + 1 for i, part in enumerate(parts) if _kinds(part)), default=0)
+    depth = max((i + 1 for i, part in enumerate(parts) if kinds(part)), default=0)
     if not depth and not mixed:
         depth = len(parts)
     return "/".join(parts[:depth]) or ".", "/".join((*parts[depth:], file.stem))
@@ -234,7 +234,7 @@ def _find_images(group: Group, images: Iterable[Group]) -> None:
     # Splits may number their images alike, so the split goes before the number of pairs
     rank = {e: (e.split == group.split, n) for e in plain if (n := group.common(e))}
     best = [each for each in rank if rank[each] == max(rank.values())]
-    group.candidates = [e for e in best if "image" in _kinds(e.pattern)] or best
+    group.candidates = [e for e in best if "image" in kinds(e.pattern)] or best
 
 
 def _unrivalled(root: Path, usable: Iterable[Group]) -> list[Group]:

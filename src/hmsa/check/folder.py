@@ -13,12 +13,13 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from ..data.descriptions import locate
+from ..data.exports import UnknownExport
 from ..data.imports import import_masks
 from ..data.schema import read_description
 from ..data.walk import PREVIEW
 from ..report.tables import terminal
 from ..runs import CannotWrite, InputError, replace, say
-from . import doctor, show
+from . import doctor, listed, show
 from .check import Findings, check
 
 FILE = "dataset.yaml"
@@ -46,7 +47,7 @@ def described(path: Path) -> Path:
         return kept
     made = describe_folder(path)
     if not made.found:
-        return _imported(path)
+        return imported(made)
     Console(stderr=True).print(summary(made))
     for problem in made.found.of("warning"):
         say(f"warning {made.found.short(problem.message)}")
@@ -56,19 +57,35 @@ def described(path: Path) -> Path:
     return made.file
 
 
-def _imported(path: Path) -> Path:
-    """The folder that is made, once, of the export of an annotation tool."""
+def imported(nothing: Described) -> Path:
+    """The folder that is made, once, of the export of an annotation tool, or of Parquet files.
+
+    nothing: what was found in the folder as it is. Raises UnknownExport if it is none.
+    """
+    path = nothing.file.parent
     made = path.resolve().with_name(f"{path.resolve().name}-labels")
+    if (made / FILE).is_file():
+        say(f"{path} was made into {made} before; to make it anew, remove that")
+        return made
+    try:
+        outcome = import_masks(path, made)
+    except UnknownExport as error:
+        if not nothing.groups:
+            what = f"{path}: no image files; name a folder of images and labels"
+            raise UnknownExport(what) from None
+        raise UnknownExport(
+            f"{path}: no labels that can be read have the names of images, hmsa data check {path} "
+            f"lists what is there; as an export: {error}"
+        ) from None
+    except InputError as error:
+        if "--images" not in str(error):
+            raise
+        command = f"hmsa data import {path} {made} --images FOLDER"
+        raise InputError(f"{error}; its command: {command}") from None
+    for note in (*outcome.notes, f"made of the export in {path}: {made}"):
+        say(note)
     if not (made / FILE).is_file():
-        try:
-            outcome = import_masks(path, made)
-        except InputError as error:
-            raise InputError(
-                f"{path}: no labels that can be read have the names of images, hmsa data check "
-                f"{path} lists what is there; as an export: {error}"
-            ) from None
-        for note in (*outcome.notes, f"made of the export in {path}: {made}"):
-            say(note)
+        describe_folder(made)
     return made
 
 
@@ -87,7 +104,8 @@ def describe_folder(path: Path, image: str | None = None, label: str | None = No
     image, label: the folder or pattern of the only files to take as such. Raises InputError where
     two readings are possible.
     """
-    groups = doctor.examine(path, image, label)
+    groups = [] if image or label else listed.examine(path)
+    groups = groups or doctor.examine(path, image, label)
     draft = doctor.draft(path, groups)
     if not draft:
         return Described(path / FILE, groups, None, None)

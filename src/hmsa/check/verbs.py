@@ -37,11 +37,12 @@ def check(
     from rich.console import Group
     from rich.text import Text
 
+    from ..data.exports import UnknownExport
     from ..report.page import require_page, write_page
     from ..report.tables import terminal
     from . import doctor, show
     from .check import check as work
-    from .folder import lacks_description, summary
+    from .folder import imported, lacks_description, summary
 
     made = None
     if overwrite or images or labels or lacks_description(dataset):
@@ -50,9 +51,14 @@ def check(
         groups = [dict(zip(rows.columns, row, strict=True)) for row in rows.rows]
         facts = {"folder": str(dataset), "groups": groups, "description": made.content}
         above = terminal(rows, f"{dataset}: files", "" if made.found else _NOTHING)
-        if not made.found:
-            return Outcome(facts, above, code=2, long=True)
         dataset = made.file
+        if not made.found:
+            try:
+                dataset, made = imported(made), None
+            except UnknownExport:
+                if not rows.rows:
+                    raise
+                return Outcome(facts, above, code=2, long=True)
     name = dataset.resolve().parent.name if dataset.name == "dataset.yaml" else dataset.stem
     file = report or Path("runs") / f"check-{name}.html"
     require_page(file)

@@ -1,14 +1,16 @@
-"""Exports whose labels are drawn areas: "CVAT for images 1.1" (XML), COCO and labelme (JSON)."""
+"""Exports whose labels are drawn areas: "CVAT for images 1.1", COCO, labelme, Label Studio."""
 
 from __future__ import annotations
 
 import base64
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 from xml.etree.ElementTree import Element
 
 import numpy as np
@@ -17,10 +19,12 @@ from PIL import ImageColor
 
 from ..runs import InputError
 from .areas import Paint, coco_lengths, pasted, polygon, rectangle, runs
+from .brush import unpack_mask
 from .images import open_pillow
 from .masks import BACKGROUND, Export, Label, Mask, class_table, name_of, read_panoptic, split_name
 from .rasters import check_size
 from .schema import Color
+from .walk import SUFFIXES
 
 
 class _Drawn(NamedTuple):
@@ -63,7 +67,7 @@ def read_cvat_xml(file: Path, root: Element, ignore: Sequence[str]) -> Export:
         size, split = (int(about["height"]), int(about["width"])), about.get("subset")
         name = name_of(about["name"], file)
         drawn.append(_Drawn(name, file, size, areas, split_name(split or "default")))
-    return _paint(drawn, colors, ignore, file, file.parent / "images", passed)
+    return _paint(drawn, colors, ignore, file, passed)
 
 
 def read_coco(file: Path, content: dict[str, Any], ignore: Sequence[str]) -> Export:
@@ -89,9 +93,7 @@ def read_coco(file: Path, content: dict[str, Any], ignore: Sequence[str]) -> Exp
             areas += [(name, polygon(ring)) for ring in shape or ()]
             passed["box"] += not shape
     colors = {category["name"]: category.get("color") for category in categories}
-    usual = (file.parent / "images", file.parent.parent / "images")
-    folder = next((place for place in usual if place.is_dir()), file.parent)
-    return _paint([*drawn.values()], colors, ignore, file, folder, passed)
+    return _paint([*drawn.values()], colors, ignore, file, passed)
 
 
 def read_labelme(root: Path, contents: Mapping[Path, Any], ignore: Sequence[str]) -> Export:
@@ -123,9 +125,55 @@ def read_labelme(root: Path, contents: Mapping[Path, Any], ignore: Sequence[str]
             else:
                 passed[kind] += 1
         size = int(content["imageHeight"]), int(content["imageWidth"])
-        drawn.append(_Drawn(name_of(file.relative_to(root).as_posix(), file), file, size, areas))
+        image = Path(os.path.normpath(file.parent / content["imagePath"].replace("\\", "/")))
+        beside = image.is_file() and image.is_relative_to(root)
+        name = image.relative_to(root).as_posix() if beside else file.name
+        drawn.append(_Drawn(name_of(name, file), file, size, areas))
     ignore = [*ignore, *names & {"__ignore__"}]
-    return _paint(drawn, dict.fromkeys(sorted(names)), ignore, root, root, passed)
+    return _paint(drawn, dict.fromkeys(sorted(names)), ignore, root, passed)
+
+
+def read_label_studio(file: Path, tasks: list[Any], ignore: Sequence[str]) -> Export:
+    """The last annotation of each task, whose places are in percent; tasks: of the JSON file."""
+
+    def box(v: dict[str, Any], x: float, y: float) -> Paint:
+        left, top = v["x"] * x, v["y"] * y
+        return rectangle(left, top, left + v["width"] * x, top + v["height"] * y)
+
+    # Of a region's value and the pixels of one percent along x and y
+    shapes: dict[str, Callable[[dict[str, Any], float, float], Paint]] = {
+        "polygonlabels": lambda v, x, y: polygon(np.ravel(np.array(v["points"]) * (x, y)).tolist()),
+        "rectanglelabels": box,
+        "brushlabels": lambda v, x, y: pasted(
+            partial(unpack_mask, v["rle"], (round(100 * y), round(100 * x)))
+        ),
+    }
+    drawn, passed, names = [], Counter[str](), set[str]()
+    for task in tasks:
+        kept = [each for each in task["annotations"] if not each.get("was_cancelled")]
+        regions = max(kept, key=lambda each: each.get("updated_at") or "")["result"] if kept else []
+        size, areas = (0, 0), []
+        for region in regions:
+            kind, value = region["type"], region.get("value", {})
+            turned = region.get("image_rotation") or value.get("rotation")
+            if kind not in shapes or turned or len(value[kind]) != 1:
+                passed[kind] += 1
+                continue
+            size = int(region["original_height"]), int(region["original_width"])
+            areas.append((value[kind][0], shapes[kind](value, size[1] / 100, size[0] / 100)))
+            names.add(value[kind][0])
+        if areas:
+            drawn.append(_Drawn(name_of(_image_of(task), file), file, size, areas))
+    return _paint(drawn, dict.fromkeys(sorted(names)), ignore, file, passed)
+
+
+def _image_of(task: dict[str, Any]) -> str:
+    """Path of the image of a task, as far as it is the same elsewhere: of an upload its name."""
+    names = []
+    for text in (each for each in task["data"].values() if isinstance(each, str)):
+        path, _, local = text.partition("?d=")
+        names.append(unquote(local or PurePosixPath(path.partition("?")[0]).name))
+    return min(names, key=lambda name: PurePosixPath(name).suffix.lower() not in SUFFIXES)
 
 
 def _paint(
@@ -133,7 +181,6 @@ def _paint(
     colors: dict[str, Color | None],
     ignore: Sequence[str],
     source: Path,
-    images: Path,
     passed_over: Mapping[str, int],
 ) -> Export:
     """Images on which nothing is drawn have no label yet; elsewhere, the rest is background.
@@ -165,4 +212,6 @@ def _paint(
     notes = [f"passed over, as they are no areas: {kinds}"] if kinds else []
     if BACKGROUND not in ignore:
         notes.append("what no area covers is background; --ignore background: is no label")
-    return Export(labels, masks, images, (*notes,))
+    usual = (source.parent / "images", source.parent.parent / "images")
+    folder = next((place for place in usual if source.is_file() and place.is_dir()), None)
+    return Export(labels, masks, folder, (*notes,))

@@ -159,7 +159,7 @@ def by_name(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def name_of(path: str, source: Path) -> str:
+def name_of(path: str, source: object) -> str:
     """The name of an image by its path. Raises InputError if that leads out of its folder."""
     parts = PureWindowsPath(path)  # it knows both kinds of slashes
     if parts.anchor or ".." in parts.parts or not parts.name:

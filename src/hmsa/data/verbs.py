@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ..config.options import Share
+from ..config.options import Dataset, Share
 from ..runs import Outcome
 
 NewFolder = Annotated[Path, Parameter(help="new or empty")]
@@ -15,7 +15,11 @@ NewFolder = Annotated[Path, Parameter(help="new or empty")]
 
 def import_masks(
     source: Annotated[
-        Path, Parameter(help="zip, folder or file of CVAT (masks 1.1, images 1.1), COCO or labelme")
+        Path,
+        Parameter(
+            help="zip, folder or file of CVAT (masks 1.1, images 1.1), COCO, labelme, Label Studio "
+            "(JSON) or Hugging Face datasets"
+        ),
     ],
     folder: NewFolder,
     /,
@@ -38,3 +42,19 @@ def import_masks(
     from .imports import import_masks as work
 
     return work(source, folder, images, ignore, split, val)
+
+
+def export(
+    dataset: Dataset,
+    folder: NewFolder,
+    /,
+    *,
+    split: Annotated[list[str], Parameter(negative="", help="repeat for more; default: all")] = [],
+) -> Outcome:
+    """Make Parquet files of a dataset, which `datasets` of Hugging Face loads.
+
+    example: hmsa data export my-images/dataset.yaml my-parquet
+    """
+    from .parquet import export as work
+
+    return work(dataset, folder, split)

@@ -72,13 +72,22 @@ class Prediction:
         count = max(len(self.names), int(self.label.max(initial=0)) + 1)
         return np.array(self.palette or spread(count), np.uint8)
 
+    @property
+    def _classes(self) -> list[str]:
+        """K names; numbers where there are none."""
+        return [*self.names, *map(str, range(len(self.names), len(self.colours)))]
+
+    def to_pil(self) -> Image.Image:
+        """The label as a palette image, whose values are the class indices."""
+        return palette_png(self.label, self.colours)
+
     def areas(self) -> list[dict[str, Any]]:
         """A row for each class in the label, the largest first, as `pandas.DataFrame` takes it:
         class, pixels, share (of the image) and confidence (mean), both in 0..1.
         """
         pixels = np.bincount(self.label.ravel())
         sure = np.bincount(self.label.ravel(), self.confidence8.ravel()) / 255
-        names = [*self.names, *map(str, range(len(self.names), len(pixels)))]
+        names = self._classes
         return [
             {"class": names[k], "pixels": int(pixels[k]), "share": float(pixels[k] / pixels.sum()),
              "confidence": float(sure[k] / pixels[k])}
@@ -90,6 +99,15 @@ class Prediction:
         or supervision's `Detections(mask_to_xyxy(masks), masks, class_id=indices)`."""
         indices = np.unique(self.label).astype(np.int64)
         return indices, self.label == indices[:, None, None].astype(np.uint8)
+
+    def segments(self) -> list[dict[str, Any]]:
+        """What `pipeline("image-segmentation")` of transformers returns: label, score (mean
+        confidence, 0..1) and mask (a Pillow image, 255 there and 0 elsewhere) of each class."""
+        return [
+            {"label": self._classes[k], "score": float(self.confidence[mask].mean()),
+             "mask": Image.fromarray(mask * np.uint8(255))}
+            for k, mask in zip(*self.masks(), strict=True)
+        ]  # fmt: skip
 
     def rle(self) -> dict[int, dict[str, Any]]:
         """Class index -> mask as COCO's run lengths; needs `pip install "hmsa[coco]"`."""
@@ -109,17 +127,13 @@ class Prediction:
 
     def _repr_png_(self) -> bytes:
         """In a notebook: the overlay, or the label where the image is not known."""
-        if self.image is None:
-            whole = palette_png(self.label, self.colours).convert("RGB")
-        else:
-            whole = self.overlay()
+        whole = self.to_pil().convert("RGB") if self.image is None else self.overlay()
         whole.thumbnail((_SHOWN, _SHOWN))
         return png_bytes(whole.quantize(128))  # a quarter of the bytes, all of the label's colours
 
     def _repr_html_(self) -> str:
         """The same with a legend."""
-        classes = [*self.names] or [*map(str, range(len(self.colours)))]
-        colours = dict(zip(classes, self.colours.tolist(), strict=True))
+        colours = dict(zip(self._classes, self.colours.tolist(), strict=True))
         rows = "".join(
             f"<tr><td style='background:rgb{tuple(colours[row['class']])}'>&emsp;</td>"
             f"<td style='text-align:left'>{escape(row['class'])}</td><td>{row['share']:.1%}</td>"
@@ -144,8 +158,7 @@ class Prediction:
         if pixels.shape[:2] != self.label.shape:
             sizes = f"image {pixels.shape}, label {self.label.shape}"
             raise InputError(f"overlay: {sizes}; give the image that was predicted")
-        tint = palette_png(self.label, self.colours).convert("RGB")
-        return Image.blend(Image.fromarray(pixels), tint, alpha)
+        return Image.blend(Image.fromarray(pixels), self.to_pil().convert("RGB"), alpha)
 
     def save(self, file: Path | str) -> None:
         """Write the label as a .png (palette, class indices), or all maps as .npz."""
@@ -156,7 +169,7 @@ class Prediction:
 
     def write_png(self, file: Path) -> None:
         """Write the label as a palette PNG, whatever the suffix of `file`."""
-        palette_png(self.label, self.colours).save(file, format="PNG")
+        self.to_pil().save(file, format="PNG")
 
     def write_npz(self, file: Path) -> None:
         """label, confidence, scales `[S]`, weights `[S,H,W]`; probabilities and entropy if any."""

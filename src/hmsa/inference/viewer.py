@@ -38,8 +38,8 @@ def view_item(
     made: with `detail` and `probabilities`. truth: label `[H,W]`. iou: of each class; None where
     there is no score. `maps` of the item is base64 of zlib of the differences, modulo 256, of
     neighbours among these bytes: of size `fine` the label of each scale, the fused one, confidence
-    and, if any, truth; of size `rough` the weight of each scale, the attention of each but the finest, the
-    TOP classes, and their probabilities, all where 1 is 255.
+    and, if any, truth; of size `rough` the weight of each scale, the attention of each but the
+    finest, the TOP classes, and their probabilities, all where 1 is 255.
     """
     assert made.probabilities is not None
     known = [made.label] if truth is None else [made.label, truth]

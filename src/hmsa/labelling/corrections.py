@@ -18,12 +18,12 @@ from PIL import Image
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ..data.archives import unpacked
+from ..data.brush import unpack_mask
 from ..data.descriptions import description_text
 from ..data.labels import IGNORE
 from ..data.masks import Mask, read_cvat
 from ..report.pictures import label_image, png_bytes
 from ..runs import InputError, Progress, replace
-from .brush import unpack_mask
 from .folder import MANIFEST, PERSON, Folder, figures, is_by_person, tally
 from .labelled import Labelled
 from .sources import Row

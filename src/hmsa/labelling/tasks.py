@@ -18,12 +18,12 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from PIL import Image
 
+from ..data.brush import pack_mask
 from ..data.images import open_pillow, read_image
 from ..data.labels import LabelSet, spread
 from ..report.page import css
 from ..report.pictures import png_bytes
 from ..runs import InputError, Progress, replace
-from .brush import pack_mask
 from .labelled import Labelled
 from .quality import confidence
 

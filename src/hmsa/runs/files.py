@@ -7,13 +7,14 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from .errors import CannotWrite
+from .errors import CannotWrite, InputError
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # only writing raises these
 UNFINISHED = ".hmsa-"  # begins the name of a file that is being written; its process follows
@@ -53,6 +54,24 @@ def replace(path: Path, content: Callable[[Path], Any] | bytes | str) -> None:
         raise cannot_write(path.parent, reason, needed) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` at the end of the block, unless that raises.
+
+    Raises InputError if something is there already.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} is not empty; name a new folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+        folder = Path(temporary) / path.name
+        folder.mkdir()
+        yield folder
+        if path.exists():
+            path.rmdir()
+        folder.rename(path)
 
 
 def _fill(file: Path, content: Callable[[Path], Any] | bytes | str) -> None:

@@ -19,12 +19,12 @@ from PIL import Image
 from pyarrow import parquet
 
 from hmsa import __main__ as cli
+from hmsa.data.brush import pack_mask
 from hmsa.data.coarse import Coarse
 from hmsa.data.datasets import open_dataset
 from hmsa.data.imports import import_masks
 from hmsa.data.labels import LabelSet, spread
 from hmsa.labelling import folder
-from hmsa.labelling.brush import pack_mask
 from hmsa.labelling.folder import figures, tally
 from hmsa.runs import InputError, Run
 from hmsa.runs.folder import read_records

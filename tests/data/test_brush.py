@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from hmsa.labelling.brush import pack_mask, unpack_mask
+from hmsa.data.brush import pack_mask, unpack_mask
 
 MASKS = arrays.arrays(bool, arrays.array_shapes(min_dims=2, max_dims=2, max_side=40))
 
