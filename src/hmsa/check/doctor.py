@@ -40,9 +40,6 @@ _BEGINNING = re.compile(r"(?<![^/])(mask|label|gt|seg|image|img|photo)[-_ ]?(?=\
 _PARTS = {"train": "train", "val": "val", "valid": "val", "test": "test"}  # in names of lists
 _SHARES = (0.2, 0.25, 0.3, 0.35, 0.4)  # of the pairs, to become val where there is none
 _HELD = "val: {} of {} pairs, the last by name, are held out of train: {} to {}"
-_BLACK = (
-    "black (#000000) is a class; if it means no label, add to dataset.yaml: ignore: ['#000000']"
-)
 _SAMPLE = 8  # files by whose content images are distinguished from labels
 
 _IMAGES = Guess("images", "")
@@ -169,7 +166,6 @@ def draft(root: Path, groups: Sequence[Group]) -> Draft | None:
     if not {*parts} & {*_PARTS}:  # of cities or patients, say
         parts = {"train": [group for each in parts.values() for group in each]}
     notes, lists = _left_out(most), dict[str, str]()
-    notes += [_BLACK] if "#000000" in table["names"] else []
     splits: dict[str, Any] = {name: _split(each[0], groups) for name, each in parts.items()}
     if listed := _by_lists(root, splits["train"], most[0]) if len(most) == 1 else {}:
         splits = listed

@@ -51,9 +51,11 @@ def export(
     *,
     split: Annotated[list[str], Parameter(negative="", help="repeat for more; default: all")] = [],
 ) -> Outcome:
-    """Make Parquet files of a dataset, which `datasets` of Hugging Face loads.
+    """Make Parquet files of a dataset for `datasets` of Hugging Face.
 
-    example: hmsa data export my-images/dataset.yaml my-parquet
+    example: hmsa data export my-images my-parquet
+
+    example: hmsa data export camvid camvid-parquet --split train --split val
     """
     from .parquet import export as work
 
