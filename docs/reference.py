@@ -51,7 +51,8 @@ def _presets() -> str:
     head = (
         "What `hmsa train DATASET --preset NAME` sets; the rest is as above. By the dataset it "
         "then sets `joint.steps`, `joint.validate_every`, `joint.warmup`, `sampling.tile`, "
-        "`attention.crop`, smaller crops for small images and larger ones for large images."
+        "`attention.crop`, smaller crops for small images and larger ones for large images, and "
+        "for paper `joint.lr` by the number of GPUs."
     )
     page = f"\n## Presets\n\n{head}\n\n| key | {' | '.join(chosen)} |\n{'|---' * 4}|\n"
     for key in dict.fromkeys(key for settings in chosen.values() for key in settings):
