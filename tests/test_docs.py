@@ -35,7 +35,10 @@ def test_links_and_pictures_exist(page):
             assert place.exists() or place in made, f"{page.name} links to {link}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+WRITTEN = [page for page in PAGES if page.parent.name != "reference"]  # the rest is made
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_commands_parse(page):
     """Every `hmsa ..` line in a block of a page has verbs and options that exist."""
     blocks = re.findall(r"```\w*\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S)
