@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .options import Count, Share
-from .reading import Strict
+from .options import Count, Preset, Share
+from .reading import Strict, read_yaml
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Factor = Annotated[float, Field(ge=0)]
@@ -192,3 +194,9 @@ class Recipe(Strict):
     devices: Count | Literal["auto"] = 1  # processes, on this machine
     # auto: bf16 on GPUs that have it; on CPUs that have it, if it trains this network faster
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+def preset(name: Preset) -> list[str]:
+    """The settings of a preset, as of --set."""
+    found = read_yaml(Path(__file__).with_name("presets.yaml"))[name]
+    return [f"{key}={json.dumps(value)}" for key, value in found.items()]

@@ -28,7 +28,9 @@ def evaluate(
 ) -> Outcome:
     """Compare fusions on labelled images.
 
-    example: hmsa evaluate runs/camvid camvid --data CamVid --split val --scales 0.5,1,2
+    example: hmsa evaluate runs/my-images my-images
+
+    example: hmsa evaluate runs/camvid camvid --data CamVid --split val --scales 0.5,1,2 --flip
     """
     from ..check.folder import described
     from ..checkpoint.files import require_classes
@@ -62,7 +64,7 @@ def view(
     /,
     *paths: Annotated[str, Parameter(
         help="images: files, folders, globs or .txt lists of paths; or one dataset: a YAML file, "
-        "or a folder or known name with --split")],
+        "a folder with dataset.yaml, or a folder or known name with --split")],
     split: Annotated[str | None, Parameter(help="split of the dataset; default: val")] = None,
     files: Files = None,
     out: Annotated[Out | None, Parameter(
@@ -74,7 +76,9 @@ def view(
 ) -> Outcome:  # fmt: skip
     """Write a page to compare scales, truth and errors in, pixel by pixel.
 
-    example: hmsa view runs/camvid photo.jpg folder/ -o look.html
+    example: hmsa view runs/my-images my-images --split val
+
+    example: hmsa view aerial photo.jpg folder/ -o look.html
     """
     from .view import view as work
 
@@ -88,6 +92,8 @@ def compare(
     ] = None,
 ) -> Outcome:
     """Draw runs together on one page: curves, scores per class, settings that differ.
+
+    example: hmsa compare runs/my-images
 
     example: hmsa compare runs/small runs/large -o compare.html
     """
@@ -106,7 +112,11 @@ def gate(
     chain: Chain = Chain(),
     compute: Compute = Compute(),
 ) -> Outcome:
-    """Measure what leaving out fine scales saves and costs; the checkpoint keeps the curve.
+    """Measure what leaving out fine scales saves and costs.
+
+    The checkpoint keeps the curve, from which `hmsa predict --budget` says what it costs.
+
+    example: hmsa gate runs/my-images my-images
 
     example: hmsa gate runs/camvid camvid --data CamVid --split val --scales 0.5,1,2
     """
