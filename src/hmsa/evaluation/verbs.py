@@ -91,7 +91,7 @@ def compare(
         Out | None, Parameter(help="page; default: compare.html beside the first")
     ] = None,
 ) -> Outcome:
-    """Draw runs together on one page: curves, scores per class, settings that differ.
+    """Draw runs on one page: curves, scores, settings that differ.
 
     example: hmsa compare runs/my-images
 
