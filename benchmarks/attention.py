@@ -48,7 +48,7 @@ from hmsa.runs.machine import best_device, describe_machine, keep_memory, launch
 from hmsa.training.attend import split_evenly
 from hmsa.training.passes import SHARES, Passes, begin_at, constant_weights, prior_of
 from hmsa.training.train import train
-from hmsa.training.trainer import Trainer, Work, class_weights
+from hmsa.training.trainer import Trainer, Validation, Work, class_weights
 
 SCALES = (0.5, 1.0, 2.0)
 AVERAGE = (1 / 3, 1 / 2)  # attention at 0.5 and 1
@@ -214,9 +214,10 @@ class Study:
 
         found: list[dict[str, float]] = []
 
-        def validate(network: HMSA) -> float:
-            found.append({name: miou(network, *judge) for name, judge in judges.items()})
-            return found[-1]["val"]
+        def validate(network: HMSA) -> Validation:
+            seen = {name: confusion(network, *judge) for name, judge in judges.items()}
+            found.append({name: each.miou() for name, each in seen.items()})
+            return Validation(seen["val"])
 
         stage = Attention(steps=o.steps, batch=1, validate_every=o.steps // 3)
 
@@ -284,8 +285,12 @@ def shrink(data: Path, out: Path, factor: float) -> None:
 
 @torch.inference_mode()
 def miou(model: HMSA, passes: Passes, numbers: Sequence[int], fold: Any = None) -> float:
+    return confusion(model, passes, numbers, fold).miou()
+
+
+def confusion(model: HMSA, passes: Passes, numbers: Sequence[int], fold: Any = None) -> Confusion:
     """fold: a scale's number, or a fusion; default: the network's own."""
-    confusion = Confusion(model.classes)
+    found = Confusion(model.classes)
     model.eval()
     for number in numbers:
         encoded, label = passes.read([number])
@@ -296,8 +301,8 @@ def miou(model: HMSA, passes: Passes, numbers: Sequence[int], fold: Any = None) 
             if isinstance(fold, int):
                 maps = {SCALES[fold]: maps[SCALES[fold]]}
             logits = (average if isinstance(fold, int) else fold)(maps, label.shape[-2:])
-        confusion.add(label[0], logits.argmax(1)[0])
-    return confusion.miou()
+        found.add(label[0], logits.argmax(1)[0])
+    return found
 
 
 @torch.inference_mode()

@@ -38,13 +38,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from hmsa.config.recipe import Joint, Model, Recipe
+from hmsa.evaluation.confusion import Confusion
 from hmsa.model import HMSA, build
 from hmsa.runs.machine import Precision, autocast, keep_memory, launch
 from hmsa.runs.memory import Alive
 from hmsa.training.lean import lean, regions
 from hmsa.training.losses import objective
 from hmsa.training.plan import plans
-from hmsa.training.trainer import Outputs, Trainer, Work
+from hmsa.training.trainer import Outputs, Trainer, Validation, Work
 
 KINDS = {
     "single": ("average", (1.0,)),
@@ -157,7 +158,8 @@ def planned(name: str, memory: str, precision: str) -> None:
         while True:
             yield network(image, stage.scales), label, None
 
-    work = Work("joint", stage, model, [*stage.scales], outputs, lambda network: 0.0)
+    nothing = Validation(Confusion(CLASSES))
+    work = Work("joint", stage, model, [*stage.scales], outputs, lambda network: nothing)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(launch("cpu", 1, precision), model, Path(folder), torch.ones(CLASSES))
         before = psutil.Process().memory_info().rss

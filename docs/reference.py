@@ -8,13 +8,14 @@ import re
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from hmsa.__main__ import _APP
+from hmsa.config.options import Preset
 from hmsa.config.reading import Strict
-from hmsa.config.recipe import Recipe
+from hmsa.config.recipe import Recipe, preset
 
 FOLDER = Path(__file__).parent / "reference"
 RANGES = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
@@ -26,7 +27,8 @@ def verbs() -> str:
     page = _APP.generate_docs(flatten_commands=True, heading_level=2)
     page = re.sub(r" \*\[default: (?:\[\]|False|None)\]\*", "", page)
     page = re.sub(r"\n {2,}(?!-|\*)", " ", page)  # a help of several lines
-    page = re.sub(r"^example: (.+(?:\n.+)*)", r"Example:\n\n```sh\n\1\n```", page, flags=re.M)
+    page = re.sub(r"^example: (.+(?:\n.+)*)", r"Examples:\n\n```sh\n\1\n```", page, flags=re.M)
+    page = page.replace("\n```\n\nExamples:\n\n```sh\n", "\n")
     shared = re.search(r"\*\*Every verb\*\*:\n\n(?:\*.*\n)+", page)
     assert shared, "no options of every verb"
     verbs = page[page.index("\n## hmsa train") :].replace(shared[0], "")
@@ -40,7 +42,23 @@ def recipe() -> str:
         "A recipe is a YAML file with what differs from these defaults; `--set section.key=value` "
         "changes one setting. Unknown keys and values out of range are refused."
     )
-    return f"# Settings of a recipe\n\n{head}\n" + "".join(_section(Recipe, ""))
+    return f"# Settings of a recipe\n\n{head}\n" + "".join(_section(Recipe, "")) + _presets()
+
+
+def _presets() -> str:
+    """What each preset sets, as a table."""
+    chosen = {name: dict(each.split("=", 1) for each in preset(name)) for name in get_args(Preset)}
+    head = (
+        "What `hmsa train DATASET --preset NAME` sets; the rest is as above. By the dataset it "
+        "then sets `joint.steps`, `joint.validate_every`, `joint.warmup`, `sampling.tile`, "
+        "`attention.crop`, smaller crops for small images and larger ones for large images, and "
+        "for paper `joint.lr` by the number of GPUs."
+    )
+    page = f"\n## Presets\n\n{head}\n\n| key | {' | '.join(chosen)} |\n{'|---' * 4}|\n"
+    for key in dict.fromkeys(key for settings in chosen.values() for key in settings):
+        values = (f"`{found[key]}`" if key in found else "–" for found in chosen.values())
+        page += f"| `{key}` | {' | '.join(values)} |\n"
+    return page
 
 
 def _section(kind: type[Strict], path: str) -> Iterator[str]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import torch
+from cyclopts import CycloptsError
 
 import hmsa as package
 from hmsa import __main__ as cli
@@ -21,14 +27,29 @@ def test_version(hmsa):
     assert ran.out.strip() == f"hmsa {package.__version__}"
 
 
+ROOT = Path(__file__).parent.parent
 VERBS = [*cli.VERBS, *(f"data {name}" for name in cli.DATA_VERBS)]
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_has_an_example(hmsa, verb):
+def test_help_has_two_examples_that_parse(hmsa, verb):
     ran = hmsa(*verb.split(), "--help")
     assert ran.code == 0
-    assert f"hmsa {verb}" in " ".join(ran.out.split("example:")[1].split())
+    examples = re.findall("^example: hmsa (.+)", ran.out, re.MULTILINE)
+    assert len(examples) == 2
+    for example in examples:
+        words = shlex.split(example.removesuffix(" --json"))  # which every verb has
+        cli._APP.parse_args(words, exit_on_error=False, print_error=False)
+        assert words[: len(verb.split())] == verb.split()
+        assert all((ROOT / word).is_file() for word in words if word.startswith("configs/"))
+    assert max(map(len, ran.out.split("Parameters:")[-1].splitlines())) <= 80
+
+
+def test_a_stale_example_does_not_parse():
+    with pytest.raises(CycloptsError):
+        cli._APP.parse_args(
+            ["predict", "a.jpg", "--sav", "x"], exit_on_error=False, print_error=False
+        )
 
 
 @pytest.mark.parametrize("group", ["", "data"])
@@ -36,7 +57,27 @@ def test_the_overview_has_a_summary_of_each_verb(hmsa, group):
     ran = hmsa(*group.split(), "--help")
     assert ran.code == 0
     for verb in cli.DATA_VERBS if group else cli.VERBS:
-        assert re.search(rf"^  {verb}: [A-Z]", ran.out, re.MULTILINE)
+        assert re.search(rf"^  {verb}: [A-Z].*\.$", ran.out, re.MULTILINE)  # of one line
+
+
+def test_doctor_knows_each_extra(hmsa):
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ran = hmsa("doctor", "--json")
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)
+    assert {*found["missing"]} == {*extras["optional-dependencies"]} - {"dev", "docs"}
+    assert f"torch {torch.__version__.split('+')[0]}" in found["versions"]
+
+
+def test_doctor_says_what_an_extra_lacks(hmsa, monkeypatch):
+    needs = ['none-such>=1; extra == "video"', 'numpy<1; extra == "geo"', "none-at-all"]
+    needs.append('hmsa[video]; extra == "export"')
+    monkeypatch.setattr("hmsa.check.installation.metadata.requires", lambda _: needs)
+    missing = json.loads(hmsa("doctor", "--json").out)["missing"]
+    assert missing["video"] == missing["export"] == ["none-such"]
+    assert missing["geo"][0].startswith("numpy<1, not ")
+    assert missing["app"] == []
+    assert "no: none-such" in hmsa("doctor").out
 
 
 LIGHT = """
@@ -169,6 +210,24 @@ def test_ctrl_c_while_libraries_load(module):
             elif line.split("|")[-1].strip() == module:
                 process.send_signal(signal.SIGINT)
     assert (process.returncode, said) == (130, ["hmsa: stopped\n"])
+
+
+QUIET = """
+import contextlib, io, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import hmsa.__main__
+with contextlib.redirect_stderr(io.StringIO()):
+    import stops
+"""
+
+
+def test_ctrl_c_where_stderr_is_redirected(tmp_path):
+    """As while a network is exported, whose libraries say much."""
+    (tmp_path / "stops.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)")
+    words = [sys.executable, "-c", QUIET]
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(words, capture_output=True, env=os.environ | {"PYTHONPATH": path})
+    assert (done.returncode, done.stderr) == (130, b"hmsa: stopped\n")
 
 
 def test_a_folder_that_may_not_be_written_to(hmsa, trained, scenes):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from hmsa.__main__ import DATA_VERBS, VERBS
+from hmsa.__main__ import _APP, DATA_VERBS, VERBS
 from hmsa.config.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +33,19 @@ def test_links_and_pictures_exist(page):
         if not link.startswith("http"):
             place = (page.parent / link).resolve()
             assert place.exists() or place in made, f"{page.name} links to {link}"
+
+
+WRITTEN = [page for page in PAGES if page.parent.name != "reference"]  # the rest is made
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_parse(page):
+    """Every `hmsa ..` line in a block of a page has verbs and options that exist."""
+    blocks = re.findall(r"```\w*\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S)
+    for line in "".join(blocks).replace("\\\n", " ").splitlines():
+        if line.startswith("hmsa "):
+            _, *words = shlex.split(line, comments=True)
+            _APP.parse_args(words, exit_on_error=False, print_error=False)
 
 
 def test_reference_has_every_verb(reference):

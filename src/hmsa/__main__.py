@@ -19,7 +19,7 @@ def _stop(number: int, frame: Any) -> None:
     """Ctrl-C, SIGTERM: an exception would abort in the C++ of libraries that are loading."""
     while frame:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            print("hmsa: stopped", file=sys.stderr, flush=True)
+            os.write(2, b"hmsa: stopped\n")  # also where sys.stderr is redirected
             os._exit(130)  # nothing is lost: every file is whole, even after SIGKILL
         frame = frame.f_back
     raise KeyboardInterrupt
@@ -32,10 +32,12 @@ for _signal in (signal.SIGINT, signal.SIGTERM):
 import io
 import re
 import shlex
+import textwrap
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
 
 from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts.help import PlainFormatter
 
 from . import __version__
 from .runs import InputError, Interrupted, Outcome, say
@@ -45,6 +47,7 @@ VERBS = {
     "train": "training.verbs:train",
     "evaluate": "evaluation.verbs:evaluate",
     "predict": "inference.verbs:predict",
+    "compare": "evaluation.verbs:compare",
     "view": "evaluation.verbs:view",
     "app": "inference.verbs:app",
     "attend": "training.verbs:attend",
@@ -55,6 +58,7 @@ VERBS = {
     "convert": "checkpoint.verbs:convert",
     "export": "inference.verbs:export",
     "models": "checkpoint.verbs:models",
+    "doctor": "check.verbs:doctor",
 }
 DATA_VERBS = {
     "import": "data.verbs:import_masks",
@@ -65,7 +69,26 @@ DATA_VERBS = {
 # What is added to the same command to go on after an interruption; other verbs begin again
 RESUME = dict.fromkeys(["predict", "attend", "autolabel", "review", "check"], "")
 RESUME |= {"train": "--resume", "selftrain": "--resume"}
-Switch = Annotated[bool, Parameter(negative="", group=Group("Every verb", sort_key=99))]
+Switch = Annotated[
+    bool, Parameter(negative="", show_default=False, group=Group("Every verb", sort_key=99))
+]
+
+
+class _Help(PlainFormatter):
+    """Wraps each entry once, below its name; an example stays one line, to be copied."""
+
+    def _print_plain(self, console: Any, text: str) -> None:
+        indent, shown = text[: len(text) - len(text.lstrip())], []
+        for paragraph in re.split(r"\n\s*\n", text):
+            line = " ".join(paragraph.split())
+            if not line.startswith("example: "):
+                further, width = 3 * indent, console.width
+                line = textwrap.fill(
+                    line, width, initial_indent=indent, subsequent_indent=further,
+                    break_long_words=False, break_on_hyphens=False,
+                )  # fmt: skip
+            shown.append(line)
+        console.print("\n\n".join(shown), soft_wrap=True, highlight=False, markup=False)
 
 
 def _app() -> App:
@@ -75,13 +98,13 @@ def _app() -> App:
         help_epilogue="Exit codes: 0 done, 1 failure, 2 usage or data, 3 done but some files could "
         "not be processed, 130 stopped",
         version=f"hmsa {__version__}",
-        help_formatter="plain",
+        help_formatter=_Help(),
         help_format="plaintext",
         result_action="return_value",
     )
-    for name, place in VERBS.items():
-        app.command(f"{__package__}.{place}", name=name)
-    data = App(name="data", help="make, import, check and look at data")
+    for order, (name, place) in enumerate(VERBS.items()):  # as one needs them
+        app.command(f"{__package__}.{place}", name=name, sort_key=order)
+    data = App(name="data", help="Make, import, check and look at data.", sort_key=len(VERBS))
     for name, place in DATA_VERBS.items():
         data.command(f"{__package__}.{place}", name=name)
     app.command(data)

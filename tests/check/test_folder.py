@@ -241,3 +241,16 @@ def test_an_export_without_images_names_the_command(hmsa, tmp_path):
     command = ran.err[ran.err.index("hmsa data import") :].replace("FOLDER", "elsewhere").split()
     assert hmsa(*command[1:]).code == 0
     assert len(open_dataset(described(root), "train")) == 16
+
+
+def test_black_may_mean_no_label(tmp_path, capsys):
+    root = flat(tmp_path / "tiles", count=3)
+    for file in root.glob("*_mask.png"):
+        label = np.array(Image.open(file))
+        label[:8] = 2
+        Image.fromarray(np.array([[0, 0, 0], [9, 9, 200], [200, 9, 9]], np.uint8)[label]).save(file)
+    file = described(root)
+    assert "black is a class" in capsys.readouterr().err
+    content = yaml.safe_load(file.read_text()) | {"ignore": ["#000000"]}
+    file.write_text(yaml.safe_dump(content))
+    assert {*open_dataset(file, "train").labels.names} == {"#0909c8", "#c80909"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from hmsa.config.reading import read
-from hmsa.config.recipe import Joint, Recipe
+from hmsa.config.recipe import Joint, Recipe, preset
 from hmsa.data.datasets import open_dataset
 from hmsa.model import build
 from hmsa.training.plan import LIBRARIES, counted, forecast, step_cost, suited
@@ -30,6 +31,13 @@ def test_counted_bytes_are_those_of_a_step(trunk, head, loss, memory):
     cost = step_cost(model, stage, "fp32", 3, stage.crop)
     assert count.saved == pytest.approx(cost.saved, rel=0.02)
     assert count.peak == pytest.approx(cost.peak, rel=0.02)
+
+
+def test_bytes_of_rmi_are_counted():
+    model = build(classes=5, trunk="resnet18", width=16).train()
+    stage = Joint(crop=(96, 128), loss="rmi")
+    peak = step_cost(model, stage, "fp32", 2, stage.crop).peak
+    assert counted(model, stage, 2).peak == pytest.approx(peak, rel=0.05)
 
 
 def test_what_fits(recipe, hmsa, tmp_path):
@@ -60,21 +68,40 @@ def test_a_batch_that_fits_in_parts(recipe, hmsa):
 
 
 @pytest.mark.parametrize(
-    ("side", "count", "settings"),
+    ("side", "count", "chosen", "settings"),
     [
-        ((64, 80), 3, ["joint.steps=200", "joint.crop=[64, 64]", "attention.crop=[64, 64]"]),
-        ((360, 480), 30, ["joint.steps=600", "joint.warmup=60"]),
-        ((1024, 2048), 4, ["joint.crop=[512, 512]", "joint.batch=4"]),
-        ((40, 6000), 1, ["attention.scales=[0.25, 0.5, 1.0]"]),
+        ((64, 80), 3, "laptop", {"joint.steps": 400, "joint.crop": [64, 96], "sampling.tile": 96}),
+        ((360, 480), 30, "laptop", {"joint.steps": 600, "joint.warmup": 60}),
+        ((360, 480), 30, "laptop", {"joint.crop": [256, 256], "attention.crop": [384, 480]}),
+        ((1024, 2048), 4, "laptop", {"joint.crop": [512, 512], "joint.batch": 4}),
+        ((40, 6000), 1, "laptop", {"attention.scales": [0.25, 0.5, 1.0]}),
+        ((1024, 2048), 90, "gpu", {"joint.steps": 3600, "joint.crop": [512, 512]}),
+        ((1024, 2048), 80, "paper", {"joint.steps": 7000, "joint.crop": [1024, 2048]}),
+        ((360, 480), 80, "paper", {"joint.lr": 1.25e-3, "joint.crop": [384, 480]}),
     ],
 )
-def test_settings_without_a_recipe(folder_dataset, side, count, settings):
+def test_settings_without_a_recipe(folder_dataset, side, count, chosen, settings):
     label = Image.new("L", side[::-1])
     dataset = open_dataset(folder_dataset({f"a{n}": label for n in range(count)}), "train")
-    found = suited(dataset)
-    assert {*settings} <= {*found}
-    assert sum(setting.startswith("joint.crop") for setting in found) == (min(side) not in (360,))
-    read(Recipe, None, ["data.dataset=x", *found])
+    recipe = read(Recipe, None, ["data.dataset=x", *preset(chosen)])
+    found = suited(dataset, recipe, chosen, 2 if chosen == "paper" else 1)
+    assert {f"{key}={value}" for key, value in settings.items()} <= {*found}
+    read(Recipe, None, ["data.dataset=x", *preset(chosen), *found])
+
+
+def test_a_preset_is_for_datasets(hmsa, recipe, scenes, tmp_path):
+    ran = hmsa("train", recipe, "--preset", "gpu")
+    assert (ran.code, "is a recipe" in ran.err) == (2, True), ran.err
+    small = [
+        "model.trunk=hrnet_w18_small", "model.pretrained=false", "model.width=8", "joint.steps=2",
+        "joint.batch=2", "attention.steps=2", "attention.pictures=2", "joint.crop=[32, 32]",
+    ]  # fmt: skip
+    changes = [part for each in small for part in ("--set", each)]
+    ran = hmsa("train", scenes, "--out", tmp_path / "run", *changes)
+    assert ran.code == 0, ran.err
+    assert "to train longer: --set joint.steps=8" in ran.err
+    name, *words = shlex.split(ran.err.split("Next:")[1].splitlines()[1], comments=True)
+    assert (name, hmsa(*words).code) == ("hmsa", 0)
 
 
 def test_forecast(folder_dataset):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from hmsa import HMSA
 from hmsa.config.recipe import Joint
@@ -49,6 +50,21 @@ def test_a_run_leaves_everything_that_is_promised(trained):
         ("joint", "2"), ("joint", "4"), ("attention", "4"), ("attention", "6")
     ]  # fmt: skip
     assert all(0 <= float(r["val_miou"]) <= 1 for r in log)
+    steps = [r for r in log if r["loss"]]  # not where attention begins
+    assert all(float(r["images_per_s"]) > 0 and float(r["memory_gib"]) > 0 for r in steps)
+    assert all(0 < float(r["wait"]) < 1 for r in log if r["stage"] == "joint")
+    iou = [v for k, v in card.metrics.items() if k.startswith("val_iou ")]
+    assert sum(iou) / len(iou) == pytest.approx(card.metrics["val_miou"])
+
+
+def test_sheets_of_validation_images(trained):
+    sheets = sorted((trained / "validation-sheets").iterdir())
+    names = ["000002-joint", "000004-attention", "000004-joint", "000006-attention"]
+    assert [sheet.stem for sheet in sheets] == names
+    with Image.open(sheets[-1]) as sheet:
+        assert sheet.format == "JPEG"
+        assert sheet.width > 3 * 320, "image, label, prediction"
+        assert sheet.height > 3 * 320 * 64 // 96, "three images of val"
 
 
 def test_attention_stage_trains_the_attention_head_alone(recipe, hmsa, tmp_path):
@@ -83,11 +99,12 @@ def test_resume_equals_never_stopping(recipe, hmsa, tmp_path, monkeypatch, stop)
     assert steps == [0, 1, 2, 3, 0, 1]
     first, second = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(first[name], second[name]) for name in first)
-    strip = [{k: v for k, v in r.items() if k not in ("rate", "seconds")}
-             for r in rows(tmp_path / "whole")]  # fmt: skip
-    again = [{k: v for k, v in r.items() if k not in ("rate", "seconds")}
-             for r in rows(tmp_path / "parts")]  # fmt: skip
-    assert strip == again
+    measured = ("rate", "seconds", "images_per_s", "wait", "memory_gib")
+    whole, parts = (
+        [{k: v for k, v in r.items() if k not in measured} for r in rows(tmp_path / name)]
+        for name in ("whole", "parts")
+    )
+    assert whole == parts
 
 
 def test_resume_of_a_finished_run_is_nothing_to_do(recipe, hmsa, tmp_path):

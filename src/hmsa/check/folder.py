@@ -23,6 +23,7 @@ from . import doctor, listed, show
 from .check import Findings, check
 
 FILE = "dataset.yaml"
+_BLACK = "black is a class; if it means no label, add to dataset.yaml: ignore: ['#000000']"
 
 
 class Described(NamedTuple):
@@ -109,7 +110,8 @@ def describe_folder(path: Path, image: str | None = None, label: str | None = No
     draft = doctor.draft(path, groups)
     if not draft:
         return Described(path / FILE, groups, None, None)
-    for note in draft.notes:
+    black = [_BLACK] * ("#000000" in draft.content["names"])
+    for note in [*draft.notes, *black]:
         say(f"{path}: {note}")
     try:
         file = _write(path, draft)

@@ -1,4 +1,4 @@
-"""`hmsa data check`."""
+"""`hmsa data check` and `hmsa doctor`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ def check(
     labels: Annotated[str | None, Parameter(help="where a folder has its labels")] = None,
     overwrite: Annotated[Flag, Parameter(help="write a folder's dataset.yaml anew")] = False,
 ) -> Outcome:
-    """Find what is wrong with a dataset; a folder without dataset.yaml gets one.
+    """Find what is wrong with a dataset; write a missing dataset.yaml.
 
-    example: hmsa data check my-images --labels masks
+    example: hmsa data check my-images
+
+    example: hmsa data check my-images --labels masks --overwrite
     """
     from rich.console import Group
     from rich.text import Text
@@ -82,3 +84,30 @@ def _describe(folder: Path, images: str | None, labels: str | None, overwrite: b
     if (folder / FILE).exists() and not overwrite:
         raise InputError(f"{folder / FILE} exists; add --overwrite to replace it")
     return describe_folder(folder, images, labels)
+
+
+def doctor() -> Outcome:
+    """Show versions, devices and arithmetic, and what each extra would add.
+
+    example: hmsa doctor
+
+    example: hmsa doctor --json
+    """
+    from rich.box import SIMPLE
+    from rich.console import Group
+    from rich.table import Table
+
+    from . import installation
+
+    found = installation.machine()
+    lacking = {extra: installation.missing(extra) for extra in installation.ADDS}
+    facts, extras = Table(box=SIMPLE, show_header=False), Table("extra", "is here", box=SIMPLE)
+    for fact in found.items():
+        facts.add_row(*fact)
+    extras.add_column("adds")
+    for extra, parts in lacking.items():
+        extras.add_row(
+            extra, f"no: {', '.join(parts)}" if parts else "yes", installation.ADDS[extra]
+        )
+    notes = ['an extra is installed by: pip install "hmsa[EXTRA]"'] if any(lacking.values()) else []
+    return Outcome(found | {"missing": lacking}, Group(facts, extras), notes=notes, long=True)

@@ -22,7 +22,9 @@ def convert(
 ) -> Outcome:
     """Turn an official checkpoint, or a run, into a folder to share.
 
-    example: hmsa convert best_checkpoint.pth cityscapes -o cityscapes
+    example: hmsa convert runs/my-images -o my-network
+
+    example: hmsa convert best_checkpoint.pth cityscapes -o cityscapes-network
     """
     from ..data.descriptions import read_classes
     from ..model.pretrained import PICKLES, save
@@ -47,7 +49,9 @@ def convert(
 def models(
     name: Annotated[str | None, Parameter(help="of a network: show its card")] = None, /
 ) -> Outcome:
-    """List the networks that come with hmsa, and those in the cache of the Hugging Face hub.
+    """List the networks of hmsa, and those in the Hugging Face cache.
+
+    example: hmsa models
 
     example: hmsa models aerial
     """

@@ -55,7 +55,7 @@ def value_ranges(text: str) -> tuple[tuple[float, float], ...]:
 # Numbers with a range, which recipes (pydantic) and the command line (cyclopts) both check
 Share = Annotated[float, Field(ge=0, le=1), Parameter(validator=Number(gte=0, lte=1))]
 Count = Annotated[int, Field(ge=1), Parameter(validator=Number(gte=1))]
-Flag = Annotated[bool, Parameter(negative="")]
+Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 Names = Annotated[list[str], parsed_by(lambda text: [name.strip() for name in text.split(",")])]
 ScaleList = Annotated[tuple[float, ...], parsed_by(scale_list)]
 Size = Annotated[tuple[int, int], parsed_by(height_width)]
@@ -63,6 +63,7 @@ Ranges = Annotated[tuple[tuple[float, float], ...], parsed_by(value_ranges)]
 Tile = Annotated[int | Literal["auto"] | None, parsed_by(tile_side)]
 Arithmetic = Literal["auto", "fp32", "bf16", "fp16"]
 Backend = Literal["auto", "torch", "onnxruntime", "openvino"]
+Preset = Literal["laptop", "gpu", "paper"]
 
 Checkpoint = Annotated[
     Path,
@@ -78,7 +79,12 @@ Files = Annotated[
 Out = Annotated[Path, Parameter(alias="-o")]
 Changes = Annotated[
     list[str],
-    Parameter(name="--set", negative="", help="KEY=VALUE: change a setting, such as joint.lr=1e-3"),
+    Parameter(
+        name="--set",
+        negative="",
+        show_default=False,
+        help="KEY=VALUE: change a setting of the recipe, such as joint.lr=1e-3; repeat for more",
+    ),
 ]
 
 

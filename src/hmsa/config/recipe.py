@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .options import Count, Share
-from .reading import Strict
+from .options import Count, Preset, Share
+from .reading import Strict, read_yaml
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Factor = Annotated[float, Field(ge=0)]
@@ -185,8 +187,16 @@ class Recipe(Strict):
     selftrain: Selftrain | None = None  # for hmsa selftrain only
     start: str | None = None  # checkpoint or hub id to start from; it may have other classes
     class_balance: Share = 0.0  # weight of a class: (median frequency / its frequency) ** this
+    # Where values of training go beside metrics.csv and TensorBoard; hmsa[wandb], hmsa[mlflow]
+    loggers: list[Literal["wandb", "mlflow"]] = Field([])
     seed: Whole = 0  # of weights that begin at random, of crops and of the order of images
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: a GPU if there is one
     devices: Count | Literal["auto"] = 1  # processes, on this machine
     # auto: bf16 on GPUs that have it; on CPUs that have it, if it trains this network faster
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+def preset(name: Preset) -> list[str]:
+    """The settings of a preset, as of --set."""
+    found = read_yaml(Path(__file__).with_name("presets.yaml"))[name]
+    return [f"{key}={json.dumps(value)}" for key, value in found.items()]

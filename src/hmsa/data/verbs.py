@@ -36,6 +36,8 @@ def import_masks(
     """Make a dataset of what an annotation tool exported.
 
     example: hmsa data import task.zip my-images --ignore background
+
+    example: hmsa data import instances.json my-images --images photos --val 0.1
     """
     from .imports import import_masks as work
 
@@ -49,9 +51,11 @@ def export(
     *,
     split: Annotated[list[str], Parameter(negative="", help="repeat for more; default: all")] = [],
 ) -> Outcome:
-    """Make Parquet files of a dataset, which `datasets` of Hugging Face loads.
+    """Make Parquet files of a dataset for `datasets` of Hugging Face.
 
-    example: hmsa data export my-images/dataset.yaml my-parquet
+    example: hmsa data export my-images my-parquet
+
+    example: hmsa data export camvid camvid-parquet --split train --split val
     """
     from .parquet import export as work
 

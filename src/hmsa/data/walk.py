@@ -27,6 +27,7 @@ _OTHERS = {
 }  # fmt: skip
 
 PREVIEW = "dataset.png"  # drawn beside a dataset.yaml, and none of the images
+SHEETS = "validation-sheets"  # folder in the folder of a run, of what training draws
 
 
 def find_images(
@@ -77,7 +78,7 @@ def _glob(text: str, suffixes: Collection[str]) -> list[Path]:
 
 def is_left_out(file: PurePath) -> bool:
     """Whether a file is none of the images of its folder: hidden, or drawn by hmsa."""
-    return file.name.startswith(".") or file.name == PREVIEW
+    return file.name.startswith(".") or file.name == PREVIEW or file.parent.name == SHEETS
 
 
 def _listed(file: Path) -> Iterator[tuple[PurePath, Path]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,12 +142,18 @@ def read_all(dataset: Dataset, what: str) -> Iterator[tuple[int, Bytes, Bytes]]:
             progress.advance()
 
 
-def score(predictor: Predictor, dataset: Dataset, rank: int = 0, processes: int = 1) -> Confusion:
-    """The fused prediction alone, on this process's share of the images."""
+def score(
+    predictor: Predictor, dataset: Dataset, indices: Iterable[int] | None = None,
+    seen: Callable[[int, Bytes, Bytes, Bytes], None] = lambda *_: None,
+) -> Confusion:  # fmt: skip
+    """The fused prediction alone; indices: of the images, default: all; seen: is called with the
+    index, image, label and prediction of each."""
     confusion = Confusion(len(dataset.labels.names))
-    for index in range(rank, len(dataset), processes):
+    for index in range(len(dataset)) if indices is None else indices:
         image, label = dataset.read(index)
-        confusion.add(label, predictor(image).label)
+        predicted = predictor(image).label
+        confusion.add(label, predicted)
+        seen(index, image, label, predicted)
     return confusion
 
 

@@ -24,6 +24,7 @@ from .calibration import Calibration
 from .measure import Evaluation, Window
 
 EXAMPLES, WINDOWS = 8, 2  # half of the examples are the worst; windows: of each scale
+CURVES = (("Training loss", "loss", 1), ("Validation mIoU", "val_miou", 100))
 POINTS = 400  # most points of a curve: more than one per pixel only hides the line in its own noise
 
 
@@ -140,22 +141,40 @@ def _weights(found: Evaluation) -> list[Table]:
 
 def training_charts(metrics: Path) -> list[Chart]:
     """Loss and validation mIoU against the step, as far as the CSV file has them."""
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
-    rows, charts = [row for row in csv.DictReader(lines) if row.get("step")], []
-    steps = [float(row["step"]) for row in rows]
-    starts = {row.get("stage"): step for row, step in zip(rows[::-1], steps[::-1], strict=True)}
-    stages = sorted((step, stage) for stage, step in starts.items() if stage)
-    for title, name, unit in (("Training loss", "loss", 1), ("Validation mIoU", "val_miou", 100)):
-        values = [unit * float(row.get(name) or "nan") for row in rows]
-        points = np.array([*zip(steps, values, strict=True)]).reshape(-1, 2)
-        points = points[np.isfinite(points[:, 1])]
+    rows, charts = read_rows(metrics), []
+    steps, stages = [float(row["step"]) for row in rows], stages_of(rows)
+    for title, name, unit in CURVES:
+        points = curve(rows, name, unit)
         if len(points) > 1:
             (step, best), last = points[points[:, 1].argmax()], points[-1, 1]
             summary = f"last {last:.3g}, highest {best:.3g} at step {step:.0f}"
-            parts = np.array_split(points, min(len(points), POINTS))
-            means, axis = np.array([part.mean(0) for part in parts]), (min(steps), max(steps))
+            means, axis = averaged(points, POINTS), (min(steps), max(steps))
             charts.append(Chart(title, summary, "step", means, axis, stages=stages))
     return charts
+
+
+def read_rows(metrics: Path) -> list[dict[str, str]]:
+    """The rows of a metrics.csv that have a step; none if there is no such file."""
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
+    return [row for row in csv.DictReader(lines) if row.get("step")]
+
+
+def curve(rows: Sequence[Mapping[str, str]], name: str, unit: float = 1) -> NDArray[np.float64]:
+    """Step and value `[N,2]`, in multiples of 1 / unit, of the rows that have this value."""
+    pairs = [(float(row["step"]), unit * float(row.get(name) or "nan")) for row in rows]
+    return np.array([pair for pair in pairs if math.isfinite(pair[1])]).reshape(-1, 2)
+
+
+def averaged(points: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+    """At most so many points `[N,2]`, each the mean of some in a row."""
+    parts = np.array_split(points, min(len(points), most)) if len(points) else []
+    return np.array([part.mean(0) for part in parts]).reshape(-1, 2)
+
+
+def stages_of(rows: Sequence[Mapping[str, str]]) -> list[tuple[float, str]]:
+    """Where each stage begins, and its name."""
+    starts = {row.get("stage"): float(row["step"]) for row in rows[::-1]}
+    return sorted((step, stage) for stage, step in starts.items() if stage)
 
 
 def calibration_charts(calibration: Calibration) -> list[Chart]:

@@ -1,4 +1,4 @@
-"""`hmsa evaluate`, `hmsa view` and `hmsa gate`."""
+"""`hmsa evaluate`, `hmsa compare`, `hmsa view` and `hmsa gate`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def evaluate(
 ) -> Outcome:
     """Compare fusions on labelled images.
 
-    example: hmsa evaluate runs/camvid camvid --data CamVid --split val --scales 0.5,1,2
+    example: hmsa evaluate runs/my-images my-images
+
+    example: hmsa evaluate runs/camvid camvid --data CamVid --split val --scales 0.5,1,2 --flip
     """
     from ..check.folder import described
     from ..checkpoint.files import require_classes
@@ -62,7 +64,7 @@ def view(
     /,
     *paths: Annotated[str, Parameter(
         help="images: files, folders, globs or .txt lists of paths; or one dataset: a YAML file, "
-        "or a folder or known name with --split")],
+        "a folder with dataset.yaml, or a folder or known name with --split")],
     split: Annotated[str | None, Parameter(help="split of the dataset; default: val")] = None,
     files: Files = None,
     out: Annotated[Out | None, Parameter(
@@ -74,11 +76,30 @@ def view(
 ) -> Outcome:  # fmt: skip
     """Write a page to compare scales, truth and errors in, pixel by pixel.
 
-    example: hmsa view runs/camvid photo.jpg folder/ -o look.html
+    example: hmsa view runs/my-images my-images --split val
+
+    example: hmsa view aerial photo.jpg folder/ -o look.html
     """
     from .view import view as work
 
     return work(checkpoint, paths, split, files, out, most, inference)
+
+
+def compare(
+    *runs: Annotated[Path, Parameter(help="run folders of hmsa train or hmsa attend")],
+    out: Annotated[
+        Out | None, Parameter(help="page; default: compare.html beside the first")
+    ] = None,
+) -> Outcome:
+    """Draw runs on one page: curves, scores, settings that differ.
+
+    example: hmsa compare runs/my-images
+
+    example: hmsa compare runs/small runs/large -o compare.html
+    """
+    from .compare import compare as work
+
+    return work(runs, out)
 
 
 def gate(
@@ -91,7 +112,11 @@ def gate(
     chain: Chain = Chain(),
     compute: Compute = Compute(),
 ) -> Outcome:
-    """Measure what leaving out fine scales saves and costs; the checkpoint keeps the curve.
+    """Measure what leaving out fine scales saves and costs.
+
+    The checkpoint keeps the curve, from which `hmsa predict --budget` says what it costs.
+
+    example: hmsa gate runs/my-images my-images
 
     example: hmsa gate runs/camvid camvid --data CamVid --split val --scales 0.5,1,2
     """

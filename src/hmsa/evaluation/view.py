@@ -33,23 +33,25 @@ def view(
 ) -> Outcome:  # fmt: skip
     """Write a page of the `most` images of the lowest IoU or, without labels, confidence.
 
-    paths: images as for `hmsa predict`, or one dataset: a YAML file, or anything with a `split`.
+    paths: images as for `hmsa predict`, or one dataset: a YAML file, its folder, or anything with a
+    `split`.
     Raises InputError for what concerns all images, or if none can be read; one that cannot be read
     is a problem of the outcome.
     """
     if not paths:
         raise InputError("no images given; name images or a dataset after the checkpoint")
-    labelled = split is not None or Path(paths[0]).suffix in (".yaml", ".yml")
+    first = Path(paths[0])
+    labelled = split or first.suffix in (".yaml", ".yml") or (first / "dataset.yaml").is_file()
     if labelled and len(paths) > 1:
         raise InputError(f"{paths[0]} is a dataset and {paths[1]} follows it; give one of them")
     split = split or "val"
-    name = _name(Path(paths[0]), split if labelled else None)
+    name = _name(first, split if labelled else None)
     run = checkpoint.parent if checkpoint.is_file() else checkpoint
     out = out or (run if run.is_dir() else Path("runs")) / f"view-{name}.html"
     require_page(out)
     predictor = Predictor.load(checkpoint, **vars(options))
     if labelled:
-        images = _labelled(predictor, checkpoint, Path(paths[0]), split, files)
+        images = _labelled(predictor, checkpoint, first, split, files)
     else:
         images = _unlabelled(predictor, paths)
     items: list[dict[str, Any]] = []

@@ -28,7 +28,9 @@ def predict(
 ) -> Outcome:  # fmt: skip
     """Label images and videos.
 
-    example: hmsa predict runs/camvid photo.jpg folder/ 'more/*.png' -o out --save label,rle
+    example: hmsa predict photo.jpg
+
+    example: hmsa predict runs/my-images photo.jpg folder/ 'more/*.png' -o out --save label,rle
     """
     from .predict import predict as work
 
@@ -53,7 +55,9 @@ def app(
 
     /openapi.json describes the API. Nothing of an upload is kept.
 
-    example: hmsa app runs/camvid --port 8000
+    example: hmsa app
+
+    example: hmsa app runs/my-images --port 8000 --megapixels 24
     """
     if not (find_spec("fastapi") and find_spec("uvicorn")):
         raise InputError('hmsa app needs FastAPI and uvicorn: pip install "hmsa[app]"')
@@ -72,6 +76,8 @@ def export(
     chain: Chain = Chain(),
 ) -> Outcome:  # fmt: skip
     """Write a network and its scales as one ONNX or torch file.
+
+    example: hmsa export runs/my-images -o mine.onnx
 
     example: hmsa export runs/camvid -o camvid.onnx --scales 0.5,1 --size 360x480
     """

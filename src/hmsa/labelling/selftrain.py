@@ -31,8 +31,8 @@ from ..runs import InputError, Outcome, Run, replace, say
 from ..runs.folder import difference, read_records
 from ..runs.machine import is_first
 from ..runs.outcome import to_json
+from ..training.metrics import read_curves
 from ..training.train import train
-from ..training.trainer import read_curves
 from .autolabel import autolabel
 from .folder import SPLIT
 from .labelled import open_labelled

@@ -25,7 +25,9 @@ def autolabel(
 ) -> Outcome:  # fmt: skip
     """Label many images for a student to learn from.
 
-    example: hmsa autolabel runs/camvid more-images/ -o labelled --held-out camvid --split test
+    example: hmsa autolabel runs/my-images more-images/ -o labelled --threshold 0.8
+
+    example: hmsa autolabel runs/camvid more-images/ -o labelled --held-out camvid --split val
 
     Args:
         images: folder, .txt list, .parquet or .tar files (with a *) of images, here or at a URI
@@ -75,7 +77,9 @@ def review(
 ) -> Outcome:  # fmt: skip
     """See what auto-labels are worth; have people correct the worst.
 
-    example: hmsa review labelled --truth camvid --split val
+    example: hmsa review labelled --truth my-images --split val
+
+    example: hmsa review labelled --export cvat -o tasks.zip --worst 20
 
     Args:
         folder: folder that hmsa autolabel made
@@ -117,7 +121,9 @@ def selftrain(
 ) -> Outcome:  # fmt: skip
     """Rounds of auto-labelling and training.
 
-    example: hmsa selftrain recipe.yaml --rounds 2 --set selftrain.images=more --out runs/self
+    example: hmsa selftrain recipe.yaml --set selftrain.images=more-images
+
+    example: hmsa selftrain recipe.yaml --rounds 2 --out runs/self --resume
 
     Args:
         config: recipe with a section selftrain, a YAML file

@@ -62,8 +62,9 @@ class Table:
 class Chart:
     """A curve of points `[N,2]` over two axes with numbers. x, y: their ends; default: the curve's.
     stages: where each begins on the x axis, its name. bars: (left, right, height, opacity, text
-    under the pointer), behind the curve. marks: vertical lines as (x, CSS class, text under the
-    pointer). colour: of the area below the curve. small: one of many.
+    under the pointer), behind the curve. curves: (name, colour, points `[N,2]`) to draw instead of
+    one line; `points` then only say how far the axes go. marks: vertical lines as (x, CSS class,
+    text under the pointer). colour: of the area below the curve. small: one of many.
     """
 
     title: str
@@ -78,6 +79,7 @@ class Chart:
     colour: Colour | None = None
     dashed: bool = False
     small: bool = False
+    curves: Sequence[tuple[str, Colour, NDArray[np.float64]]] = ()
 
     def __post_init__(self) -> None:
         columns = [(float(each.min()), float(each.max())) for each in self.points.T]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import rich.table
 from numpy.typing import NDArray
+from rich.box import HORIZONTALS
 from rich.text import Text
 
 from .page import DASH, Cell, Colour, Table
@@ -63,10 +65,14 @@ def terminal(table: Table, title: str, caption: str = "") -> rich.table.Table:
         cell = Cell(cell) if isinstance(cell, str) else cell
         return Text(cell.text, "bold" if cell.kind == "best" else "")
 
-    shown = rich.table.Table(title=Text(title), title_justify="left", caption_justify="left")
+    look: Any = {"title_justify": "left", "caption_justify": "left"}
+    look |= {"box": HORIZONTALS, "padding": (0, 1, 0, 0)}  # narrow: nine columns fit into 80
+    shown = rich.table.Table(title=Text(title), **look)
     shown.caption = Text(caption) if caption else None
     for place, column in enumerate(table.columns):
-        shown.add_column(text(column), justify="right" if place else "left")
+        head = text(column)
+        whole = table.kind == "total" and " " not in head.plain  # in tables of numbers
+        shown.add_column(head, justify="right" if place else "left", no_wrap=whole)
     for row in table.rows:
         if table.kind == "total" and row is table.rows[-1]:
             shown.add_section()

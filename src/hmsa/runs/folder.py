@@ -133,21 +133,23 @@ def stamp(file: Path) -> list[Any] | None:
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     """The first setting that differs, as `name old -> new`, nested ones as `a.b`; None if none."""
-    before, now = dict(_flat(old)), dict(_flat(json.loads(json.dumps(new))))
+    before, now = dict(flat(old)), dict(flat(json.loads(json.dumps(new))))
     changed = (key for key in [*now, *before] if before.get(key) != now.get(key))
-    shown = (f"{key} {_show(before.get(key))} -> {_show(now.get(key))}" for key in changed)
+    shown = (f"{key} {show(before.get(key))} -> {show(now.get(key))}" for key in changed)
     return next(shown, None)
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as pairs, `a.b` and its value."""
     for key, value in settings.items():
         if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """A setting as text, short."""
     if isinstance(value, str) and len(value) == 64:
         return value[:8]  # a SHA-256
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)

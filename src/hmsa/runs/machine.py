@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import platform
 import re
@@ -82,6 +83,7 @@ def processes(accelerator: str, devices: int | str) -> int:
 
 def launch(accelerator: str, processes: int, precision: Precision) -> Fabric:
     """Lightning Fabric, started: one process per device. accelerator: may name one, as cuda:1."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # no "Using bfloat16 .."
     device = find_device(None if accelerator == "auto" else accelerator)
     here = processes
     if processes > 1 and "TORCHELASTIC_RUN_ID" in os.environ:

@@ -30,6 +30,13 @@ def free_memory(device: torch.device) -> int:
     return max(0, int(free))
 
 
+def used_memory(device: torch.device) -> int:
+    """Bytes that this process has taken: of a GPU the most so far, of the machine now."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return int(psutil.Process().memory_info().rss)
+
+
 def peak_of(module: nn.Module, call: Callable[[Any], Any]) -> int:
     """Bytes of tensors alive at once in `call(module)`, without the weights.
 

@@ -72,13 +72,14 @@ def say_once(line: str, kind: str = "") -> None:
 def _bar() -> Any:
     from rich import progress  # only where there is a terminal: it is slow to import
     from rich.console import Console
+    from rich.table import Column
 
     return progress.Progress(
         "{task.description}",
-        progress.BarColumn(),
+        progress.BarColumn(20),
         progress.MofNCompleteColumn(),
-        "{task.fields[note]}",
         progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[note]}", table_column=Column()),  # wraps if need be
         console=Console(stderr=True),
     )
 

@@ -34,7 +34,7 @@ from ..runs import InputError, say
 from ..runs.errors import as_input_error
 from ..runs.machine import in_use, launch
 from .passes import HELD_OUT, PASSES, Passes, begin_at
-from .trainer import BEST, LAST, RESUME, Trainer, Work, class_weights
+from .trainer import BEST, LAST, RESUME, Trainer, Validation, Work, class_weights
 
 VALIDATE_EVERY, PATIENCE = 200, 3  # steps; validations without a gain that end training
 BALANCE = 0.4  # `class_balance` of a recipe
@@ -92,11 +92,11 @@ class HeadJob:
             steps=options.steps, batch=1, penalty=options.penalty, validate_every=VALIDATE_EVERY
         )
         head, outputs = model.attention, partial(passes.outputs, stage, fit, [options.seed])
-        validate, scales = partial(_held_out_miou, passes, held), model.card.scales
+        validate, scales = partial(_held_out, passes, held), model.card.scales
         work = Work(
             "attention", stage, cast(nn.Module, head), scales, outputs, validate,
             passes.compute([*fit, *held]), lambda: begin_at(model, passes.best_constant(held)),
-            PATIENCE,
+            patience=PATIENCE,
         )  # fmt: skip
         weight = class_weights(images.only(fit).frequencies(), BALANCE)
         state = Trainer(self.fabric, model, out, weight).run(work)
@@ -139,7 +139,7 @@ def clear(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def _held_out_miou(passes: Passes, held: Sequence[int], network: HMSA) -> float:
+def _held_out(passes: Passes, held: Sequence[int], network: HMSA) -> Validation:
     confusion = Confusion(network.classes)
     network.eval()
     for number in held:
@@ -147,7 +147,7 @@ def _held_out_miou(passes: Passes, held: Sequence[int], network: HMSA) -> float:
         with torch.inference_mode(), passes.fabric.autocast():
             output = network.attend(encoded, label.shape[-2:])
         confusion.add(label[0].cpu(), output.logits.argmax(1)[0].cpu())
-    return confusion.miou()
+    return Validation(confusion)
 
 
 def split_evenly(count: int, most: int, val: int = 0) -> tuple[list[int], list[int]]:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..config.options import Preset
 from ..config.recipe import Recipe, Stage
 from ..data.datasets import Dataset
 from ..data.images import read_size
@@ -33,6 +34,9 @@ BACKWARD = 4  # cost of a training step, relative to a forward pass of the same 
 HEAD = 0.3  # cost of a step of the attention head, relative to a forward pass of the network
 LONG = 60  # seconds
 SHARE = 0.9  # of the free memory that a plan uses
+# Steps for each image on one process, at least and at most; paper: 175 passes at batch 1
+STEPS = {"laptop": (20, 400, 3000), "gpu": (40, 1000, 8000), "paper": (175, 50, 10**7)}
+WHOLE = 640  # pixels: attention sees whole images up to this side; crops of more fill the disk
 Memory = Literal["lean", "plain"]
 # On a CPU: bytes of the code of libraries; and the heap of a process relative to its tensors, as
 # glibc leaves gaps between those of many sizes. Measured by benchmarks/train_step.py --plan
@@ -138,23 +142,27 @@ def _plan(
     return Plan(memory, precision, one.saved * narrower, peak, seconds, largest, lr, side)
 
 
-def suited(learn: Dataset) -> list[str]:
-    """Settings as of --set for a dataset without a recipe: fewer steps for fewer images, all
-    classes in turn, crops of the size of small images, and larger ones of large images."""
-    sizes = _sizes(learn)
-    small, large = np.median(sizes.min(1)), np.median(sizes.max(1))
-    steps = max(200, min(3000, 20 * len(learn)) // 50 * 50)
-    found: dict[str, Any] = {
-        "joint.steps": steps, "joint.warmup": min(100, steps // 10),
-        "joint.validate_every": max(100, steps // 6),
-        "sampling.class_uniform": 0.5, "class_balance": 0.3,
-    }  # fmt: skip
-    if small < 256:
-        side = max(64, math.ceil(small / 32) * 32)
-        found |= {"joint.crop": [side, side], "attention.crop": [side, side]}
-    elif small >= 1024:
-        found |= {"joint.crop": [512, 512], "joint.batch": 4}
-    if large > 2048:  # at scale 2 these would take most of the time
+def suited(learn: Dataset, recipe: Recipe, chosen: Preset, processes: int = 1) -> list[str]:
+    """What a preset leaves to the dataset, as of --set: steps by the number of images, and crops
+    no larger than small images and larger ones of large images.
+
+    recipe: with the settings of the preset.
+    """
+    sizes, (each, least, most) = _sizes(learn), STEPS[chosen]
+    steps = min(max(each * len(learn) // processes, least), most)
+    steps = steps // 50 * 50
+    middle = [math.ceil(side / 32) * 32 for side in np.median(sizes, 0)]
+    crop = [min(pair) for pair in zip(recipe.joint.crop, middle, strict=True)]
+    found: dict[str, Any] = {"joint.steps": steps, "joint.validate_every": max(100, steps // 6)}
+    if chosen == "paper":
+        found["joint.lr"] = recipe.joint.lr * processes / 8
+    else:
+        found["joint.warmup"] = min(100, steps // 10)
+    if chosen == "laptop" and min(middle) >= 1024:
+        crop, found["joint.batch"] = [512, 512], 4
+    found |= {"joint.crop": crop, "sampling.tile": max(crop)}
+    found["attention.crop"] = [min(side, WHOLE) for side in middle]
+    if max(middle) > 2048:  # at scale 2 these would take most of the time
         found |= {"attention.crop": [1024, 1024], "attention.scales": [0.25, 0.5, 1.0]}
     return [f"{name}={value}" for name, value in found.items()]
 

@@ -42,7 +42,8 @@ def region_mutual_information(logits: Logits, label: Tensor, batch: Tensor | Non
     halves = []
 
     def part(some: Tensor, classes: slice) -> Tensor:
-        with torch.autocast("cpu" if some.is_meta else some.device.type, enabled=False):
+        device = "cpu" if some.is_meta else some.device.type  # meta: to count memory
+        with torch.autocast(device, enabled=False):
             some = some if some.dtype == torch.float64 else some.float()
             truth = one_hot(label, classes) & valid
             entropy = _entropy(some, truth, valid) / pixels

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import shutil
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -25,7 +27,8 @@ from ..evaluation.measure import score
 from ..inference.predictor import Predictor
 from ..model import HMSA, build
 from ..model.fusion import chain
-from ..runs import InputError, Run, say
+from ..report.pictures import colorize, panel, shown, thin
+from ..runs import InputError, Outcome, Run, say
 from ..runs.errors import as_input_error
 from ..runs.machine import (
     Precision,
@@ -38,11 +41,14 @@ from ..runs.machine import (
     together,
     total,
 )
+from .metrics import Pace
 from .passes import HELD_OUT, PASSES, Passes, begin_at
 from .plan import BATCH, SIDE, Plan, forecast, plans, step_cost
-from .trainer import BEST, RESUME, Outputs, Trainer, Work, class_weights, note_data
+from .profile import STEPS, profiled
+from .trainer import BEST, RESUME, Outputs, Trainer, Validation, Work, class_weights, note_data
 
 STAGES = ("joint", "attention")
+DRAWN = 4  # validation images on the sheet
 GAIN = 0.9  # time in bf16 relative to fp32, below which its 8 bits of mantissa are worth it
 
 
@@ -67,7 +73,8 @@ def train(
         raise InputError(f"{folder} has a run; add --resume to continue it, or name another --out")
     world = processes(recipe.accelerator, recipe.devices)
     recipe = recipe.model_copy(update={"devices": world})
-    free: Any = {"selftrain": True, "data": {"workers"}} | {name: {"memory"} for name in STAGES}
+    free: Any = {"selftrain": True, "loggers": True, "data": {"workers"}}
+    free |= {name: {"memory"} for name in STAGES}
     settings = recipe.model_dump(mode="json", exclude=free)  # what has an influence
     mend = "continue with the same recipe, or name another --out"
     place = Run(folder, "train", settings, overwrite=not begun, mend=mend) if is_first() else None
@@ -88,7 +95,7 @@ def train(
             job.fabric = fabric = launch(recipe.accelerator, 1, run.records["precision"])
         if run:
             model.card.trained_on["data"] = run.records["data"][0]["digest"][:16]
-        trainer = Trainer(fabric, model, folder, job.class_weights())
+        trainer = Trainer(fabric, model, folder, job.class_weights(), recipe.loggers)
         for name in STAGES[STAGES.index(trainer.state.stage or STAGES[0]) :]:
             if name == "joint" or model.attention is not None:  # pooling has no attention
                 trainer.run(job.work(name, model, folder / PASSES))
@@ -133,6 +140,21 @@ def planned(
     fabric = launch("auto" if recipe.accelerator == "cuda" else recipe.accelerator, 1, "fp32")
     model = _Job(recipe, fabric, data, pictures, near).network({}, fresh=True)
     return plans(model, recipe, fabric.device, memory)
+
+
+def profile(recipe: Recipe, folder: Path, data: Path, pictures: Path | None, near: Path) -> Outcome:
+    """What `profiled` says of steps of the joint stage; the trace goes into `folder`."""
+    stage = recipe.joint.model_copy(update={"steps": STEPS})
+    recipe = recipe.model_copy(update={"joint": stage, "devices": 1})
+    job = _Job(recipe, launch(recipe.accelerator, 1, "fp32"), data, pictures, near)
+    model, device = job.network({}, fresh=True), job.fabric.device
+    precision: Precision = recipe.precision
+    if precision == "auto":
+        precision = faster_precision(model, stage, device)
+    job.fabric = fabric = launch(recipe.accelerator, 1, precision)
+    weight = job.class_weights()
+    with as_input_error("joint"):
+        return profiled(model, recipe, fabric, job.crops(), weight, job.workers, folder)
 
 
 def stream_of(recipe: Recipe, name: str, learn: Dataset, mix: Mix) -> TrainingStream:
@@ -214,8 +236,11 @@ class _Job:
         validate = partial(self._validate, scales)
         if name == "joint":
             left = partial(forecast, recipe, self.learn, self.val)
-            crops = partial(self._crops, parts := min(stage.batch, stage.accumulate))
-            return Work(name, stage, model, scales, crops, validate, parts=parts, forecast=left)
+            pace = Pace(self.fabric.device, self.fabric.world_size)
+            crops = partial(self._crops, parts := min(stage.batch, stage.accumulate), pace)
+            return Work(
+                name, stage, model, scales, crops, validate, parts=parts, forecast=left, pace=pace
+            )
         rank, world = self.fabric.global_rank, self.fabric.world_size
         learn, plain = stream_of(recipe, name, self.learn, Mix()), Augment(flip=0, color=0)
         whole = training_transform(stage.crop, (1.0, 1.0), plain, recipe.data.long_edge)
@@ -236,25 +261,47 @@ class _Job:
         trained, prepare = cast(nn.Module, model.attention), passes.compute([*numbers, *held])
         return Work(name, stage, trained, scales, outputs, validate, prepare, begin)
 
-    def _crops(self, parts: int, network: Any, start: int) -> Outputs:
-        fabric, stage, workers = self.fabric, self.recipe.joint, self.recipe.data.workers
-        workers = loader_processes(fabric.device) if workers is None else workers
-        stream, steps = stream_of(self.recipe, "joint", self.learn, self.mix), stage.steps
-        rank, world = fabric.global_rank, fabric.world_size
-        for pair in batches(stream, range(start, steps), stage.batch, workers, rank, world):
-            image, label = fabric.to_device(pair)
+    def _crops(self, parts: int, pace: Pace, network: Any, start: int) -> Outputs:
+        for pair in pace.waiting(self.crops(start)):
+            image, label = self.fabric.to_device(pair)
             whole = label if parts > 1 else None
             for some in range(parts):
                 images, labels = (each.tensor_split(parts)[some] for each in (image, label))
-                yield network(images, stage.scales), labels, whole
+                yield network(images, self.recipe.joint.scales), labels, whole
 
-    def _validate(self, scales: list[float], model: HMSA) -> float:
-        """Mean IoU on the validation set, of which each process runs its share."""
+    def crops(self, start: int = 0) -> Iterator[Any]:
+        """Batches of images and labels from a step of the joint stage on."""
+        fabric, stage = self.fabric, self.recipe.joint
+        stream, steps = stream_of(self.recipe, "joint", self.learn, self.mix), stage.steps
+        rank, world = fabric.global_rank, fabric.world_size
+        return batches(stream, range(start, steps), stage.batch, self.workers, rank, world)
+
+    @property
+    def workers(self) -> int:
+        """Processes that load crops."""
+        told = self.recipe.data.workers
+        return loader_processes(self.fabric.device) if told is None else told
+
+    def _validate(self, scales: list[float], model: HMSA) -> Validation:
+        """On the validation images, of which each process runs its share."""
         fabric, recipe = self.fabric, self.recipe
         predictor = Predictor(
             model, scales, recipe.precision, fabric.device, recipe.inference.flip,
             recipe.data.long_edge, backend="torch",
         )  # fmt: skip
-        confusion = score(predictor, self.val, fabric.global_rank, fabric.world_size)
+        own = range(fabric.global_rank, len(self.val), fabric.world_size)
+        some, rows = own[:: -(-len(own) // DRAWN) or 1], []
+        palette = np.array(self.val.labels.palette, np.uint8)
+
+        def draw(index: int, *maps: Any) -> None:
+            if index in some and fabric.is_global_zero:
+                image, label, predicted = (thin(each, 640) for each in maps)
+                rows.append([
+                    (self.val.pairs[index].name, shown(image)),
+                    ("label", colorize(label, palette)),
+                    ("prediction", colorize(predicted, palette)),
+                ])  # fmt: skip
+
+        confusion = score(predictor, self.val, own, draw)
         confusion.matrix = total(confusion.matrix.to(fabric.device)).cpu()
-        return confusion.miou()
+        return Validation(confusion, panel(rows) if rows else None)

@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-import pyarrow as pa
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.loggers.tensorboard import TensorBoardLogger
-from pyarrow import csv
+from PIL import Image
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -30,6 +28,8 @@ from torch import Tensor, nn
 from ..config.recipe import Stage
 from ..data import fingerprint
 from ..data.datasets import Dataset
+from ..data.walk import SHEETS
+from ..evaluation.confusion import Confusion
 from ..model import HMSA, Output
 from ..model.pretrained import save
 from ..runs import InputError, Interrupted, Progress, Run, first_line, replace, say
@@ -37,8 +37,9 @@ from ..runs.machine import total
 from ..runs.progress import interruptible
 from .lean import lean, regions
 from .losses import objective
+from .metrics import Metrics, Pace
 
-BEST, LAST, RESUME, METRICS = "best.safetensors", "last.safetensors", "resume.pt", "metrics.csv"
+BEST, LAST, RESUME = "best.safetensors", "last.safetensors", "resume.pt"
 LOG_EVERY = 10  # steps
 TIMED = 8  # steps after which the rest is forecast, from the median of these
 WARMUP = {"warmup_gamma": 9, "warmup_power": 1}
@@ -46,6 +47,13 @@ PARTS = ("model", "optimizer", "validated")  # attributes of `Trainer` in resume
 
 # With the label `[B,H,W]`, and that of the whole batch if these images are a part of one
 Outputs = Iterator[tuple[Output, Tensor, Tensor | None]]
+
+
+class Validation(NamedTuple):
+    """What a network reaches on the validation images."""
+
+    confusion: Confusion
+    sheet: Image.Image | None = None  # some of the images, with label and prediction
 
 
 @dataclass
@@ -57,13 +65,14 @@ class Work:
     trained: nn.Module  # the network or a part of it; the rest is frozen
     scales: list[float]  # the default of its checkpoints
     outputs: Callable[[Any, int], Outputs]  # of the network, `parts` for each step from this one on
-    validate: Callable[[HMSA], float]  # mean IoU
+    validate: Callable[[HMSA], Validation]
     prepare: Iterable[None] = ()  # what comes before the first step; it can be stopped between two
     begin: Callable[[], None] | None = None  # sets where training begins, which is validated, too
     patience: int = 0  # validations without a gain that end the stage; 0: nothing ends it
     # What to say of how long it will take, by the seconds a step and the steps that are left
     forecast: Callable[[float, int], str] | None = None
     parts: int = 1  # of a batch, which run one after the other
+    pace: Pace | None = None  # counts what waits for data
 
 
 @dataclass
@@ -82,14 +91,20 @@ class State:
 
 
 class Trainer:
-    """Trains `model` in the run folder `folder`; weight: of each class in the loss, `[K]`."""
+    """Trains `model` in the run folder `folder`; weight: of each class in the loss, `[K]`;
+    loggers: those of `Metrics`."""
 
-    def __init__(self, fabric: Fabric, model: HMSA, folder: Path, weight: Tensor) -> None:
+    def __init__(
+        self, fabric: Fabric, model: HMSA, folder: Path, weight: Tensor,
+        loggers: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.fabric, self.model, self.folder = fabric, model, folder
         self.weight = weight.to(torch.get_default_dtype()).to(fabric.device)
         self.saved = read_state(folder / RESUME)
         self.state = State(**self.saved.get("state", {}))
-        self.metrics = Metrics(folder, self.state.total) if fabric.is_global_zero else None
+        self.metrics = None
+        if fabric.is_global_zero:
+            self.metrics = Metrics(folder, self.state.total, loggers, model.card.recipe)
 
     def run(self, work: Work) -> State:
         """Train what is left of a stage; the network then has the weights that are validated."""
@@ -121,6 +136,7 @@ class Trainer:
                 stop()
             self._begin(work)
             outputs = work.outputs(self.network, self.state.step)
+            self.pace = work.pace or Pace(fabric.device, fabric.world_size)
             with Progress(work.name, stage.steps, self.state.step) as progress:
                 times = [time.monotonic()]
                 while not self.state.finished(work):
@@ -147,13 +163,12 @@ class Trainer:
         work.begin()
         if self.average:
             self.average.set(self.model)
-        miou = work.validate(self.validated)
-        self._save(work, miou)
+        miou = self._validate(work)
         if self.metrics:
             self.metrics.write(work.name, state.total, {"val_miou": miou})
 
     def _step(self, work: Work, outputs: Outputs, progress: Progress) -> None:
-        state, stage = self.state, work.stage
+        state, stage, began = self.state, work.stage, time.monotonic()
         row = {"lr": set_learning_rate(self.optimizer, stage, state.step)}
         self.model.eval()  # what is frozen keeps the statistics of its norms, too
         work.trained.train()
@@ -166,12 +181,23 @@ class Trainer:
         state.step, state.total = state.step + 1, state.total + 1
         if self.average:
             self.average.update(self.model, state.step + 1)
+        self.pace.add(stage.batch, time.monotonic() - began)
         if state.step % stage.validate_every == 0 or state.step == stage.steps:
-            row["val_miou"] = work.validate(self.validated)
-            self._save(work, row["val_miou"])
+            row["val_miou"] = self._validate(work)
         if self.metrics and ("val_miou" in row or state.step % LOG_EVERY == 0):
-            self.metrics.write(work.name, state.total, row | {"rate": progress.rate()})
-        progress.advance(f"loss {row['loss']:.3f}  best mIoU {max(0, state.best):.3f}")
+            row |= {"rate": progress.rate()} | self.pace.values()
+            self.metrics.write(work.name, state.total, row)
+        best = f"best mIoU {max(0, state.best):.3f}"
+        progress.advance(f"loss {row['loss']:.3f}  {best}  {self.pace}")
+
+    def _validate(self, work: Work) -> float:
+        """Validate, save and draw what is validated; returns its mean IoU."""
+        confusion, sheet = work.validate(self.validated)
+        self._save(work, confusion)
+        if sheet and self.fabric.is_global_zero:
+            file = self.folder / SHEETS / f"{self.state.total:06}-{work.name}.jpg"
+            replace(file, partial(sheet.save, format="JPEG", quality=85))
+        return confusion.miou()
 
     def _part(self, work: Work, outputs: Outputs, last: bool) -> dict[str, float]:
         """Add the gradient of one part of a batch; returns the parts of its loss."""
@@ -201,9 +227,10 @@ class Trainer:
             f"{work.name}.lr; {self.folder} keeps what was saved before"
         )
 
-    def _save(self, work: Work, miou: float = -1.0) -> None:
+    def _save(self, work: Work, confusion: Confusion | None = None) -> None:
         """Write last.safetensors, resume.pt and, after the best validation, best.safetensors."""
-        state, better = self.state, miou > self.state.best
+        state, miou = self.state, confusion.miou() if confusion else -1.0
+        better = miou > state.best
         for module in (self.model, self.validated):
             if not all(tensor.isfinite().all() for tensor in module.state_dict().values()):
                 raise self._diverged(work, "the network has weights that are not finite")
@@ -211,7 +238,11 @@ class Trainer:
             state.best, state.best_step = miou, state.step
         if not self.fabric.is_global_zero:
             return
-        scores = {"step": state.step} | ({"val_miou": miou} if miou >= 0 else {})
+        scores: dict[str, float] = {"step": state.step}
+        if confusion:
+            iou = zip(self.model.card.names, confusion.iou().tolist(), strict=True)
+            scores |= {f"val_iou {name}": value for name, value in iou if not math.isnan(value)}
+            scores["val_miou"] = miou
         card = dataclasses.replace(self.model.card, scales=work.scales, metrics=scores)
         self.validated.card = card
         for name in [BEST, LAST] if better else [LAST]:
@@ -244,37 +275,6 @@ def read_state(file: Path) -> dict[str, Any]:
             f"{file} is damaged or not by hmsa ({first_line(error)}); train in another --out, "
             f"which may start from {LAST}"
         ) from None
-
-
-class Metrics:
-    """metrics.csv and TensorBoard events; rows after step `done` of an earlier process are removed.
-
-    Steps count over all stages, `rate` is steps per second, `seconds` do not include pauses.
-    Fabric's CSVLogger would delete the metrics.csv that it finds.
-    """
-
-    def __init__(self, folder: Path, done: int) -> None:
-        self.folder = folder
-        self.rows = [row for row in read_curves(folder) if row["step"] <= done]
-        self.started = time.monotonic() - (self.rows[-1]["seconds"] if self.rows else 0.0)
-        purge = done + 1 if done else None
-        self.events = TensorBoardLogger(folder, name="", version="", purge_step=purge)
-
-    def write(self, stage: str, step: int, values: dict[str, float]) -> None:
-        seconds = time.monotonic() - self.started
-        self.rows.append({"stage": stage, "step": step, **values, "seconds": seconds})
-        names = dict.fromkeys(name for row in self.rows for name in row)
-        table = pa.table({name: [row.get(name) for row in self.rows] for name in names})
-        replace(self.folder / METRICS, lambda temporary: csv.write_csv(table, temporary))
-        self.events.log_metrics({f"{stage}/{name}": v for name, v in values.items()}, step)
-        self.events.save()
-
-
-def read_curves(folder: Path) -> list[dict[str, Any]]:
-    """Rows of the metrics.csv of a run, without empty cells; none if there is no such file."""
-    file = folder / METRICS
-    rows = csv.read_csv(file).to_pylist() if file.is_file() else []
-    return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
 def make_optimizer(trained: nn.Module, stage: Stage) -> torch.optim.Optimizer:

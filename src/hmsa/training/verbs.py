@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +23,7 @@ from ..config.options import (
     HeadTraining,
     Inference,
     Out,
+    Preset,
 )
 from ..runs import InputError, Outcome, Run, replace, say
 
@@ -31,9 +33,20 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: Annotated[Path, Parameter(help="recipe, a YAML file; or a dataset")],
+    config: Annotated[
+        Path,
+        Parameter(help="a dataset: a folder, YAML file or known name; or a recipe, a YAML file"),
+    ],
     /,
     *,
+    preset: Annotated[
+        Preset | None,
+        Parameter(
+            help="for a dataset: laptop takes minutes for 20 images on two cores; gpu has a larger "
+            "network and crops; paper is HRNet-W48-OCR with RMI for 175 passes on eight GPUs; "
+            "default: gpu if there is one, else laptop"
+        ),
+    ] = None,
     changes: Changes = [],
     out: Annotated[Path | None, Parameter(help="run folder; default: runs/CONFIG")] = None,
     files: Files = None,
@@ -42,70 +55,125 @@ def train(
         Flag, Parameter(help="continue although images or labels have changed")
     ] = False,
     plan: Annotated[Flag, Parameter(help="only say what a step costs and what fits")] = False,
+    profile: Annotated[
+        Flag, Parameter(help="only say where the time of a step goes; a trace goes into OUT")
+    ] = False,
     memory: Annotated[
         float | None,
         Parameter(validator=Number(gt=0), help="GiB to plan for; default: most of what is free"),
     ] = None,
 ) -> Outcome:
-    """Train a network by a recipe.
+    """Train a network on a dataset, or by a recipe.
 
-    example: hmsa train configs/camvid.yaml --data CamVid --set joint.steps=100 --out runs/try
+    example: hmsa train my-images --preset laptop --set joint.steps=1000
+
+    example: hmsa train configs/camvid.yaml --data CamVid --out runs/camvid --resume
     """
     from ..check.folder import described
     from ..config.reading import read
     from ..config.recipe import Recipe
-    from ..data.datasets import open_dataset
     from ..data.descriptions import beside, is_dataset
     from ..runs.machine import keep_memory
-    from .plan import suited
     from .train import planned
+    from .train import profile as profiled
     from .train import train as work
 
     keep_memory()
-    alone = [f"data.dataset={json.dumps(config.name)}"] if is_dataset(config) else []
-    recipe = read(Recipe, None if alone else config, [*alone, *changes])
-    folder = out or Path("runs") / config.resolve().stem
+    alone = is_dataset(config)
+    named = [f"data.dataset={json.dumps(config.name)}"] if alone else []
+    recipe = read(Recipe, None if alone else config, [*named, *changes])
+    if preset and not alone:
+        raise InputError(f"{config} is a recipe; name a dataset, or leave out --preset {preset}")
     data = described(beside(config.parent, recipe.data.dataset))
+    whole = config.resolve()
+    folder = out or Path("runs") / (whole.parent if whole.name == "dataset.yaml" else whole).stem
     if alone:
-        found = suited(open_dataset(data, recipe.data.train, files))
-        say(f"without a recipe, by the number and sizes of images: --set {' --set '.join(found)}")
-        recipe = read(Recipe, None, [*alone, *found, *changes])
+        recipe = _fitted(recipe, preset, data, files, named, changes)
     if plan:
         room = None if memory is None else memory * 2**30
         return _shown(planned(recipe, data, files, config.parent, room), recipe)
+    if profile:
+        return profiled(recipe, folder, data, files, config.parent)
     best = work(
         recipe, folder, data, pictures=files, resume=resume, changed_data=changed_data,
         near=config.parent,
     )  # fmt: skip
-    return Outcome(path=best, notes=[f"done: {best}"])
+    return Outcome(path=best, notes=_next_steps(folder, data, recipe, files))
+
+
+def _fitted(
+    recipe: Recipe, chosen: Preset | None, data: Path, files: Path | None, named: list[str],
+    changes: list[str],
+) -> Recipe:  # fmt: skip
+    """The recipe of a preset, of the dataset and of `changes`; chosen: None: by the machine."""
+    from ..config.reading import read
+    from ..config.recipe import Recipe, preset
+    from ..data.datasets import open_dataset
+    from ..runs.machine import find_device, processes
+    from .plan import suited
+
+    if not chosen:
+        device = None if recipe.accelerator == "auto" else recipe.accelerator
+        chosen = "gpu" if find_device(device).type == "cuda" else "laptop"
+    settings = preset(chosen)
+    recipe = read(Recipe, None, [*named, *settings, *changes])
+    learn = open_dataset(data, recipe.data.train, files)
+    world = processes(recipe.accelerator, recipe.devices)
+    settings += suited(learn, recipe, chosen, world)
+    recipe = read(Recipe, None, [*named, *settings, *changes])
+    joint, size = recipe.joint, "x".join(map(str, recipe.joint.crop))
+    say(
+        f"--preset {chosen}, for {len(learn)} images: {recipe.model.trunk}, {joint.steps} steps of "
+        f"{joint.batch} crops of {size}; to train longer: --set joint.steps={4 * joint.steps}"
+    )
+    return recipe
+
+
+def _next_steps(folder: Path, data: Path, recipe: Recipe, files: Path | None) -> list[str]:
+    """What to do with a trained network, for people."""
+    from .metrics import read_curves
+
+    val = recipe.data.val
+    where = shlex.join([str(folder), str(data)] + (["--data", str(files)] if files else []))
+    where += f" --split {val}"
+    scores = [row for row in read_curves(folder) if "val_miou" in row]
+    best = max(row["val_miou"] for row in scores if row["stage"] == scores[-1]["stage"])
+    return [
+        f"done: {100 * best:.1f} mIoU on {val}. Next:",
+        f"  hmsa evaluate {where}  # scores of each class, and a page",
+        f"  hmsa view {where}  # a page of each pixel: truth, error, votes of the scales",
+        f"  hmsa predict {folder} IMAGES  # label other images",
+        f"  hmsa app {folder}  # in the browser",
+    ]
 
 
 def _shown(found: Sequence[Plan], recipe: Recipe) -> Outcome:
     from rich.table import Table
 
     stage, table = recipe.joint, Table(box=None)
-    crop = "x".join(map(str, stage.crop))
-    for head in (
-        "joint.memory", "precision", "saved MiB", "peak GiB", "s a step", "hours",
-        f"largest batch of {crop}", "its lr", f"largest crop, batch {stage.batch}",
-    ):  # fmt: skip
-        table.add_column(head, justify="right")
+    for head in ("memory", "precision", "saved MiB", "peak GiB", "s a step", "hours", "batch",
+                 "its lr", "crop"):  # fmt: skip
+        table.add_column(head, justify="right", no_wrap=True)
     for each in found:
         table.add_row(
             each.memory, each.precision, f"{each.saved / 2**20:,.0f}", f"{each.peak / 2**30:.2f}",
             f"{each.seconds:.2f}", f"{each.seconds * stage.steps / 3600:.1f}",
             f"{each.batch or 'none'}", f"{each.lr:.2g}", f"{each.crop or 'none'}",
         )  # fmt: skip
-    summary = {"plans": [dataclasses.asdict(each) for each in found]}
-    best, notes = max(found, key=lambda each: (each.crop, -each.seconds)), []
+    crop = "x".join(map(str, stage.crop))
+    notes = [
+        f"for {stage.steps} steps of {stage.batch} crops of {crop}; batch, crop: the largest that "
+        "fits, if the other stays; lr: for that batch; memory and lr: settings of joint"
+    ]
+    best = max(found, key=lambda each: (each.crop, -each.seconds))
     if best.crop:
         settings = [f"joint.memory={best.memory}", f"precision={best.precision}"]
         settings += [f"joint.crop=[{best.crop},{best.crop}]"]
-        notes = [f"largest crop: --set {' --set '.join(settings)}"]
+        notes += [f"largest crop: --set {' --set '.join(settings)}"]
     if 0 < best.batch < stage.batch:
         parts = math.ceil(stage.batch * stage.accumulate / best.batch)
         notes += [f"batch {stage.batch} fits in parts: --set joint.accumulate={parts}"]
-    return Outcome(table=table, summary=summary, notes=notes)
+    return Outcome({"plans": [dataclasses.asdict(each) for each in found]}, table, notes=notes)
 
 
 def attend(
@@ -122,6 +190,8 @@ def attend(
     compute: Compute = Compute(),
 ) -> Outcome:  # fmt: skip
     """Give any segmentation network attention over scales.
+
+    example: hmsa attend torchvision:deeplabv3_resnet50@my.pth my-images -o runs/deeplab
 
     example: hmsa attend transformers:nvidia/segformer-b0-finetuned-cityscapes-1024-1024 cityscapes
     --data Cityscapes -o runs/segformer
@@ -162,9 +232,11 @@ def preview(
     count: Annotated[Count, Parameter(help="samples on the sheet")] = 8,
     files: Files = None,
 ) -> Outcome:
-    """Draw the first samples that `hmsa train` would use, with their labels.
+    """Draw the first samples that `hmsa train` uses, with their labels.
 
-    example: hmsa data preview camvid --recipe configs/camvid.yaml -o sheet.png
+    example: hmsa data preview my-images -o sheet.png --set joint.crop=[512,512]
+
+    example: hmsa data preview camvid --recipe configs/camvid.yaml --data CamVid -o sheet.png
     """
     from numpy import array, uint8
 
