@@ -68,10 +68,10 @@ class Work:
     validate: Callable[[HMSA], Validation]
     prepare: Iterable[None] = ()  # what comes before the first step; it can be stopped between two
     begin: Callable[[], None] | None = None  # sets where training begins, which is validated, too
-    parts: int = 1  # of a batch, which run one after the other
     patience: int = 0  # validations without a gain that end the stage; 0: nothing ends it
     # What to say of how long it will take, by the seconds a step and the steps that are left
     forecast: Callable[[float, int], str] | None = None
+    parts: int = 1  # of a batch, which run one after the other
     pace: Pace | None = None  # counts what waits for data
 
 
