@@ -140,7 +140,7 @@ def model_at_once(model: HMSA) -> torch.nn.Module:
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             return model(image, (1,)).logits
 
-    scales = ttach.Compose([ttach.Scale(SCALES, interpolation="linear")])
+    scales = ttach.Compose([ttach.Scale(SCALES, interpolation="bilinear", align_corners=False)])
     return ttach.SegmentationTTAWrapper(Logits(), scales, merge_mode="mean")
 
 

@@ -75,6 +75,10 @@ def network(kind):
     torch.manual_seed(0)
     if kind in ("ocr", "deeplab", "stacked"):
         return seen(HMSA(4, "resnet18", head=kind, width=8))
+    if kind == "large logits":
+        model = network("ocr")
+        model.head.semantic.weight.data.mul_(1e3)
+        return model
     if kind == "same padding":
         return seen(HMSA(4, "tf_mobilenetv3_small_minimal_100", width=8))
     if kind == "official":
@@ -116,8 +120,8 @@ def test_tiles_gate_and_resizing(tiny, image, backend, options):
 
 @ON
 @pytest.mark.parametrize("kind", [
-    "ocr", "deeplab", "stacked", "same padding", "official", "average", "max", "pair", "explicit",
-    "attention", "attention of pairs",
+    "ocr", "deeplab", "stacked", "large logits", "same padding", "official", "average", "max",
+    "pair", "explicit", "attention", "attention of pairs",
 ])  # fmt: skip
 def test_every_network(image, backend, kind):
     model = network(kind)

@@ -46,11 +46,11 @@ def network(folder, name, head, **card):
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """Two small networks: one with two scales, one that mirrors, and enlarges pictures first."""
+    """One with two scales; one that mirrors, enlarges, and runs in bands but in a graph."""
     folder = tmp_path_factory.mktemp("networks")
     return {
         "chain": network(folder, "chain", "plain", scales=[0.5, 1.0]),
-        "large": network(folder, "large", "ocr", scales=[1.0], flip=True, long_edge=120),
+        "large": network(folder, "large", "ocr", scales=[1.0], flip=True, long_edge=200),
     }
 
 
@@ -169,7 +169,7 @@ def test_what_is_not_in_the_graph(hmsa, files, picture, tmp_path, arguments, say
     [
         ("chain", ["-o", "net.bin"], "has to end in .onnx or .pt2"),
         ("chain", ["-o", "net.onnx", "--scales", "0.7,1"], "scale 0.7 is not exact"),
-        ("large", ["-o", "net.pt2"], "long edge of 120"),
+        ("large", ["-o", "net.pt2"], "long edge of 200"),
     ],
 )
 def test_what_cannot_be_exported(hmsa, checkpoints, tmp_path, monkeypatch, name, arguments, says):

@@ -123,7 +123,8 @@ class OCRHead(Head):
 
     def forward(self, levels: Levels, attended: bool = True, context: Context = None) -> Reading:
         height = levels[0].shape[2]
-        rows = height if self.training or torch.is_grad_enabled() else ROWS
+        traced = torch.compiler.is_exporting() or torch.jit.is_tracing()  # bands would be fixed
+        rows = height if self.training or torch.is_grad_enabled() or traced else ROWS
         aux, pixels = by_rows(height, rows, lambda start, stop: self._pixels(levels, start, stop))
         if context is None:
             # The mean of each class's pixels, weighted by how surely they are of it
