@@ -123,8 +123,8 @@ class OCRHead(Head):
 
     def forward(self, levels: Levels, attended: bool = True, context: Context = None) -> Reading:
         height = levels[0].shape[2]
-        traced = torch.compiler.is_exporting() or torch.jit.is_tracing()  # bands would be fixed
-        rows = height if self.training or torch.is_grad_enabled() or traced else ROWS
+        exported = torch.compiler.is_exporting()  # bands would then be fixed
+        rows = height if self.training or torch.is_grad_enabled() or exported else ROWS
         aux, pixels = by_rows(height, rows, lambda start, stop: self._pixels(levels, start, stop))
         if context is None:
             # The mean of each class's pixels, weighted by how surely they are of it
