@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +21,16 @@ SMALL = {  # instead of what the cell with the tag `parameters` says
 }
 
 
+@pytest.fixture
+def handlers():
+    """nbclient removes the handlers of signals, which later tests in this process need."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("name", SMALL)
 def test_runs(name, tmp_path, monkeypatch):
     book = nbformat.read(FOLDER / f"{name}.ipynb", 4)

@@ -49,10 +49,12 @@ def cluster():
         patch.setenv("RAY_AUTH_MODE", "disabled")  # else a token is written to the home folder
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as it will be; else it warns
         patch.setenv("OMP_NUM_THREADS", "1")
+        stop = signal.getsignal(signal.SIGTERM)
         ray.init(
             address="local", num_cpus=2, object_store_memory=100 << 20, include_dashboard=False,
             log_to_driver=False, logging_level="ERROR",
         )  # fmt: skip
+        signal.signal(signal.SIGTERM, stop)  # that of Ray would stay for the tests that follow
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         session = ray._private.worker._global_node.get_session_dir_path()
         yield ray.get_runtime_context().gcs_address

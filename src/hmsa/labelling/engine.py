@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import pickle
+import signal
 import sys
 import time
 from collections import Counter
@@ -264,8 +265,10 @@ def _connected(address: str) -> Iterator[Any]:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     if starts := not ray.is_initialized():
         local = {"include_dashboard": False} if address == "local" else {}
+        stop = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+            signal.signal(signal.SIGTERM, stop)  # Ray's own would end this process with 15
         except (ConnectionError, ValueError) as error:
             raise InputError(f"--cluster {address}: no cluster there ({error})") from None
     try:
