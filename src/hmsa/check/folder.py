@@ -13,7 +13,7 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from ..data.descriptions import locate
-from ..data.exports import UnknownExport
+from ..data.exports import NoSuchImages, UnknownExport
 from ..data.imports import import_masks
 from ..data.schema import read_description
 from ..data.walk import PREVIEW
@@ -78,9 +78,7 @@ def imported(nothing: Described) -> Path:
             f"{path}: no labels that can be read have the names of images, hmsa data check {path} "
             f"lists what is there; as an export: {error}"
         ) from None
-    except InputError as error:
-        if "--images" not in str(error):
-            raise
+    except NoSuchImages as error:
         command = f"hmsa data import {path} {made} --images FOLDER"
         raise InputError(f"{error}; its command: {command}") from None
     for note in (*outcome.notes, f"made of the export in {path}: {made}"):

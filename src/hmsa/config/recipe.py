@@ -187,7 +187,7 @@ class Recipe(Strict):
     selftrain: Selftrain | None = None  # for hmsa selftrain only
     start: str | None = None  # checkpoint or hub id to start from; it may have other classes
     class_balance: Share = 0.0  # weight of a class: (median frequency / its frequency) ** this
-    # Where values of training go beside metrics.csv and TensorBoard; hmsa[wandb], hmsa[mlflow]
+    # Where values of training go, besides metrics.csv and TensorBoard; hmsa[wandb], hmsa[mlflow]
     loggers: list[Literal["wandb", "mlflow"]] = Field([])
     seed: Whole = 0  # of weights that begin at random, of crops and of the order of images
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: a GPU if there is one

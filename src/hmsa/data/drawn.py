@@ -126,8 +126,8 @@ def read_labelme(root: Path, contents: Mapping[Path, Any], ignore: Sequence[str]
                 passed[kind] += 1
         size = int(content["imageHeight"]), int(content["imageWidth"])
         image = Path(os.path.normpath(file.parent / content["imagePath"].replace("\\", "/")))
-        beside = image.is_file() and image.is_relative_to(root)
-        name = image.relative_to(root).as_posix() if beside else file.name
+        inside = image.is_file() and image.is_relative_to(root)
+        name = image.relative_to(root).as_posix() if inside else file.name
         drawn.append(_Drawn(name_of(name, file), file, size, areas))
     ignore = [*ignore, *names & {"__ignore__"}]
     return _paint(drawn, dict.fromkeys(sorted(names)), ignore, root, passed)

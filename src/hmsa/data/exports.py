@@ -35,6 +35,10 @@ class UnknownExport(InputError):
     """The files are not of any tool that is known."""
 
 
+class NoSuchImages(InputError):
+    """The images of an export are somewhere else, or others."""
+
+
 def read_export(source: Path, ignore: Sequence[str] = ()) -> Export:
     """The export in a folder or file. Raises InputError if it is of no kind that is known."""
     files = [source]

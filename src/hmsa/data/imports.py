@@ -19,7 +19,7 @@ from ..runs.files import new_folder
 from . import parquet
 from .archives import unpacked
 from .descriptions import description_text
-from .exports import UnknownExport, read_export
+from .exports import NoSuchImages, UnknownExport, read_export
 from .images import read_size
 from .lists import list_text
 from .masks import Export, Mask, by_name, name_of
@@ -61,7 +61,7 @@ def import_masks(
             return Outcome(path=out, notes=[f"labelled images: {count}"])
         files = images or export.images
         if not files or not files.is_dir():
-            raise InputError(f"{source}: no folder {files or 'of images'}; name it with --images")
+            raise NoSuchImages(f"{source}: no folder {files or 'of images'}; name it with --images")
         inside = not images and folder != source  # unpacked here
         labels = {mask.file for mask in export.masks}
         found = {name: [*({*each} - labels)] for name, each in by_name(files).items()}
@@ -89,7 +89,7 @@ def _write(
             label = mask.read()
             mask = mask._replace(size=(label.shape[0], label.shape[1]))
         if mask.size != size:
-            raise InputError(
+            raise NoSuchImages(
                 f"{mask.file}: {image} has another size; do they belong together? see --images"
             )
         mask = mask._replace(name=name_of(image.relative_to(folder).as_posix(), folder))
@@ -129,7 +129,7 @@ def _image_of(mask: Mask, images: dict[str, list[Path]], alike: dict[str, list[s
             files = [file for each in near for file in images[each]]
             files = [file for file in files if file.parent == mask.file.parent] or files
     if not files:
-        raise InputError(
+        raise NoSuchImages(
             f"{mask.file}: there is no image {mask.name}.*; do they belong together? see --images"
         )
     if len(files) > 1:

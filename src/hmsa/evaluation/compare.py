@@ -54,7 +54,7 @@ class Trained:
 
 
 def compare(folders: Sequence[Path], out: Path | None) -> Outcome:
-    """Write the page `out`; default: compare.html beside the first run. Raises InputError."""
+    """Write the page `out`; default: compare.html next to the first run. Raises InputError."""
     if not 0 < len(folders) <= len(COLOURS):
         raise InputError(f"{len(folders)} runs given; name 1 to {len(COLOURS)} run folders")
     alike = len({folder.resolve().name for folder in folders}) < len(folders)

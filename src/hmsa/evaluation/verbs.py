@@ -88,7 +88,7 @@ def view(
 def compare(
     *runs: Annotated[Path, Parameter(help="run folders of hmsa train or hmsa attend")],
     out: Annotated[
-        Out | None, Parameter(help="page; default: compare.html beside the first")
+        Out | None, Parameter(help="page; default: compare.html next to the first")
     ] = None,
 ) -> Outcome:
     """Draw runs on one page: curves, scores, settings that differ.

@@ -268,9 +268,10 @@ def _connected(address: str) -> Iterator[Any]:
         stop = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
-            signal.signal(signal.SIGTERM, stop)  # Ray's own would end this process with 15
         except (ConnectionError, ValueError) as error:
             raise InputError(f"--cluster {address}: no cluster there ({error})") from None
+        if signal.getsignal(signal.SIGTERM) is not stop:  # Ray's would end this process with 15
+            signal.signal(signal.SIGTERM, stop)
     try:
         yield ray
     except ray.exceptions.RayError as error:

@@ -2,7 +2,7 @@
 step of the joint stage costs, and what fits into memory.
 
 Bytes are counted on tensors without content, at the recipe's crop and batch; for a CPU, by what a
-process takes beside them. Seconds are those of one small step, by the number of pixels.
+process takes in addition. Seconds are those of one small step, by the number of pixels.
 """
 
 from __future__ import annotations
@@ -131,9 +131,9 @@ def _plan(
     weights = sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
     copies = 1 + (2 if stage.optimizer == "adamw" else 1) + bool(stage.ema)
     on_gpu = "cuda" in (device.type, recipe.accelerator)
-    beside, heap = (0, 1.0) if on_gpu else (LIBRARIES, HEAP[memory])
+    extra, heap = (0, 1.0) if on_gpu else (LIBRARIES, HEAP[memory])
     slope = (two.peak - one.peak) * narrower * heap / pixels  # bytes of a pixel
-    peak = one.peak * narrower * heap + copies * weights + beside
+    peak = one.peak * narrower * heap + copies * weights + extra
     most = pixels + (room - peak) / slope
     largest = max(0, int(most / area)) * stage.accumulate
     side = max(0, int(math.sqrt(max(0, most) / at_once)) // 32 * 32)

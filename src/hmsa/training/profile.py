@@ -169,8 +169,8 @@ def shares(seconds: Parts) -> dict[str, float]:
 def advice(seconds: Parts, workers: int, cores: int, spare: bool, faster: bool) -> str:
     """One sentence on what to change first.
 
-    spare: memory suffices for steps that compute nothing twice; faster: bf16 may be, but fp32 is
-    asked for.
+    spare: memory suffices for steps that compute nothing twice; faster: bf16 may be, but the
+    recipe says fp32.
     """
     of = shares(seconds)
     if of[WAIT] > MUCH and workers < cores:

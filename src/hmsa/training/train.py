@@ -279,8 +279,8 @@ class _Job:
     @property
     def workers(self) -> int:
         """Processes that load crops."""
-        told = self.recipe.data.workers
-        return loader_processes(self.fabric.device) if told is None else told
+        count = self.recipe.data.workers
+        return loader_processes(self.fabric.device) if count is None else count
 
     def _validate(self, scales: list[float], model: HMSA) -> Validation:
         """On the validation images, of which each process runs its share."""

@@ -213,7 +213,7 @@ class Trainer:
                 where = f"{work.name}.batch {stage.batch}, {work.name}.crop {list(stage.crop)}"
                 raise InputError(f"{where}: {error}; use larger batches or crops") from None
             terms = objective(output, label, stage, self.weight, batch)
-            del output  # its maps need not stay beside what backward makes
+            del output  # its maps need not stay while backward makes its own
             values = total(torch.stack([*terms.values()]).detach()).tolist()
             found = dict(zip(terms, values, strict=True))
             if not math.isfinite(found["loss"]):

@@ -79,15 +79,15 @@ def train(
     from .train import train as work
 
     keep_memory()
-    alone = is_dataset(config)
-    named = [f"data.dataset={json.dumps(config.name)}"] if alone else []
-    recipe = read(Recipe, None if alone else config, [*named, *changes])
-    if preset and not alone:
+    is_data = is_dataset(config)
+    named = [f"data.dataset={json.dumps(config.name)}"] if is_data else []
+    recipe = read(Recipe, None if is_data else config, [*named, *changes])
+    if preset and not is_data:
         raise InputError(f"{config} is a recipe; name a dataset, or leave out --preset {preset}")
     data = described(beside(config.parent, recipe.data.dataset))
     whole = config.resolve()
     folder = out or Path("runs") / (whole.parent if whole.name == "dataset.yaml" else whole).stem
-    if alone:
+    if is_data:
         recipe = _fitted(recipe, preset, data, files, named, changes)
     if plan:
         room = None if memory is None else memory * 2**30
