@@ -6,8 +6,8 @@ Scales 0.5, 1, 2. A share of the tiles of 2x is computed for real, each with its
 its known weight (1 - a_0.5)(1 - a_1) is highest ("weight"), where the fused result of the coarser
 scales is least sure ("entropy"), where the product of both is highest ("both", what a gate does
 by default), or anywhere ("random", seeded). Share 0 leaves 2x out, 1 computes everything. `work` is
-GFLOP of convolutions and products, to those of everything; seconds are of the whole call, all ways
-taking turns on each picture. The last line is one JSON object.
+the pixels that went through the network, halos included, to those of everything; seconds are CPU
+seconds of the whole call, all ways taking turns on each picture. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from hmsa.data.datasets import open_dataset
 from hmsa.evaluation.confusion import Confusion
@@ -118,8 +117,10 @@ def main() -> None:
     gates = ways(options.cell, options.halo)
     names = dataset.labels.names
     confusion = {way: Confusion(len(names)) for way in gates}
-    seconds, flop, agreed = (dict.fromkeys(gates, 0.0) for _ in range(3))
+    seconds, work, agreed = (dict.fromkeys(gates, 0.0) for _ in range(3))
     pixels = 0
+    for predictor.gate in gates.values():
+        predictor(dataset.read(0)[0])  # so that graphs of every size are there
     with Progress("gate", count) as meter:
         for index in range(count):
             image, label = dataset.read(index)
@@ -127,21 +128,19 @@ def main() -> None:
             found = {}
             for way, gate in gates.items():
                 predictor.gate = gate
-                start = time.perf_counter()
-                found[way] = predictor(image).label
-                seconds[way] += time.perf_counter() - start
+                start = time.process_time()
+                made = predictor(image)
+                seconds[way] += time.process_time() - start
+                found[way] = made.label
+                work[way] += made.cost / count
                 confusion[way].add(torch.from_numpy(label), torch.from_numpy(found[way]))
-                if index % 8 == 0:
-                    with FlopCounterMode(display=False) as counter:
-                        predictor(image)
-                    flop[way] += counter.get_total_flops()
             for way, one in found.items():
                 agreed[way] += float((one == found["everything", 1.0]).sum())
             meter.advance()
     whole = "everything", 1.0
     rows = [
         {
-            "by": way[0], "share": way[1], "work": flop[way] / flop[whole],
+            "by": way[0], "share": way[1], "work": work[way],
             "seconds": seconds[way] / count, "time": seconds[way] / seconds[whole],
             "miou": confusion[way].miou(), "agreement": agreed[way] / pixels,
         }

@@ -9,7 +9,7 @@ map whole, at full size, in fp32. ttach: multi-scale test-time augmentation arou
 by that library. graph: the whole chain as `hmsa export` writes it, in OpenVINO by itself. bare: the
 network alone in OpenVINO, at the three sizes, without fusion. `cpu` are seconds of the process,
 `peak` is what it holds above what it held with the network loaded; each way has its own process,
-with one allocator setting for all. `agreement` is the share of pixels with the plain way's label.
+as `hmsa predict` has it. `agreement` is the share of pixels with the plain way's label.
 The last line is one JSON object.
 """
 
@@ -36,7 +36,6 @@ from hmsa.inference.export import freeze, write
 from hmsa.inference.predictor import Predictor
 from hmsa.inference.tiles import Runner
 from hmsa.model import HMSA, heads
-from hmsa.runs.machine import keep_memory
 
 SCALES = (0.5, 1.0, 2.0)
 WAYS = ("plain", "ours", "ours_bf16")
@@ -63,7 +62,6 @@ def network(options: argparse.Namespace) -> HMSA:
 
 
 def measure(way: str, options: argparse.Namespace) -> dict[str, float]:
-    keep_memory()
     height, width = (int(side) for side in options.sizes[0].split("x"))
     model = network(options)
     rng = np.random.default_rng(0)

@@ -35,6 +35,7 @@ from hmsa.config.recipe import Recipe
 from hmsa.data.datasets import Dataset, open_dataset
 from hmsa.evaluation.boundary import Boundary
 from hmsa.evaluation.confusion import Confusion
+from hmsa.inference.backends import Network
 from hmsa.model import HMSA
 from hmsa.model.fusion import ScaleOutput, average, effective_weights, maximum, resize
 from hmsa.runs.machine import autocast, best_device, describe_machine, keep_memory
@@ -171,6 +172,7 @@ def judge(model: HMSA, dataset: Dataset, prefix: str) -> dict[str, Any]:
     """Confusion matrices `[N,K,K]` of every reading; boundary F1 and weights by class of some."""
     device, k = best_device(), len(dataset.labels.names)
     model = model.to(device, memory_format=torch.channels_last).eval()
+    model = Network(model, "auto", device, "auto").run
     main = ",".join(f"{scale:g}" for scale in MAIN)
     outlined = {name: Boundary(k) for name in ("1", f"average {main}", f"hierarchical {main}")}
     found: dict[str, Any] = {}

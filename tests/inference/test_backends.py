@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -206,7 +207,7 @@ ends = [helper.make_tensor_value_info(name, Type.FLOAT, [1]) for name in "xy"]
 graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:])
 opset = helper.make_opsetid("", 18)
 content = helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString()
-sessions = [RUNTIMES[{backend!r}].open(content, "fp32")]
+sessions = [RUNTIMES[{backend!r}].open(lambda: content, "fp32")]
 freeing = threading.Thread(target=sessions.clear)
 freeing.start()
 freeing.join()
@@ -219,6 +220,37 @@ def test_a_signal_after_a_network_was_freed_in_another_thread(backend):
     words = [sys.executable, "-c", FREED.format(backend=backend)]
     done = subprocess.run(words, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
+
+
+def sizes(made):
+    """Shapes of the graphs that OpenVINO has for the network with attention; None: any."""
+    (graph,) = (g for k, g in made._network()._graphs.items() if k == (True, False))
+    return [shapes and shapes[0][2:] for shapes in graph._session._graphs]
+
+
+def test_openvino_keeps_a_graph_for_the_largest_size(tiny, monkeypatch):
+    made, eager = (predictor(tiny, b, (1, 2)) for b in ("openvino", "torch"))
+    assert sizes(made) == [None]
+    monkeypatch.setattr(runtimes, "_SMALL", 96 * 96)
+    images = np.random.default_rng(0).integers(0, 255, (128, 128, 3), dtype=np.uint8)
+    for height, width, kept in (
+        (64, 64, [None]), (96, 96, [(96, 96)]), (96, 96, [(96, 96)]), (64, 64, [(96, 96), None]),
+        (64, 128, [(96, 96), None]), (128, 96, [(128, 96)]), (96, 128, [(128, 96), None]),
+    ):  # fmt: skip
+        image = images[:height, :width]
+        same(made(image).label, eager(image).label)
+        assert sizes(made) == kept
+
+
+def test_threads_share_a_predictor_in_openvino(tiny, monkeypatch):
+    monkeypatch.setattr(runtimes, "_SMALL", 96 * 96)
+    made = predictor(tiny, "openvino", (1, 2))
+    images = np.random.default_rng(0).integers(0, 255, (12, 160, 160, 3), dtype=np.uint8)
+    images = [image[: 64 + 8 * index] for index, image in enumerate(images)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(made, images * 3))
+    for image, found in zip(images * 3, together, strict=True):
+        same(found.label, made(image).label)
 
 
 @ON

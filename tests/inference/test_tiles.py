@@ -11,7 +11,7 @@ from torch import nn
 
 from hmsa.inference import fold
 from hmsa.inference.fold import Decision, Pass
-from hmsa.inference.tiles import Gate, Runner, blend, merged, window
+from hmsa.inference.tiles import Gate, Runner, blend, cells, window
 from hmsa.inference.tiles import tiling as make_tiling
 from hmsa.model import HMSA, build
 from hmsa.model.fusion import resize
@@ -160,29 +160,36 @@ class TestTiles:
         torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)
 
     @given(st.data())
-    def test_whatever_the_rectangles_their_weights_sum_to_one(self, data):
+    def test_whatever_cells_are_chosen_their_weights_sum_to_one(self, data):
         rows, cols = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6))
         padded = (data.draw(st.integers(rows * 8 - 7, rows * 8)) * 4,
                   data.draw(st.integers(cols * 8 - 7, cols * 8)) * 4)  # fmt: skip
         wanted = st.lists(st.booleans(), min_size=rows * cols, max_size=rows * cols)
         chosen = torch.tensor(data.draw(wanted)).view(rows, cols)
-        patches = merged(chosen, 32, data.draw(st.sampled_from([32, 64, 1000])), padded)
         covered = np.zeros(padded, int)
-        for (top, bottom), (left, right) in patches:
+        for (top, bottom), (left, right) in cells(chosen, 32, padded):
             covered[top:bottom, left:right] += 1
         everywhere = chosen.repeat_interleave(32, 0).repeat_interleave(32, 1)
         assert (covered == everywhere[: padded[0], : padded[1]].numpy()).all()
 
-        def share(patches):
+        side = data.draw(st.sampled_from([0, 64]))
+
+        def make(at):
+            for (start, stop), length in zip(at, padded, strict=True):
+                assert start % 16 == 0
+                assert side - 16 < stop - start + max(0, side - length)
+                assert stop - start <= 64
+            return torch.ones(())
+
+        def share(chosen):
             whole = torch.zeros(1, 1, padded[0] // 4, padded[1] // 4)
-            blend(whole, patches, lambda at: torch.ones(()), padded, 4, 16)
+            blend(whole, cells(chosen, 32, padded), make, padded, 4, 16, side)
             return whole
 
-        found = share(patches)
+        found = share(chosen)
         assert found.min() >= 0
         assert found.max() <= 1 + 1e-6
-        rest = share(merged(~chosen, 32, 64, padded))
-        torch.testing.assert_close(found + rest, torch.ones_like(found))
+        torch.testing.assert_close(found + share(~chosen), torch.ones_like(found))
 
     @pytest.mark.parametrize("head", ["ocr", "deeplab"])
     @pytest.mark.parametrize("scales", [(0.5, 1), (1,)])
@@ -251,7 +258,7 @@ class TestGate:
         assert found.computed == {2: 0}
 
     def test_inside_it_is_the_whole_and_elsewhere_the_coarser_scales(self, near, whole, coarse):
-        gated = fused(found := self.run(near, Gate(share=0.3, cell=64, halo=32)))
+        gated = fused(found := self.run(near, Gate(share=0.3, cell=64, halo=16)))
         assert 0.2 < found.computed[2] <= 0.3
         assert found.cost < 0.95
         fine = ((gated - whole).abs() < 1e-9).all(1)

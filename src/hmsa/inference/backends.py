@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import threading
 from importlib.util import find_spec
 
 import torch
@@ -24,6 +25,7 @@ from .runtimes import RUNTIMES, Graph, Inputs
 
 _SIDES = ((96, 160), (160, 96))  # pixels to trace with and to compare with, or a little more
 _CELLS = ((24, 40), (40, 24))  # the same on the trunk's grid
+_EXPORT = threading.Lock()  # torch's exporter runs in one thread at a time
 
 
 def checked(backend: Backend, device: torch.device, precision: Precision) -> Precision:
@@ -82,11 +84,6 @@ class Network:
         """Whether the weights have changed since."""
         return self.run is not self.model and self._version != self._versions()
 
-    def release(self) -> None:
-        """Free the memory that the graphs keep between two images."""
-        for graph in filter(None, self._graphs.values()):
-            graph.release()
-
     def see(self, image: Tensor, attended: bool = True, context: Tensor | None = None) -> Reading:
         """As `HMSA.see`."""
         graph = self._for_see(attended, context)
@@ -100,22 +97,24 @@ class Network:
         """As `HMSA.attention`."""
         attention, channels = self.model.attention, features.shape[1]
         assert attention is not None
-        if channels not in self._graphs:
-            inputs = [(noise(b, channels, *grid),) for b, grid in enumerate(_CELLS, 1)]
-            self._graphs[channels] = self._graph(_Parts(attention), *inputs)
-        graph = self._graphs[channels]
+        with _EXPORT:
+            if channels not in self._graphs:
+                inputs = [(noise(b, channels, *grid),) for b, grid in enumerate(_CELLS, 1)]
+                self._graphs[channels] = self._graph(_Parts(attention), *inputs)
+            graph = self._graphs[channels]
         return graph(features)[0] if graph else attention(features)
 
     def _for_see(self, attended: bool, context: Tensor | None) -> Graph | None:
         key = attended, context is not None
-        if key not in self._graphs:
-            multiple = self.model.multiple
-            sides = [[multiple * math.ceil(n / multiple) for n in size] for size in _SIDES]
-            images = [noise(b, self.model.channels, *s) for b, s in enumerate(sides, 1)]
-            known = [] if context is None else [context[:1].float()]
-            inputs = [(i, *(each.expand(len(i), -1, -1, -1) for each in known)) for i in images]
-            self._graphs[key] = self._graph(_See(self.model, attended), *inputs)
-        return self._graphs[key]
+        with _EXPORT:
+            if key not in self._graphs:
+                multiple = self.model.multiple
+                sides = [[multiple * math.ceil(n / multiple) for n in size] for size in _SIDES]
+                images = [noise(b, self.model.channels, *s) for b, s in enumerate(sides, 1)]
+                known = [] if context is None else [context[:1].float()]
+                inputs = [(i, *(each.expand(len(i), -1, -1, -1) for each in known)) for i in images]
+                self._graphs[key] = self._graph(_See(self.model, attended), *inputs)
+            return self._graphs[key]
 
     def _graph(self, module: nn.Module, inputs: Inputs, others: Inputs) -> Graph | None:
         about = json.dumps([self.model.card.network, repr(module)])

@@ -43,7 +43,6 @@ from .runtimes import RUNTIMES
 from .tiles import Gate, Runner, tiling
 
 _IN_MEMORY = 1 << 28  # bytes of a map, above which it lies in a file
-_HELD = 1 << 22  # pixels of the finest scale: of a larger one, a backend keeps no memory
 _LARGEST = 2048  # side of a tile that is chosen for the free memory
 _LEAST, _BLOCK = 1024, 4608  # sides of the blocks that larger images are predicted in
 
@@ -215,16 +214,15 @@ class Predictor:
         """
         size = image.shape[-2:]
         image = with_long_edge(image, self.long_edge)
-        views = [image, image.flip(-1)] if self.flip else [image]
         network, tile = self._network(), self._tile_of(image.shape[2] * image.shape[3])
+        image = image if network.backend == "torch" else image.contiguous()  # as runtimes need it
+        views = [image, image.flip(-1)] if self.flip else [image]
         while True:
             try:
                 with autocast(self.device, self.precision), as_input_error():
                     tiles = tiling(self.model, tile, self.halo) if tile else None
                     runners = [Runner(network.run, v, tiles, self.gate, context) for v in views]
                     passes = [runner.run(self.scales) for runner in runners]
-                if math.prod(size) * max(self.scales) ** 2 > _HELD:
-                    network.release()  # so that as much is free for the next image
                 if math.prod(size) > _BLOCK**2 // 4:
                     trim_memory()  # the network's tensors are small, those of the fold are large
                 maps = decide(passes, size, **wanted)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import io
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from warnings import catch_warnings
 
 import torch
@@ -24,6 +25,8 @@ from ..runs.machine import autocast
 
 Arrays = Sequence[NDArray[Any]]
 Inputs = tuple[Tensor, ...]
+Shapes = tuple[tuple[int, ...], ...]  # of all inputs
+_SMALL = 1 << 18  # pixels, below which a size gets no graph of its own
 _OPSET = 18
 _FAR = 1e-3  # of the largest value: how far a graph in fp32 may be from torch
 _SAME = 0.999  # of the labels of such a graph, at least: the rest may be ties
@@ -31,17 +34,16 @@ _ONE_SIZE = "it takes one size of images only"
 _ROUGH = 4.0  # times the mean error of torch in bf16: how far a graph in bf16 may be from fp32
 
 
-class Session(NamedTuple):
+class Session(Protocol):
     """A graph in memory."""
 
-    run: Callable[[Arrays], Arrays]
-    release: Callable[[], Any]  # frees what it keeps between two runs
+    def run(self, arrays: Arrays) -> Arrays: ...
 
 
 class Runtime(NamedTuple):
     """A library that runs ONNX."""
 
-    open: Callable[[bytes, str], Session]  # content of a file, precision
+    open: Callable[[Callable[[], bytes], str], Session]  # reads the file's content; precision
     precisions: tuple[str, ...]
     memory: float  # measured, of what torch needs for the same network
 
@@ -53,40 +55,73 @@ def _core() -> Any:
     return importlib.import_module("openvino").Core()
 
 
-def _openvino(content: bytes, precision: str) -> Session:
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-    }
-    core = _core()
-    compiled = core.compile_model(core.read_model(content), "CPU", settings)
+class _OpenVINO:
+    """A graph for images of any size, and one for the largest size that came.
 
-    def run(arrays: Arrays) -> Arrays:
+    A graph for one size needs half the memory of one for any size, as its layers share it, and a
+    tenth less time. But it holds the weights once more, which small images are not worth.
+    """
+
+    def __init__(self, read: Callable[[], bytes], precision: str) -> None:
+        self._read, self._graphs = read, dict[Shapes | None, Any]()
+        self._settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        }
+        self._graph(None)
+
+    def run(self, arrays: Arrays) -> Arrays:
+        shapes = tuple(each.shape for each in arrays)
+        largest = max(map(_pixels, [*self._graphs]), default=0)
+        own = _pixels(shapes) >= max(_SMALL, largest + 1) or shapes in self._graphs
+        graph = self._graph(shapes if own else None)
         # A request of its own for each call: several threads may share a predictor
-        return [*compiled.create_infer_request().infer([*arrays], share_inputs=True).values()]
+        made = [*graph.create_infer_request().infer([*arrays], share_inputs=True).values()]
+        with suppress(RuntimeError):  # another thread runs it
+            graph.release_memory()  # for the other scales and for fusion
+        return made
 
-    return Session(run, compiled.release_memory)
+    def _graph(self, shapes: Shapes | None) -> Any:
+        """The graph for inputs of these shapes, or of any. A new one for some replaces all."""
+        graph = self._graphs.get(shapes)
+        if graph is None:
+            core = _core()
+            model = core.read_model(self._read())
+            if shapes:
+                model.reshape(dict(enumerate(shapes)))
+            graph = core.compile_model(model, "CPU", self._settings)
+            if shapes:
+                self._graphs.clear()
+            self._graphs[shapes] = graph
+        return graph
 
 
-def _onnxruntime(content: bytes, precision: str) -> Session:
-    library: Any = importlib.import_module("onnxruntime")
-    options = library.SessionOptions()
-    options.log_severity_level = 3  # errors
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.enable_cpu_mem_arena = False  # it would keep what the largest image needed
-    session = library.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    names = [each.name for each in session.get_inputs()]
+def _pixels(shapes: Shapes | None) -> int:
+    """Of the first input."""
+    return math.prod(shapes[0]) // shapes[0][1] if shapes else 0
 
-    def run(arrays: Arrays) -> Arrays:
-        return session.run(None, dict(zip(names, arrays, strict=True)))  # type: ignore[no-any-return]
 
-    return Session(run, lambda: None)
+class _ONNXRuntime:
+    def __init__(self, read: Callable[[], bytes], precision: str) -> None:
+        library: Any = importlib.import_module("onnxruntime")
+        options = library.SessionOptions()
+        options.log_severity_level = 3  # errors
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.enable_cpu_mem_arena = False  # it would keep what the largest image needed
+        self._session = library.InferenceSession(
+            read(), options, providers=["CPUExecutionProvider"]
+        )
+        self._names = [each.name for each in self._session.get_inputs()]
+
+    def run(self, arrays: Arrays) -> Arrays:
+        inputs = dict(zip(self._names, arrays, strict=True))
+        return self._session.run(None, inputs)  # type: ignore[no-any-return]
 
 
 RUNTIMES = {  # fastest first, on CPUs
-    "openvino": Runtime(_openvino, ("fp32", "bf16"), 1.5),
-    "onnxruntime": Runtime(_onnxruntime, ("fp32",), 1.0),
+    "openvino": Runtime(_OpenVINO, ("fp32", "bf16"), 1.5),
+    "onnxruntime": Runtime(_ONNXRuntime, ("fp32",), 1.0),
 }
 
 
@@ -107,14 +142,17 @@ class Graph:
         # Whatever is in force around: it is traced in fp32
         with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
             with suppress(OSError, InputError):  # none yet, or not what torch computes now
-                self._load(file.read_bytes(), backend, precision)
+                self._load(file.read_bytes, backend, precision)
                 return self._compare(module, others, precision)
             _require_any_size(module, inputs, others)
             content = _exported(module, inputs)
-            self._load(content, backend, precision)
+            read = file.read_bytes
+            try:
+                replace(file, content)
+            except CannotWrite:
+                read = partial(bytes, content)
+            self._load(read, backend, precision)
             self._compare(module, others, precision)
-        with suppress(CannotWrite):
-            replace(file, content)
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         try:
@@ -125,12 +163,9 @@ class Graph:
                 raise MemoryError(first_line(error)) from None
             raise
 
-    def release(self) -> None:
-        self._session.release()
-
-    def _load(self, content: bytes, backend: str, precision: str) -> None:
+    def _load(self, read: Callable[[], bytes], backend: str, precision: str) -> None:
         with quiet(f"{backend} cannot load this network"):
-            self._session = RUNTIMES[backend].open(content, precision)
+            self._session = RUNTIMES[backend].open(read, precision)
 
     def _compare(self, module: nn.Module, inputs: Inputs, precision: str) -> None:
         """Raises InputError where the graph is further from torch than rounding explains."""

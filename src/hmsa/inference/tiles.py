@@ -50,7 +50,7 @@ class Gate:
     """
 
     share: float
-    cell: int = 128
+    cell: int = 256
     halo: int = 32
     judge: Callable[[Pass, Size], Tensor] = worth
 
@@ -97,47 +97,44 @@ def _up(pixels: int, align: int) -> int:
     return -(-pixels // align) * align
 
 
-def merged(chosen: Tensor, cell: int, largest: int, padded: Size) -> list[Patch]:
-    """The chosen cells `[h,w]` of side `cell` as few rectangles of at most `largest` a side: the
-    less edge, the less halo. Sides are 1, 2, 4, .. cells, and equal sizes follow each other, for a
-    runtime prepares for each anew."""
-    free, reach, patches = chosen.clone(), max(1, largest // cell), []
-    for top, left in chosen.nonzero().tolist():
-        if not free[top, left]:
-            continue
-        bottom, right = top + 1, left
-        while right < free.shape[1] and right - left < reach and free[top, right]:
-            right += 1
-        right = left + (1 << ((right - left).bit_length() - 1))
-        while bottom < len(free) and bottom - top < reach and free[bottom, left:right].all():
-            bottom += 1
-        bottom = top + (1 << ((bottom - top).bit_length() - 1))
-        free[top:bottom, left:right] = False
-        ends = [min(cell * end, n) for end, n in zip((bottom, right), padded, strict=True)]
-        patches.append(((cell * top, ends[0]), (cell * left, ends[1])))
-    return sorted(patches, key=lambda patch: [stop - start for start, stop in patch])
+def cells(chosen: Tensor, side: int, padded: Size) -> list[Patch]:
+    """The chosen cells `[h,w]`, of `side` pixels or what is left of them at the end of an axis."""
+    return [
+        ((top * side, min((top + 1) * side, padded[0])),
+         (left * side, min((left + 1) * side, padded[1])))
+        for top, left in chosen.nonzero().tolist()
+    ]  # fmt: skip
 
 
 def blend(
     whole: Tensor, patches: Sequence[Patch], make: Callable[[Patch], Tensor], padded: Size,
-    stride: int, halo: int,
+    stride: int, halo: int, side: int = 0,
 ) -> int:  # fmt: skip
     """Add patches to `whole`, the grid `[B,C,h,w]` of an image of `padded` pixels.
 
-    make: a patch with its halo -> its maps. Returns the number of pixels computed.
+    make: a patch with its halo -> its maps. side: of each of them, if it is there, so that all have
+    one size, which runtimes are fastest at. Returns the number of pixels computed.
     """
     pixels = 0
     for patch in patches:
         axes = list(zip(patch, padded, strict=True))
-        rows, columns = ((max(0, a - halo), min(n, b + halo)) for (a, b), n in axes)
-        cells = [range(a // stride, math.ceil(b / stride)) for a, b in (rows, columns)]
+        rows, columns = (_around(kept, n, halo, side) for kept, n in axes)
+        grid = [range(a // stride, math.ceil(b / stride)) for a, b in (rows, columns)]
         down, across = (
-            _ramp(each, *axis, stride, halo) for each, axis in zip(cells, axes, strict=True)
+            _ramp(each, *axis, stride, halo) for each, axis in zip(grid, axes, strict=True)
         )
-        part = whole[..., cells[0].start : cells[0].stop, cells[1].start : cells[1].stop]
+        part = whole[..., grid[0].start : grid[0].stop, grid[1].start : grid[1].stop]
         part += make((rows, columns)) * torch.outer(down, across).to(whole)
         pixels += (rows[1] - rows[0]) * (columns[1] - columns[0])
     return pixels
+
+
+def _around(kept: Range, length: int, halo: int, side: int) -> Range:
+    """What to compute of an axis of `length` pixels: what is kept, a halo, more up to `side`."""
+    start = max(0, kept[0] - halo)
+    stop = min(length, max(kept[1] + halo, start + side))
+    step = math.gcd(halo, side) or 1  # a multiple of the trunk's strides, on which windows begin
+    return max(0, start - max(0, start + side - stop) // step * step), stop
 
 
 def _ramp(cells: range, kept: Range, side: int, stride: int, halo: int) -> Tensor:
@@ -163,7 +160,7 @@ def window(model: HMSA, image: Tensor, scale: float, at: Patch) -> Tensor:
         rows, down = interpolation(image.shape[2], height, top, min(bottom, height))
         columns, across = interpolation(image.shape[3], width, left, min(right, width))
         pixels = across(down(model.normalise(image[..., rows, columns]), -2), -1)
-    return F.pad(pixels, beyond, "replicate")
+    return F.pad(pixels, beyond, "replicate") if any(beyond) else pixels
 
 
 @dataclass
@@ -206,7 +203,7 @@ class Runner:
         model, (size, padded) = self.model, self.model.frame(found.size, scale)
         chosen, cell, halo = self._cells(found, scale, size, padded)
         gated = not bool(chosen.all())
-        patches = merged(chosen, cell, self.tiling[0] if self.tiling else max(padded), padded)
+        patches = cells(chosen, cell, padded)
         channels = (model.classes, attended * model.maps, 1)
         if len(patches) == 1 and not gated:
             maps, self.context = self._maps(scale, patches[0], attended, self.known)
@@ -218,7 +215,8 @@ class Runner:
             def make(at: Patch) -> Tensor:
                 return self._maps(scale, at, attended, context)[0]
 
-            self.pixels += blend(maps, patches, make, padded, model.strides[0], halo)
+            side = cell + 2 * halo if gated else 0
+            self.pixels += blend(maps, patches, make, padded, model.strides[0], halo, side)
         self.all += math.prod(padded)
         parts = maps.split(channels, 1)
         logits, attention, share = (Grid(part.contiguous(), padded, size) for part in parts)
@@ -255,8 +253,8 @@ class Runner:
         return torch.cat([*maps, torch.ones_like(maps[0][:, :1])], 1), reading.context
 
     def _window(self, scale: float, at: Patch) -> Tensor:
-        """As `window`; without tiles the image is resized once for all patches of a scale."""
-        if self.tiling:
+        """As `window`; behind a gate the image is resized once for all patches of a scale."""
+        if self.tiling or not self.gate:
             return window(self.model, self.image, scale, at)
         if self.resized is None or self.resized[0] != scale:
             height, width = self.model.frame(self.image.shape[-2:], scale)[1]
