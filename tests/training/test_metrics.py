@@ -6,7 +6,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from hmsa.training.metrics import LOGGERS, Metrics, Pace, read_curves
+from hmsa.runs.folder import read_curves
+from hmsa.training.metrics import LOGGERS, Metrics, Pace
 
 
 def test_rows_after_the_step_of_a_resume_are_removed(tmp_path):

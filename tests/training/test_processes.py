@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from hmsa.training.metrics import read_curves
+from hmsa.runs.folder import read_curves
 from hmsa.training.trainer import read_state
 from samples import TINY_RECIPE
 

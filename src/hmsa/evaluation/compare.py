@@ -14,8 +14,8 @@ from ..checkpoint.files import read
 from ..report.page import DASH, Cell, Chart, Colour, Legend, Page, Section, Table, write_page
 from ..report.tables import difference, percent, percents, terminal
 from ..runs import InputError, Outcome, read_records
-from ..runs.folder import flat, show
-from .page import CURVES, averaged, curve, read_rows, stages_of
+from ..runs.folder import flat, read_curves, show
+from .page import CURVES, averaged, curve, stages_of
 
 # All kinds of colour vision tell them apart; Okabe and Ito, "Color Universal Design", 2008
 COLOURS: Sequence[Colour] = (
@@ -34,7 +34,7 @@ class Trained:
     colour: Colour
     folder: Path
     settings: dict[str, Any]  # `a.b` and its value
-    rows: list[dict[str, str]]  # of metrics.csv
+    rows: list[dict[str, Any]]  # of metrics.csv
     scores: dict[str, float]  # of the best checkpoint; none before the first validation
     classes: dict[str, Colour]
     judged: str | None  # digest of the validation images
@@ -88,7 +88,7 @@ def _read(folder: Path, name: str, colour: Colour) -> Trained:
     classes = zip(card.names, card.palette, strict=True) if card else ()
     judged = read_records(folder, file.stem).get("data", [])[1:2]
     return Trained(
-        name, colour, folder, settings, read_rows(folder / "metrics.csv"),
+        name, colour, folder, settings, read_curves(folder),
         card.metrics if card else {}, dict(classes), judged[0]["digest"] if judged else None,
     )  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -19,6 +18,7 @@ from ..inference.predictor import Predictor
 from ..report.page import Block, Card, Cell, Chart, Figure, Legend, Page, Section, Table, write_page
 from ..report.pictures import RIGHT, UNKNOWN, WRONG, colorize, error, heat, shown
 from ..report.tables import difference, matrix, percent, percents
+from ..runs.folder import read_curves
 from ..runs.machine import describe_machine
 from .calibration import Calibration
 from .measure import Evaluation, Window
@@ -98,7 +98,7 @@ def write_evaluation(path: Path, found: Evaluation, predictor: Predictor, source
         section("bars", Table((), bars, "bars")),
         section("further", Table((), further, "facts")),
         [section("classes", class_table(found)), section("weights", *_weights(found))],
-        section("training", training_charts(run / "metrics.csv")),
+        section("training", training_charts(run)),
         section("trust", calibration_charts(found.calibration)),
         section("confusion", matrix(found.names, labels.palette, counts)),
         Legend(colours, [("error:", errors)], "weight:"),
@@ -139,10 +139,10 @@ def _weights(found: Evaluation) -> list[Table]:
     return [Table((), [[heads[k], Cell("", bar=weights[k])] for k in order], "bars", key)]
 
 
-def training_charts(metrics: Path) -> list[Chart]:
-    """Loss and validation mIoU against the step, as far as the CSV file has them."""
-    rows, charts = read_rows(metrics), []
-    steps, stages = [float(row["step"]) for row in rows], stages_of(rows)
+def training_charts(run: Path) -> list[Chart]:
+    """Loss and validation mIoU against the step, as far as the run folder has them."""
+    rows, charts = read_curves(run), []
+    steps, stages = [row["step"] for row in rows], stages_of(rows)
     for title, name, unit in CURVES:
         points = curve(rows, name, unit)
         if len(points) > 1:
@@ -153,15 +153,9 @@ def training_charts(metrics: Path) -> list[Chart]:
     return charts
 
 
-def read_rows(metrics: Path) -> list[dict[str, str]]:
-    """The rows of a metrics.csv that have a step; none if there is no such file."""
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
-    return [row for row in csv.DictReader(lines) if row.get("step")]
-
-
-def curve(rows: Sequence[Mapping[str, str]], name: str, unit: float = 1) -> NDArray[np.float64]:
+def curve(rows: Sequence[Mapping[str, Any]], name: str, unit: float = 1) -> NDArray[np.float64]:
     """Step and value `[N,2]`, in multiples of 1 / unit, of the rows that have this value."""
-    pairs = [(float(row["step"]), unit * float(row.get(name) or "nan")) for row in rows]
+    pairs = [(row["step"], unit * row[name]) for row in rows if isinstance(row.get(name), float)]
     return np.array([pair for pair in pairs if math.isfinite(pair[1])]).reshape(-1, 2)
 
 
@@ -171,9 +165,9 @@ def averaged(points: NDArray[np.float64], most: int) -> NDArray[np.float64]:
     return np.array([part.mean(0) for part in parts]).reshape(-1, 2)
 
 
-def stages_of(rows: Sequence[Mapping[str, str]]) -> list[tuple[float, str]]:
+def stages_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
     """Where each stage begins, and its name."""
-    starts = {row.get("stage"): float(row["step"]) for row in rows[::-1]}
+    starts = {row.get("stage"): row["step"] for row in rows[::-1]}
     return sorted((step, stage) for stage, step in starts.items() if stage)
 
 

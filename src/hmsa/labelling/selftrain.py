@@ -28,10 +28,9 @@ from ..config.recipe import Recipe
 from ..data.datasets import open_dataset
 from ..evaluation.verbs import evaluate
 from ..runs import InputError, Outcome, Run, replace, say
-from ..runs.folder import difference, read_records
+from ..runs.folder import difference, read_curves, read_records
 from ..runs.machine import is_first
 from ..runs.outcome import to_json
-from ..training.metrics import read_curves
 from ..training.train import train
 from .autolabel import autolabel
 from .folder import SPLIT
@@ -140,7 +139,7 @@ class Rounds:
         labels.pop("section", None)
         seconds = {
             "label": labels.pop("seconds", 0.0),
-            "train": float(read_curves(folder)[-1]["seconds"]),
+            "train": read_curves(folder)[-1]["seconds"],
         }
         return {
             "round": number, "miou": found["miou"], "iou": found["iou"][recipe.model.fusion],

@@ -2,11 +2,13 @@
 
 NAME.json     the settings that the results depend on; written first, compared ever after
 NAME.jsonl    one line for each finished piece of work, appended when its files are complete
+metrics.csv   of a training: values by step
 .NAME.lock    locked while a process writes into the folder
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import threading
@@ -20,6 +22,7 @@ from filelock import FileLock, Timeout
 from .errors import InputError
 from .files import DISK_FULL, cannot_write, replace, sweep
 
+METRICS = "metrics.csv"
 MEND = "name another folder, or start again with --overwrite"
 
 
@@ -162,3 +165,19 @@ def _parse(file: Path) -> dict[str, Any]:
             key, record = json.loads(line)
             records[key] = record
     return records
+
+
+def read_curves(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.csv that have a step, numbers as float, without empty cells; none
+    if there is no such file."""
+    file = folder / METRICS
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    rows = [{n: _value(v) for n, v in row.items() if v} for row in csv.DictReader(lines)]
+    return [row for row in rows if isinstance(row.get("step"), float)]
+
+
+def _value(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -15,10 +15,8 @@ from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from pyarrow import csv
 
 from ..runs import InputError, first_line, replace, say_once, stamp
-from ..runs.folder import flat
+from ..runs.folder import METRICS, flat, read_curves
 from ..runs.memory import used_memory
-
-METRICS = "metrics.csv"
 
 Log = Callable[[dict[str, float], int], Any]  # values of a step
 
@@ -55,13 +53,6 @@ class Metrics:
                 log(named, step)
             except Exception as error:  # whatever a server does, training goes on
                 say_once(f"note: {name} did not take values: {first_line(error)}", name)
-
-
-def read_curves(folder: Path) -> list[dict[str, Any]]:
-    """Rows of the metrics.csv of a run, without empty cells; none if there is no such file."""
-    file = folder / METRICS
-    rows = csv.read_csv(file).to_pylist() if file.is_file() else []
-    return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
 def _started(name: str, folder: Path, settings: Mapping[str, Any]) -> Log:

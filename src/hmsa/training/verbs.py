@@ -131,7 +131,7 @@ def _fitted(
 
 def _next_steps(folder: Path, data: Path, recipe: Recipe, files: Path | None) -> list[str]:
     """What to do with a trained network, for people."""
-    from .metrics import read_curves
+    from ..runs.folder import read_curves
 
     val = recipe.data.val
     where = shlex.join([str(folder), str(data)] + (["--data", str(files)] if files else []))
