@@ -26,7 +26,7 @@ from ..runs.machine import autocast
 Arrays = Sequence[NDArray[Any]]
 Inputs = tuple[Tensor, ...]
 Shapes = tuple[tuple[int, ...], ...]  # of all inputs
-_SMALL = 1 << 16  # pixels, below which a size gets no graph of its own; or one for 1 kB of weights
+_SMALL = 1 << 16  # pixels that a size needs for a graph of its own; or one for each kB of weights
 _OPSET = 18
 _FAR = 1e-3  # of the largest value: how far a graph in fp32 may be from torch
 _SAME = 0.999  # of the labels of such a graph, at least: the rest may be ties
@@ -74,8 +74,8 @@ class _OpenVINO:
     def run(self, arrays: Arrays) -> Arrays:
         shapes = tuple(each.shape for each in arrays)
         largest = max(map(_pixels, [*self._graphs]), default=0)
-        own = _pixels(shapes) >= max(self._least, largest + 1) or shapes in self._graphs
-        graph = self._graph(shapes if own else None)
+        larger = _pixels(shapes) >= max(_SMALL, self._weights, largest + 1)
+        graph = self._graph(shapes if larger or shapes in self._graphs else None)
         # A request of its own for each call: several threads may share a predictor
         made = [*graph.create_infer_request().infer([*arrays], share_inputs=True).values()]
         with suppress(RuntimeError):  # another thread runs it
@@ -87,7 +87,7 @@ class _OpenVINO:
         graph = self._graphs.get(shapes)
         if graph is None:
             core, content = _core(), self._read()
-            model, self._least = core.read_model(content), max(_SMALL, len(content) >> 10)
+            model, self._weights = core.read_model(content), len(content) >> 10  # kB
             if shapes:
                 model.reshape(dict(enumerate(shapes)))
             graph = core.compile_model(model, "CPU", self._settings)
