@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +52,7 @@ BASES = ("1", "average 0.5,1,2")  # readings that the others of a network are co
 BEST = "staged hierarchical 0.5,1,2"
 COLOURS = ("#1b4965", "#62b6cb", "#f4a259")  # of the scales of MAIN
 DRAWS = 1000  # of the bootstrap
+THIN = ("Pole", "SignSymbol", "Pedestrian", "Bicyclist")
 
 
 class Cell(NamedTuple):
@@ -263,47 +265,90 @@ def bootstrap(matrices: dict[str, np.ndarray], base: str) -> dict[str, list[floa
     return {n: [round(float(g[0]), 5), round(float(g[1:].std()), 5)] for n, g in gaps.items()}
 
 
-def over_images(cells: Sequence[Cell], reading: str, base: str) -> tuple[float, float] | None:
-    """Mean gap to `base` of the same network over cells, and half its 95 % interval, in points."""
-    against = [rows()[cell]["readings"][reading].get("against", {}).get(base) for cell in cells]
-    found = np.array([each for each in against if each])
-    if not len(found):
+def over_images(cells: Sequence[Cell], reading: str, base: str) -> dict[str, Any] | None:
+    """Gap to `base` in the same network, in points: mean over cells, half its 95 % interval, and
+    the mean of each fold.
+
+    Seeds of one fold are judged on the same images, so they do not make the interval narrower.
+    """
+    done, folds = rows(), dict[str, list[list[float]]]()
+    for cell in cells:
+        gap = done[cell]["readings"][reading].get("against", {}).get(base)
+        if gap:
+            folds.setdefault(cell.fold, []).append(gap)
+    if not folds:
         return None
-    return 100 * found[:, 0].mean(), 196 * float(np.sqrt((found[:, 1] ** 2).sum())) / len(found)
+    means, deviations = 100 * np.array([np.mean(gaps, 0) for gaps in folds.values()]).T
+    return {
+        "gap": means.mean(), "half": 1.96 * np.sqrt((deviations**2).sum()) / len(folds),
+        "folds": dict(zip(folds, means.tolist(), strict=True)),
+    }  # fmt: skip
 
 
-def over_cells(one: dict[Cell, float], other: dict[Cell, float]) -> tuple[float, float] | None:
-    """Mean gap between two variants over the cells that both have, and half its 95 % interval."""
+def over_cells(one: dict[Cell, float], other: dict[Cell, float]) -> dict[str, Any] | None:
+    """The same between two variants, over the cells that both have; Student's interval."""
     pairs = {cell._replace(variant=""): miou for cell, miou in other.items()}
-    known = [(miou, pairs.get(cell._replace(variant=""))) for cell, miou in one.items()]
-    gaps = np.array([a - b for a, b in known if b is not None])
-    if len(gaps) < 2:
+    folds: dict[str, list[float]] = {}
+    for cell, miou in one.items():
+        if (match := pairs.get(cell._replace(variant=""))) is not None:
+            folds.setdefault(cell.fold, []).append(miou - match)
+    gaps = np.array([gap for fold in folds.values() for gap in fold])
+    if len(gaps) < 3:
         return None
-    return gaps.mean(), stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5
+    half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5
+    means = {fold: float(np.mean(each)) for fold, each in folds.items()}
+    return {"gap": gaps.mean(), "half": half, "folds": means}
+
+
+def shown(gap: dict[str, Any] | None) -> str:
+    folds = " ".join(f"{each:+.1f}" for each in gap["folds"].values()) if gap else ""
+    return f"{gap['gap']:+.2f} +- {gap['half']:.2f} ({folds})" if gap else "-"
 
 
 def table(reference: str) -> dict[str, Any]:
-    """mIoU of each variant and reading: mean, spread over cells, gaps to the base readings of the
-    same networks, and to the same reading of the variant `reference`."""
-    found: dict[tuple[str, str], dict[Cell, float]] = {}
-    for cell, row in rows().items():
-        for reading, of in row["readings"].items():
-            found.setdefault((cell.variant, reading), {})[cell] = 100 * of["miou"]
+    """Of each variant and reading, means over cells: mIoU, its spread, mIoU of thin and of wide
+    classes, boundary F1; gaps to the base readings of the same networks, and to the same reading
+    of the variant `reference`."""
+    done = rows()
+    found: dict[tuple[str, str], list[Cell]] = {}
+    for cell, row in done.items():
+        for reading in row["readings"]:
+            found.setdefault((cell.variant, reading), []).append(cell)
     summary: dict[str, Any] = {}
-    print(f"{'variant':10} {'reading':34} cells  mIoU spread  against {BASES} | {reference}")
-    for (variant, reading), scores in found.items():
-        gaps = {base: over_images([*scores], reading, base) for base in BASES}
-        gaps[reference] = None
+    print(f"{'variant':14} {'reading':33} cells  mIoU spread  thin  wide  edges  "
+          f"against {BASES} | {reference}")  # fmt: skip
+    for (variant, reading), cells in found.items():
+        scores = {cell: 100 * done[cell]["readings"][reading]["miou"] for cell in cells}
+        gaps = {base: over_images(cells, reading, base) for base in BASES}
         # Variants without attention of their own are compared with that of the reference
-        same = found.get((reference, reading)) or found.get((reference, BEST))
-        if variant != reference and same:
-            gaps[reference] = over_cells(scores, same)
-        mean, spread = np.mean([*scores.values()]), np.std([*scores.values()])
-        text = "  ".join(f"{g[0]:+.2f} +- {g[1]:.2f}" if g else "-" for g in gaps.values())
-        print(f"{variant:10} {reading:34} {len(scores):5} {mean:5.2f} {spread:6.2f}  {text}")
-        line = {"cells": len(scores), "miou": mean, "spread": spread, "against": gaps}
+        name = reading if (reference, reading) in found else BEST
+        if variant != reference and (reference, name) in found:
+            same = {c: 100 * done[c]["readings"][name]["miou"] for c in found[reference, name]}
+            gaps[f"{name} of {reference}"] = over_cells(scores, same)
+        line = {"cells": len(cells), "miou": np.mean([*scores.values()])}
+        line |= {"spread": np.std([*scores.values()]), "against": gaps}
+        for key, of in PARTS.items():
+            line[key] = np.mean([of(done[cell], done[cell]["readings"][reading]) for cell in cells])
+        print(
+            f"{variant:14} {reading:33} {len(cells):5} {line['miou']:5.2f} {line['spread']:6.2f} "
+            f"{line['thin']:5.1f} {line['wide']:5.1f} {line['edges']:6.1f}  "
+            + "  ".join(map(shown, gaps.values()))
+        )
         summary.setdefault(variant, {})[reading] = line
     return summary
+
+
+def iou_of(thin: bool, row: dict[str, Any], reading: dict[str, Any]) -> float:
+    """Mean IoU of the thin classes, or of all others, in %."""
+    pairs = zip(row["classes"], reading["iou"], strict=True)
+    return 100 * float(np.nanmean([iou for name, iou in pairs if (name in THIN) == thin]))
+
+
+PARTS = {  # of a row's reading
+    "thin": partial(iou_of, True),
+    "wide": partial(iou_of, False),
+    "edges": lambda row, reading: 100 * reading.get("boundary_f1", float("nan")),
+}
 
 
 def draw_weights(variant: str, file: Path) -> None:
