@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -240,6 +241,15 @@ def test_openvino_keeps_a_graph_for_the_largest_size(tiny, monkeypatch):
         image = images[:height, :width]
         same(made(image).label, eager(image).label)
         assert sizes(made) == kept
+
+
+def test_a_cache_that_is_emptied_while_openvino_works(tiny, monkeypatch, cache):
+    made = predictor(tiny, "openvino", (1,))
+    made(np.zeros((64, 64, 3), np.uint8))
+    monkeypatch.setattr(runtimes, "_SMALL", 0)
+    shutil.rmtree(cache)
+    with pytest.raises(InputError, match=r"onnx, which was there .* run the command again"):
+        made(np.zeros((96, 96, 3), np.uint8))
 
 
 def test_threads_share_a_predictor_in_openvino(tiny, monkeypatch):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..model.weights import hashed
 from ..runs import CannotWrite, cache_folder, replace
 from ..runs.errors import InputError, first_line
-from ..runs.machine import autocast
+from ..runs.machine import autocast, trim_memory
 
 Arrays = Sequence[NDArray[Any]]
 Inputs = tuple[Tensor, ...]
@@ -90,10 +90,10 @@ class _OpenVINO:
             model, self._weights = core.read_model(content), len(content) >> 10  # kB
             if shapes:
                 model.reshape(dict(enumerate(shapes)))
-            graph = core.compile_model(model, "CPU", self._settings)
-            if shapes:
-                self._graphs.clear()
-            self._graphs[shapes] = graph
+                self._graphs.clear()  # before memory for the new one is taken
+            self._graphs[shapes] = graph = core.compile_model(model, "CPU", self._settings)
+            del model, content
+            trim_memory()  # of what the compilation took
         return graph
 
 
@@ -158,6 +158,11 @@ class Graph:
         try:
             arrays = [each.float().contiguous().numpy() for each in inputs]
             return [torch.from_numpy(each) for each in self._session.run(arrays)]
+        except OSError as error:
+            raise InputError(
+                f"{error.filename}, which was there when work began, cannot be read "
+                f"({error.strerror}); run the command again"
+            ) from None
         except Exception as error:  # each library has its own where memory runs out
             if "alloc" in str(error):
                 raise MemoryError(first_line(error)) from None
