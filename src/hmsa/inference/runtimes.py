@@ -6,6 +6,7 @@ import importlib
 import io
 import logging
 import math
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import cache, partial
@@ -27,6 +28,7 @@ Arrays = Sequence[NDArray[Any]]
 Inputs = tuple[Tensor, ...]
 Shapes = tuple[tuple[int, ...], ...]  # of all inputs
 _SMALL = 1 << 16  # pixels that a size needs for a graph of its own; or one for each kB of weights
+_LARGE = 1 << 20  # pixels, from which on a graph's memory counts
 _OPSET = 18
 _FAR = 1e-3  # of the largest value: how far a graph in fp32 may be from torch
 _SAME = 0.999  # of the labels of such a graph, at least: the rest may be ties
@@ -59,8 +61,11 @@ class _OpenVINO:
     """A graph for images of any size, and one for the largest size that came.
 
     A graph for one size needs half the memory of one for any size, as its layers share it, and a
-    tenth less time. But it holds the weights once more, which small images are not worth.
+    tenth less time. But it holds the weights once more, which small images are not worth. A graph
+    keeps its memory for the next image, or tile, but of large graphs only one at a time does.
     """
+
+    _held: Callable[[], Any] = lambda: None  # the large graph that ran last
 
     def __init__(self, read: Callable[[], bytes], precision: str) -> None:
         self._read, self._graphs = read, dict[Shapes | None, Any]()
@@ -76,11 +81,13 @@ class _OpenVINO:
         largest = max(map(_pixels, [*self._graphs]), default=0)
         larger = _pixels(shapes) >= max(_SMALL, self._weights, largest + 1)
         graph = self._graph(shapes if larger or shapes in self._graphs else None)
+        if _pixels(shapes) >= _LARGE:
+            before, _OpenVINO._held = _OpenVINO._held(), weakref.ref(graph)
+            with suppress(RuntimeError):  # another thread runs it
+                if before not in (None, graph):
+                    before.release_memory()
         # A request of its own for each call: several threads may share a predictor
-        made = [*graph.create_infer_request().infer([*arrays], share_inputs=True).values()]
-        with suppress(RuntimeError):  # another thread runs it
-            graph.release_memory()  # for the other scales and for fusion
-        return made
+        return [*graph.create_infer_request().infer([*arrays], share_inputs=True).values()]
 
     def _graph(self, shapes: Shapes | None) -> Any:
         """The graph for inputs of these shapes, or of any. A new one for some replaces all."""
