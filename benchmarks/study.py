@@ -93,17 +93,18 @@ class Plan:
 def run_cell(plan: Plan, cell: Cell, out: Path, data: Path | None) -> dict[str, Any]:
     """Train and judge one cell; returns its row."""
     keep_memory()
-    folder, fold = out / cell.name, plan.content["folds"][cell.fold]
-    recipe, began = plan.recipe(cell, "attention.steps=0"), time.monotonic()
-    best = train(recipe, folder / "joint", DRIVES, pictures=data, resume=True)
+    fold, about = plan.content["folds"][cell.fold], plan.content["variants"][cell.variant]
+    first = cell._replace(variant=about.get("from", cell.variant))
+    recipe, began = plan.recipe(first, "attention.steps=0"), time.monotonic()
+    best = train(recipe, out / first.name / "joint", DRIVES, pictures=data, resume=True)
     seconds, judged = {"joint": time.monotonic() - began}, open_dataset(DRIVES, fold["judge"], data)
-    most = plan.content["variants"][cell.variant].get("judged", len(judged))
+    most = about.get("judged", len(judged))
     judged = judged.only(np.linspace(0, len(judged) - 1, most).astype(int).tolist())
     readings = judge(HMSA.from_pretrained(best), judged, "")
     whole = plan.recipe(cell, "joint.steps=0", f"start={json.dumps(str(best.resolve()))}")
-    if recipe.model.fusion == "hierarchical" and whole.attention.steps:
+    if whole.model.fusion == "hierarchical" and whole.attention.steps:
         began = time.monotonic()
-        best = train(whole, folder / "attention", DRIVES, pictures=data, resume=True)
+        best = train(whole, out / cell.name / "attention", DRIVES, pictures=data, resume=True)
         seconds["attention"] = time.monotonic() - began
         readings |= judge(HMSA.from_pretrained(best), judged, "staged ")
     scores = {name: score(found) for name, found in readings.items()}
