@@ -302,7 +302,7 @@ def over_cells(one: dict[Cell, float], other: dict[Cell, float]) -> dict[str, An
 
 
 def shown(gap: dict[str, Any] | None) -> str:
-    folds = " ".join(f"{each:+.1f}" for each in gap["folds"].values()) if gap else ""
+    folds = ", ".join(f"{f} {each:+.1f}" for f, each in gap["folds"].items()) if gap else ""
     return f"{gap['gap']:+.2f} +- {gap['half']:.2f} ({folds})" if gap else "-"
 
 
