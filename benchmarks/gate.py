@@ -119,8 +119,9 @@ def main() -> None:
     confusion = {way: Confusion(len(names)) for way in gates}
     seconds, work, agreed = (dict.fromkeys(gates, 0.0) for _ in range(3))
     pixels = 0
+    first, _ = dataset.read(0)
     for predictor.gate in gates.values():
-        predictor(dataset.read(0)[0])  # so that graphs of every size are there
+        predictor(first)  # so that graphs of every size are there
     with Progress("gate", count) as meter:
         for index in range(count):
             image, label = dataset.read(index)

@@ -9,7 +9,7 @@ map whole, at full size, in fp32. ttach: multi-scale test-time augmentation arou
 by that library. graph: the whole chain as `hmsa export` writes it, in OpenVINO by itself. bare: the
 network alone in OpenVINO, at the three sizes, without fusion. `cpu` are seconds of the process,
 `peak` is what it holds above what it held with the network loaded; each way has its own process,
-as `hmsa predict` has it. `agreement` is the share of pixels with the plain way's label.
+with the system's allocator as it is. `agreement` is the share of pixels with the plain way's label.
 The last line is one JSON object.
 """
 

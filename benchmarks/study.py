@@ -266,13 +266,15 @@ def bootstrap(matrices: dict[str, np.ndarray], base: str) -> dict[str, list[floa
     return {n: [round(float(g[0]), 5), round(float(g[1:].std()), 5)] for n, g in gaps.items()}
 
 
-def over_images(cells: Sequence[Cell], reading: str, base: str) -> dict[str, Any] | None:
+def over_images(
+    done: dict[Cell, Any], cells: Sequence[Cell], reading: str, base: str
+) -> dict[str, Any] | None:
     """Gap to `base` in the same network, in points: mean over cells, half its 95 % interval, and
     the mean of each fold.
 
     Seeds of one fold are judged on the same images, so they do not make the interval narrower.
     """
-    done, folds = rows(), dict[str, list[list[float]]]()
+    folds: dict[str, list[list[float]]] = {}
     for cell in cells:
         gap = done[cell]["readings"][reading].get("against", {}).get(base)
         if gap:
@@ -320,7 +322,7 @@ def table(reference: str) -> dict[str, Any]:
           f"against {BASES} | {reference}")  # fmt: skip
     for (variant, reading), cells in found.items():
         scores = {cell: 100 * done[cell]["readings"][reading]["miou"] for cell in cells}
-        gaps = {base: over_images(cells, reading, base) for base in BASES}
+        gaps = {base: over_images(done, cells, reading, base) for base in BASES}
         # Variants without attention of their own are compared with that of the reference
         name = reading if (reference, reading) in found else BEST
         if variant != reference and (reference, name) in found:

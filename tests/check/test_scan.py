@@ -105,12 +105,12 @@ def test_a_stopped_run_goes_on(folder_dataset, decoded, monkeypatch):
     begins, ends = itertools.count(), itertools.count(1)
 
     def scan_file(path, labels):
-        if next(begins) >= 60:  # those before, which are waited for first, all end
+        if next(begins) >= 90:  # those before, which are waited for first, all end
             go_on.wait()
         return counted(path, labels)
 
     def stop(progress):
-        if next(ends) == 40:
+        if next(ends) == 51:
             go_on.set()
             raise KeyboardInterrupt
 
@@ -120,7 +120,7 @@ def test_a_stopped_run_goes_on(folder_dataset, decoded, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             run(path)
     begun = len(decoded)
-    assert 40 <= begun < 200  # files that had not been begun were called off
+    assert 50 < begun < 200  # files that had not been begun were called off
     decoded.clear()
     assert len(run(path)) == 200
     assert len(decoded) == 200 - begun
