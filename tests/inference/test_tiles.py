@@ -257,6 +257,11 @@ class TestGate:
         torch.testing.assert_close(fused(found), coarse, atol=1e-9, rtol=0)
         assert found.computed == {2: 0}
 
+    def test_all_of_it_where_the_halos_would_cost_more(self, near, whole):
+        found = self.run(near, Gate(share=0.5, cell=64, halo=64))
+        torch.testing.assert_close(fused(found), whole, atol=1e-9, rtol=0)
+        assert (found.computed, found.cost) == ({}, 1)
+
     def test_inside_it_is_the_whole_and_elsewhere_the_coarser_scales(self, near, whole, coarse):
         gated = fused(found := self.run(near, Gate(share=0.3, cell=64, halo=16)))
         assert 0.2 < found.computed[2] <= 0.3
@@ -270,13 +275,13 @@ class TestGate:
     def test_a_scale_in_part_is_completed_by_the_coarser_one(self, near):
         with torch.no_grad():
             full = run(near, self.IMAGE, (0.5, 1, 2)).single(slice(0, 4))
-            found = self.run(near, Gate(share=0.3, cell=64)).single(slice(0, 4))
+            found = self.run(near, Gate(share=0.3, cell=64, halo=16)).single(slice(0, 4))
         same = ((found[2].logits - full[2].logits).abs() < 1e-9).all(1)
         assert 0.2 < same.double().mean() < 0.6
         assert (found[2].logits - full[1].logits).abs()[:, :, ~same[0]].mean() < 0.3
 
     def test_weights_are_of_what_was_computed(self, near):
-        found = self.run(near, Gate(share=0.3, cell=64))
+        found = self.run(near, Gate(share=0.3, cell=64, halo=16))
         full = run(near, self.IMAGE, (0.5, 1, 2)).weights()
         weights = found.weights()
         torch.testing.assert_close(weights.sum(1), torch.ones(1, *self.SIZE).double())
@@ -285,14 +290,14 @@ class TestGate:
 
     def test_it_chooses_where_the_known_weight_and_the_doubt_are_high(self, near):
         """The cells it takes are worth more than those it leaves; the weight is the one there."""
-        weights = self.run(near, Gate(share=0.4, cell=64)).weights()[0, 2]
+        weights = self.run(near, Gate(share=0.3, cell=64, halo=16)).weights()[0, 2]
         full = run(near, self.IMAGE, (0.5, 1, 2)).weights()[0, 2]
         assert full[weights > 0].mean() > full[weights == 0].mean()
         known = run(near, self.IMAGE, (0.5, 1, 2))  # its attention is of the coarser scales
         torch.testing.assert_close(known.known_weight(self.SIZE)[0, 0], full, atol=0.02, rtol=0)
 
     def test_a_finer_scale_stays_inside_a_coarser_gated_one(self, near):
-        found = self.run(near, Gate(share=0.3, cell=64), (0.5, 1, 1.5, 2))
+        found = self.run(near, Gate(share=0.3, cell=64, halo=16), (0.5, 1, 1.5, 2))
         assert 0 < found.computed[2] <= 0.3
         assert 0 < found.computed[1.5] <= 0.3
         weights = found.weights()
@@ -301,7 +306,7 @@ class TestGate:
         assert beyond.double().mean() < 0.02, "the borders alone"
 
     def test_tiles_and_a_gate_together(self, near):
-        gate = Gate(share=0.5, cell=64)
+        gate = Gate(share=0.3, cell=64, halo=16)
         both = fused(self.run(near, gate, tiling=(136, 32)))
         torch.testing.assert_close(both, fused(self.run(near, gate)), atol=1e-9, rtol=0)
 

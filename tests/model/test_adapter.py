@@ -163,10 +163,10 @@ def test_tiles_and_gate_work():
     whole = Predictor(model, (0.5, 1, 2), "fp32", tile=None)(image)
     tiled = Predictor(model, (0.5, 1, 2), "fp32", tile=128, halo=32)(image)
     assert (whole.label == tiled.label).mean() > 0.999
-    gated = Predictor(model, (0.5, 1, 2), "fp32", gate=Gate(0.5, cell=32))(image, detail=True)
+    gated = Predictor(model, (0.5, 1, 2), "fp32", gate=Gate(0.2, 32, 8))(image, detail=True)
     assert 0 < gated.computed[2.0] < 1
     assert sum(gated.weights.values()).max() <= 1 + 1e-6
-    everything = Predictor(model, (0.5, 1, 2), "fp32", gate=Gate(1.0, cell=32))(image)
+    everything = Predictor(model, (0.5, 1, 2), "fp32", gate=Gate(1.0))(image)
     assert (everything.label == whole.label).all()
 
 

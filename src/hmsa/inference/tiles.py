@@ -46,7 +46,8 @@ class Gate:
     mean of `judge` is highest.
 
     cell, halo: pixels of a cell's side, and around it, at the scale that is computed. A finer scale
-    is computed only inside what was computed of the coarser one.
+    is computed only inside what was computed of the coarser one. Where the cells and their halos
+    would cost as much as the whole image, the whole image is computed.
     """
 
     share: float
@@ -235,10 +236,11 @@ class Runner:
         """Which cells to compute of one scale, `[h,w]` bool; pixels of their side and halo."""
         align = alignment(self.model)
         if self.gate and scale > 1 and found.logits:
-            cell = _up(self.gate.cell, align)
+            cell, halo = _up(self.gate.cell, align), _up(self.gate.halo, align)
             chosen = self.gate.choose(found, size, cell)
-            if not chosen.all():
-                return chosen, cell, _up(self.gate.halo, align)
+            windows = chosen.sum() * math.prod(min(n, cell + 2 * halo) for n in padded)
+            if windows < math.prod(padded):
+                return chosen, cell, halo
         side, halo = self.tiling or (max(padded), 0)
         return torch.ones([-(-n // side) for n in padded], dtype=torch.bool), side, halo
 
