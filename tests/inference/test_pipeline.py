@@ -36,7 +36,7 @@ def test_one_thread_keeps_the_order():
 
 def test_reading_working_and_writing_overlap():
     """All three meet at one gate, which nobody passes alone."""
-    gate = threading.Barrier(3, timeout=20)
+    gate = threading.Barrier(3, timeout=120)
     calls = {"read": 0, "work": 0, "write": 0}
 
     def at(kind, turn):

@@ -137,7 +137,7 @@ def test_killed_and_gone_on_with(place, start, whole, words, tmp_path):
     run = tmp_path / "run"
 
     def until(*argv, reached):
-        process, patience = start(*argv), time.monotonic() + 1200
+        process, patience = start(*argv), time.monotonic() + 600
         while not reached():
             assert process.is_alive(), "it ended by itself"
             assert time.monotonic() < patience

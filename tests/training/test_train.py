@@ -149,7 +149,7 @@ def test_killed_run_can_be_gone_on_with(recipe, tmp_path):
     long = [*command, "--set", "joint.steps=500", "--set", "joint.validate_every=1"]
     process = subprocess.Popen(long, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 1200
+        deadline = time.monotonic() + 600
         while not (run / "metrics.csv").exists() or len(rows(run)) < 2:
             assert process.poll() is None, "training ended by itself"
             assert time.monotonic() < deadline
