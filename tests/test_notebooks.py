@@ -41,7 +41,7 @@ def test_runs(name, tmp_path, monkeypatch):
         assert found == 1
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
     resources = {"metadata": {"path": FOLDER}}
-    nbclient.NotebookClient(book, timeout=900, kernel_name="python3", resources=resources).execute()
+    nbclient.NotebookClient(book, timeout=600, kernel_name="python3", resources=resources).execute()
     for cell in book.cells:
         text = "".join(o.get("text", "") for o in cell.get("outputs", []))
         assert "hmsa: " not in text, "a command failed"

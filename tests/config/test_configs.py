@@ -11,6 +11,7 @@ from PIL import Image
 from hmsa import HMSA
 from hmsa.config.reading import read
 from hmsa.config.recipe import Recipe, preset
+from hmsa.runs.folder import flat
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 PAPER = {
@@ -38,19 +39,12 @@ def test_recipes_of_the_paper_are_all_there():
 
 def test_the_preset_of_the_paper_is_its_recipe():
     """But for what depends on the dataset and the machine, and the network it begins from."""
-    recipe = flat(read(Recipe, CONFIGS[0].with_name("cityscapes.yaml")).model_dump())
-    chosen = flat(read(Recipe, None, ["data.dataset=cityscapes", *preset("paper")]).model_dump())
+    recipe = read(Recipe, CONFIGS[0].with_name("cityscapes.yaml"))
+    chosen = read(Recipe, None, ["data.dataset=cityscapes", *preset("paper")])
+    recipe, chosen = (dict(flat(each.model_dump())) for each in (recipe, chosen))
     assert {name for name in recipe if recipe[name] != chosen[name]} == {
         "start", "joint.steps", "joint.validate_every", "devices"
     }  # fmt: skip
-
-
-def flat(settings, start=""):
-    pairs = [
-        flat(value, f"{start}{name}.") if isinstance(value, dict) else {start + name: value}
-        for name, value in settings.items()
-    ]
-    return {name: value for pair in pairs for name, value in pair.items()}
 
 
 @pytest.mark.slow

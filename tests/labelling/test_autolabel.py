@@ -28,7 +28,7 @@ from hmsa.evaluation.calibration import Calibration, precise
 from hmsa.inference.predictor import Predictor
 from hmsa.runs.folder import read_records
 
-PATIENCE = 1500  # seconds for what should take a few, on a loaded machine, too
+PATIENCE = 600  # seconds for what should take a few, on a loaded machine, too
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ ray = pytest.importorskip("ray", reason="needs the extra cluster")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")
 
 COUNT = 24
-PATIENCE = 900  # seconds for what should take a few, on a loaded machine, too
+PATIENCE = 600  # seconds for what should take a few, on a loaded machine, too
 
 
 @pytest.fixture(scope="module")
